@@ -1,0 +1,73 @@
+//! What can go wrong in the engine, in words a user can act on.
+
+use crate::shape::Spec;
+
+/// Result of the engine's fallible calls.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error of the engine. Each names the kernel, operation or device concerned, and what it got.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An operation was recorded on shapes that it does not admit.
+    #[error("{op}: {problem}")]
+    Shape {
+        /// The operation, by its public name.
+        op: &'static str,
+        /// What is wrong, with the shapes that clash.
+        problem: String,
+    },
+    /// A kernel was given a tensor that differs from what it declares.
+    #[error("kernel {kernel}: {role} {index} should be {expected}, got {got}")]
+    Operand {
+        /// The kernel's name.
+        kernel: &'static str,
+        /// "input" or "output".
+        role: &'static str,
+        /// Position in the kernel's list.
+        index: usize,
+        /// What the kernel declares.
+        expected: Spec,
+        /// What was passed.
+        got: Spec,
+    },
+    /// A graph that cannot become a program.
+    #[error("cannot compile the program: {0}")]
+    Compile(String),
+    /// A parameter was declared twice in different ways, after memory was laid out, or is unknown.
+    #[error("parameter {name}: {problem}")]
+    Parameter {
+        /// The parameter's name.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A device failed or refused.
+    #[error("{device}: {problem}")]
+    Device {
+        /// The device's name.
+        device: String,
+        /// What happened, and at which kernel if known.
+        problem: String,
+    },
+    /// The `--device` name fits nothing on this machine.
+    #[error("no device fits \"{wanted}\"; this machine has: {available}")]
+    NoSuchDevice {
+        /// What was asked for.
+        wanted: String,
+        /// The names that can be asked for, separated by commas.
+        available: String,
+    },
+    /// Data fed to or read from a program does not have the size of its tensor.
+    #[error("tensor {tensor}: {problem}")]
+    Transfer {
+        /// The tensor's name.
+        tensor: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// Shorthand for a shape error.
+pub fn shape_error<T>(op: &'static str, problem: impl Into<String>) -> Result<T> {
+    Err(Error::Shape { op, problem: problem.into() })
+}

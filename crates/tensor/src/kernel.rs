@@ -1,0 +1,268 @@
+//! A kernel is one trait: everything that anyone needs to know of a computation, in one place.
+//!
+//! A kernel declares its operands, counts its cost, computes itself on the CPU ([`Kernel::reference`], the
+//! specification that tests hold the GPU to) and says how it is launched on a GPU ([`Kernel::launch`]).
+//! The engine has no privileged kernels: other crates implement the same trait.
+
+use std::fmt::{self, Debug, Write as _};
+
+use crate::shape::Spec;
+
+/// A computation with a CPU reference and a WGSL implementation.
+pub trait Kernel: Debug + Send + Sync {
+    /// The family's name: the stem of its file in `shaders/`, and of its file in `kernels/`.
+    fn name(&self) -> &'static str;
+
+    /// Operands that are only read.
+    fn inputs(&self) -> Vec<Spec>;
+
+    /// Operands that are written. Every element is written, whatever was there before, except in those that
+    /// [`Kernel::updates`] names.
+    fn outputs(&self) -> Vec<Spec>;
+
+    /// Whether output `index` is read and modified (parameters, running statistics, accumulators) instead of
+    /// overwritten. Such an output must be bound to state, never to a temporary.
+    fn updates(&self, index: usize) -> bool {
+        let _ = index;
+        false
+    }
+
+    /// Arithmetic and the traffic it cannot avoid. The default traffic is each operand once, updates twice.
+    fn cost(&self) -> Cost;
+
+    /// What the kernel computes. Slices have exactly the declared lengths.
+    fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]);
+
+    /// The WGSL that computes the same.
+    fn launch(&self) -> Launch;
+
+    /// Name and shapes in one line, for profiles and errors.
+    fn describe(&self) -> String {
+        let mut text = self.name().to_owned();
+        for spec in self.inputs() {
+            let _ = write!(text, " {spec}");
+        }
+        text.push_str(" ->");
+        for spec in self.outputs() {
+            let _ = write!(text, " {spec}");
+        }
+        text
+    }
+}
+
+/// Arithmetic and memory traffic of one execution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cost {
+    /// Floating-point operations; a multiply-add counts two.
+    pub flops: u64,
+    /// Bytes that must move: each input read once, each output written once, each updated output both.
+    pub bytes: u64,
+}
+
+impl Cost {
+    /// `flops` operations over the traffic of `kernel`'s operands.
+    pub fn new(kernel: &(impl Kernel + ?Sized), flops: usize) -> Self {
+        let read: usize = kernel.inputs().iter().map(Spec::bytes).sum();
+        let written: usize = kernel
+            .outputs()
+            .iter()
+            .enumerate()
+            .map(|(i, spec)| spec.bytes() * if kernel.updates(i) { 2 } else { 1 })
+            .sum();
+        Self { flops: flops as u64, bytes: (read + written) as u64 }
+    }
+}
+
+/// A read operand of a reference.
+#[derive(Debug, Clone, Copy)]
+pub enum Slice<'a> {
+    /// Float elements.
+    F32(&'a [f32]),
+    /// Unsigned elements.
+    U32(&'a [u32]),
+}
+
+impl<'a> Slice<'a> {
+    /// The elements as floats. The graph has checked the element type when the kernel was recorded.
+    pub fn f32(self) -> &'a [f32] {
+        match self {
+            Slice::F32(slice) => slice,
+            Slice::U32(slice) => bytemuck::cast_slice(slice),
+        }
+    }
+
+    /// The elements as unsigned integers.
+    pub fn u32(self) -> &'a [u32] {
+        match self {
+            Slice::U32(slice) => slice,
+            Slice::F32(slice) => bytemuck::cast_slice(slice),
+        }
+    }
+}
+
+/// A written operand of a reference.
+#[derive(Debug)]
+pub enum SliceMut<'a> {
+    /// Float elements.
+    F32(&'a mut [f32]),
+    /// Unsigned elements.
+    U32(&'a mut [u32]),
+}
+
+impl SliceMut<'_> {
+    /// The elements as floats.
+    pub fn f32(&mut self) -> &mut [f32] {
+        match self {
+            SliceMut::F32(slice) => slice,
+            SliceMut::U32(slice) => bytemuck::cast_slice_mut(slice),
+        }
+    }
+
+    /// The elements as unsigned integers.
+    pub fn u32(&mut self) -> &mut [u32] {
+        match self {
+            SliceMut::U32(slice) => slice,
+            SliceMut::F32(slice) => bytemuck::cast_slice_mut(slice),
+        }
+    }
+}
+
+/// How a kernel runs on a GPU: plain WGSL, the constants that specialise it, the bindings and the grid.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    /// Text of the file in `shaders/`.
+    pub wgsl: &'static str,
+    /// Texts of shared helper files that the shader uses.
+    pub helpers: &'static [&'static str],
+    /// Generated in front of the shader, in this order.
+    pub prelude: Vec<Prelude>,
+    /// The entry point; a file may hold several variants.
+    pub entry: &'static str,
+    /// What `@binding(0)`, `@binding(1)`, … are, in group 0.
+    pub bindings: Vec<Binding>,
+    /// Number of workgroups. The device folds them into a grid whose rows hold [`GRID_ROW`] of them.
+    pub workgroups: usize,
+}
+
+/// Workgroups in one row of a folded grid: WebGPU's limit per dimension.
+pub const GRID_ROW: usize = 65_535;
+
+/// One line of the generated prelude.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Prelude {
+    /// `const NAME: u32 = …u;`
+    U32(&'static str, u32),
+    /// `const NAME: f32 = …;`
+    F32(&'static str, f32),
+    /// `const NAME: bool = …;`
+    Bool(&'static str, bool),
+    /// `alias NAME = …;`
+    Alias(&'static str, &'static str),
+}
+
+impl Prelude {
+    /// A size or count.
+    pub fn size(name: &'static str, value: usize) -> Self {
+        let value = u32::try_from(value).expect("sizes that reach a shader fit in 32 bits: tensors are limited to 2^31 words");
+        Self::U32(name, value)
+    }
+}
+
+impl fmt::Display for Prelude {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Prelude::U32(name, value) => writeln!(f, "const {name}: u32 = {value}u;"),
+            Prelude::F32(name, value) => writeln!(f, "const {name}: f32 = f32({value:e});"),
+            Prelude::Bool(name, value) => writeln!(f, "const {name}: bool = {value};"),
+            Prelude::Alias(name, target) => writeln!(f, "alias {name} = {target};"),
+        }
+    }
+}
+
+/// One binding of a shader: which operand it sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Binding {
+    /// `var<storage, read>` over the kernel's input of this index.
+    Input(usize),
+    /// `var<storage, read_write>` over the kernel's output of this index.
+    Output(usize),
+}
+
+impl Launch {
+    /// A launch of `main` whose bindings are `inputs` inputs, then `outputs` outputs, in order.
+    pub fn new(wgsl: &'static str, inputs: usize, outputs: usize, workgroups: usize) -> Self {
+        let bindings = (0..inputs).map(Binding::Input).chain((0..outputs).map(Binding::Output)).collect();
+        Self { wgsl, helpers: &[], prelude: Vec::new(), entry: "main", bindings, workgroups }
+    }
+
+    /// Adds a size or count.
+    #[must_use]
+    pub fn size(mut self, name: &'static str, value: usize) -> Self {
+        self.prelude.push(Prelude::size(name, value));
+        self
+    }
+
+    /// Adds a float constant.
+    #[must_use]
+    pub fn float(mut self, name: &'static str, value: f32) -> Self {
+        self.prelude.push(Prelude::F32(name, value));
+        self
+    }
+
+    /// Adds a switch between variants.
+    #[must_use]
+    pub fn switch(mut self, name: &'static str, value: bool) -> Self {
+        self.prelude.push(Prelude::Bool(name, value));
+        self
+    }
+
+    /// Adds a type alias.
+    #[must_use]
+    pub fn alias(mut self, name: &'static str, target: &'static str) -> Self {
+        self.prelude.push(Prelude::Alias(name, target));
+        self
+    }
+
+    /// Chooses another entry point than `main`.
+    #[must_use]
+    pub fn entry(mut self, entry: &'static str) -> Self {
+        self.entry = entry;
+        self
+    }
+
+    /// Adds the text of a helper file.
+    #[must_use]
+    pub fn helpers(mut self, helpers: &'static [&'static str]) -> Self {
+        self.helpers = helpers;
+        self
+    }
+
+    /// Replaces the bindings.
+    #[must_use]
+    pub fn bindings(mut self, bindings: impl Into<Vec<Binding>>) -> Self {
+        self.bindings = bindings.into();
+        self
+    }
+
+    /// The whole shader: prelude, helpers, file.
+    pub fn source(&self) -> String {
+        let mut text = String::with_capacity(self.wgsl.len() + 1024);
+        let _ = writeln!(text, "const WORKGROUPS: u32 = {}u;", self.workgroups);
+        let _ = writeln!(text, "const GRID_ROW: u32 = {GRID_ROW}u;");
+        for line in &self.prelude {
+            let _ = write!(text, "{line}");
+        }
+        for helper in self.helpers {
+            text.push_str(helper);
+        }
+        text.push_str(self.wgsl);
+        text
+    }
+
+    /// The folded grid: `workgroups` in rows of [`GRID_ROW`].
+    pub fn grid(&self) -> [u32; 3] {
+        let rows = self.workgroups.div_ceil(GRID_ROW).max(1);
+        let columns = if rows == 1 { self.workgroups } else { GRID_ROW };
+        [columns as u32, rows as u32, 1]
+    }
+}
