@@ -3,7 +3,8 @@
 //!
 //! A new kernel family is one file here with a `cases()` function, and one line in [`all`].
 
-use tensor::{Kernel, Rng, Spec};
+use tensor::device::{Dispatch, Executable, View};
+use tensor::{DType, Device, Kernel, Rng, Spec};
 
 /// One kernel on one set of shapes.
 pub struct Case {
@@ -83,4 +84,110 @@ impl Case {
 pub fn all() -> Vec<Case> {
     let families: Vec<Vec<Case>> = vec![];
     families.into_iter().flatten().collect()
+}
+
+/// Words before and after every output that no kernel may touch; a multiple of the alignment.
+const GUARD: usize = 64;
+/// What outputs and guards hold beforehand: a NaN that no kernel computes.
+const POISON: u32 = 0x7fc0_dead;
+
+/// The operands of a case on a device, with guarded and poisoned outputs.
+pub struct Prepared {
+    device: Device,
+    executable: Executable,
+    outputs: Vec<View>,
+}
+
+impl Case {
+    /// The words of every input, and of every output before the kernel runs.
+    pub fn operands(&self) -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
+        let specs = self.kernel.inputs();
+        assert_eq!(specs.len(), self.inputs.len(), "{}: one fill per input", self.name);
+        let inputs = specs.iter().zip(&self.inputs).enumerate();
+        let inputs = inputs.map(|(i, (spec, fill))| fill.words(spec, i as u64)).collect();
+        let mut updates = self.updates.iter().zip(100..);
+        let outputs = self.kernel.outputs().iter().enumerate().map(|(i, spec)| {
+            if self.kernel.updates(i) {
+                let (fill, key) = updates.next().expect("one fill per updated output");
+                fill.words(spec, key)
+            } else {
+                vec![POISON; spec.words()]
+            }
+        });
+        (inputs, outputs.collect())
+    }
+
+    /// Uploads the operands and prepares the kernel.
+    pub fn prepare(self, device: &Device) -> Result<Prepared, tensor::Error> {
+        let (inputs, outputs) = self.operands();
+        let mut id = 0;
+        let mut view = |words: &[u32], spec: &Spec, guard: usize| {
+            let mut padded = vec![POISON; guard];
+            padded.extend_from_slice(words);
+            padded.resize(words.len() + 2 * guard, POISON);
+            let buffer = device.alloc(padded.len(), "operand")?;
+            device.write(&buffer, 0, &padded)?;
+            id += 1;
+            Ok(View { buffer, buffer_id: id, offset: guard, words: words.len(), dtype: spec.dtype })
+        };
+        let input_views = inputs.iter().zip(&self.kernel.inputs()).map(|(words, spec)| view(words, spec, 0));
+        let input_views = input_views.collect::<Result<Vec<_>, tensor::Error>>()?;
+        let output_views = outputs.iter().zip(&self.kernel.outputs()).map(|(words, spec)| view(words, spec, GUARD));
+        let output_views = output_views.collect::<Result<Vec<_>, tensor::Error>>()?;
+        let dispatch =
+            Dispatch { kernel: self.kernel.into(), inputs: input_views, outputs: output_views.clone() };
+        let executable = device.prepare(vec![dispatch])?;
+        Ok(Prepared { device: device.clone(), executable, outputs: output_views })
+    }
+}
+
+impl Prepared {
+    /// Runs the kernel once and waits for it.
+    pub fn run(&mut self) -> Result<(), tensor::Error> {
+        self.executable.run()?;
+        self.device.synchronize()
+    }
+
+    /// Runs the kernel once and returns the words of every output.
+    ///
+    /// Fails when a guard word changed.
+    pub fn outputs(&mut self) -> Result<Vec<Vec<u32>>, String> {
+        self.run().map_err(|error| error.to_string())?;
+        let mut outputs = Vec::new();
+        for (i, view) in self.outputs.iter().enumerate() {
+            let words = self.device.read(&view.buffer, 0, view.words + 2 * GUARD).map_err(|error| error.to_string())?;
+            let (before, rest) = words.split_at(GUARD);
+            let (inside, after) = rest.split_at(view.words);
+            if before.iter().chain(after).any(|&word| word != POISON) {
+                return Err(format!("output {i}: wrote outside its bounds"));
+            }
+            outputs.push(inside.to_vec());
+        }
+        Ok(outputs)
+    }
+}
+
+/// The largest error of `got` against `want`, as a multiple of the case's tolerance, or what differs.
+pub fn compare(got: &[u32], want: &[u32], spec: &Spec, tolerance: f64) -> Result<(), String> {
+    if spec.dtype == DType::U32 {
+        return match got.iter().zip(want).position(|(a, b)| a != b) {
+            None => Ok(()),
+            Some(i) => Err(format!("element {i}: got {}, reference {}", got[i], want[i])),
+        };
+    }
+    let float = |word: u32| f64::from(f32::from_bits(word));
+    let square: f64 = want.iter().map(|&w| float(w) * float(w)).sum();
+    let rms = (square / want.len().max(1) as f64).sqrt();
+    for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
+        let (g, w) = (float(g), float(w));
+        if !w.is_finite() {
+            return Err(format!("element {i}: the reference itself is {w}"));
+        }
+        let allowed = tolerance * (w.abs() + rms);
+        // Written so that a NaN fails.
+        if !((g - w).abs() <= allowed) {
+            return Err(format!("element {i} of {}: got {g}, reference {w}, allowed error {allowed:.3e}", got.len()));
+        }
+    }
+    Ok(())
 }

@@ -2,12 +2,14 @@
 //! programs that run on a GPU (WGSL through `wgpu`) or on the CPU. It knows nothing of images, networks or
 //! distillation.
 
+pub mod device;
 pub mod error;
 pub mod kernel;
 pub mod kernels;
 pub mod rng;
 pub mod shape;
 
+pub use device::Device;
 pub use error::{Error, Result};
 pub use kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut};
 pub use rng::Rng;

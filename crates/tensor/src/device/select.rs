@@ -1,0 +1,128 @@
+//! Which device a name means.
+
+use std::sync::Arc;
+
+use super::{Device, GpuDevice, GpuOptions};
+use crate::error::{Error, Result};
+
+/// What `devices` prints of an adapter.
+#[derive(Debug, Clone)]
+pub struct AdapterSummary {
+    /// The adapter's own name.
+    pub name: String,
+    /// Vulkan, Metal, Dx12.
+    pub backend: String,
+    /// Driver and its version.
+    pub driver: String,
+    /// `discrete GPU`, `integrated GPU`, `virtual GPU`, `software`, `other`.
+    pub kind: &'static str,
+    /// Whether it is emulated on the CPU.
+    pub software: bool,
+    /// Whether shaders may use 16-bit floats.
+    pub f16: bool,
+    /// Largest storage binding in bytes.
+    pub max_binding_bytes: u64,
+    /// Largest buffer in bytes.
+    pub max_buffer_bytes: u64,
+    /// Workgroup memory in bytes.
+    pub workgroup_bytes: u32,
+    /// Whether `auto` takes this one.
+    pub automatic: bool,
+}
+
+fn enumerate() -> Vec<wgpu::Adapter> {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
+    pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()))
+}
+
+fn kind(info: &wgpu::AdapterInfo) -> (&'static str, bool) {
+    match info.device_type {
+        wgpu::DeviceType::DiscreteGpu => ("discrete GPU", false),
+        wgpu::DeviceType::IntegratedGpu => ("integrated GPU", false),
+        wgpu::DeviceType::VirtualGpu => ("virtual GPU", false),
+        wgpu::DeviceType::Cpu => ("software", true),
+        wgpu::DeviceType::Other => ("other", false),
+    }
+}
+
+/// Index of the adapter that `auto` takes: a discrete GPU before an integrated one before any other hardware.
+fn automatic(adapters: &[wgpu::Adapter]) -> Option<usize> {
+    let rank = |adapter: &wgpu::Adapter| match adapter.get_info().device_type {
+        wgpu::DeviceType::DiscreteGpu => Some(0),
+        wgpu::DeviceType::IntegratedGpu => Some(1),
+        wgpu::DeviceType::VirtualGpu => Some(2),
+        wgpu::DeviceType::Other => Some(3),
+        wgpu::DeviceType::Cpu => None,
+    };
+    (0..adapters.len()).filter_map(|i| rank(&adapters[i]).map(|rank| (rank, i))).min().map(|(_, i)| i)
+}
+
+/// The adapters of this machine.
+pub fn adapters() -> Vec<AdapterSummary> {
+    let adapters = enumerate();
+    let chosen = automatic(&adapters);
+    adapters
+        .iter()
+        .enumerate()
+        .map(|(i, adapter)| {
+            let info = adapter.get_info();
+            let limits = adapter.limits();
+            let (kind, software) = kind(&info);
+            AdapterSummary {
+                backend: format!("{:?}", info.backend),
+                driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+                kind,
+                software,
+                f16: adapter.features().contains(wgpu::Features::SHADER_F16),
+                max_binding_bytes: limits.max_storage_buffer_binding_size,
+                max_buffer_bytes: limits.max_buffer_size,
+                workgroup_bytes: limits.max_compute_workgroup_storage_size,
+                automatic: chosen == Some(i),
+                name: info.name,
+            }
+        })
+        .collect()
+}
+
+/// Opens the device that `wanted` names: `auto` (a hardware GPU if there is one, else the CPU device), `gpu` (a
+/// hardware GPU), `cpu`, or any part of an adapter's name, which is how a software adapter is asked for.
+///
+/// # Errors
+/// When nothing fits, with the names that would; or when the adapter cannot be opened.
+pub fn open(wanted: &str) -> Result<Device> {
+    open_with(wanted, GpuOptions::default())
+}
+
+/// As [`open`], with options for a GPU.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_with(wanted: &str, options: GpuOptions) -> Result<Device> {
+    if wanted == "cpu" {
+        return Ok(Device::cpu());
+    }
+    let adapters = enumerate();
+    let found = match wanted {
+        "auto" => match automatic(&adapters) {
+            Some(i) => Some(i),
+            None => return Ok(Device::cpu()),
+        },
+        "gpu" => automatic(&adapters),
+        name => {
+            let name = name.to_lowercase();
+            adapters.iter().position(|adapter| !name.is_empty() && adapter.get_info().name.to_lowercase().contains(&name))
+        }
+    };
+    match found {
+        Some(i) => GpuDevice::open(&adapters[i], options).map(|device| Device::Gpu(Arc::new(device))),
+        None => {
+            let mut names = vec!["cpu".to_owned()];
+            for adapter in &adapters {
+                let info = adapter.get_info();
+                let (kind, _) = kind(&info);
+                names.push(format!("\"{}\" ({kind}, {:?})", info.name, info.backend));
+            }
+            Err(Error::NoSuchDevice { wanted: wanted.to_owned(), available: names.join(", ") })
+        }
+    }
+}

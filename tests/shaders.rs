@@ -1,0 +1,104 @@
+//! Every shader, in every specialisation of the table, is valid WGSL whose bindings are what the kernel says, and
+//! translates to SPIR-V, MSL and HLSL: the cross-vendor check that needs no GPU.
+
+mod cases;
+
+use std::collections::BTreeMap;
+
+use naga::back::{hlsl, msl, spv};
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::{AddressSpace, Module, StorageAccess};
+use tensor::{Binding, Launch};
+
+/// WebGPU's default limits, which every kernel stays within.
+const MAX_BINDINGS: usize = 8;
+const MAX_THREADS: u32 = 256;
+const MAX_WORKGROUP_BYTES: u32 = 16 * 1024;
+
+fn check(launch: &Launch) -> Result<(), String> {
+    let source = launch.source();
+    let module = naga::front::wgsl::parse_str(&source).map_err(|error| error.emit_to_string(&source))?;
+    let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
+        .validate(&module)
+        .map_err(|error| error.emit_to_string(&source))?;
+    interface(&module, &info, launch)?;
+    translate(&module, &info, launch)
+}
+
+/// Bindings, threads and workgroup memory of the entry point.
+fn interface(module: &Module, info: &ModuleInfo, launch: &Launch) -> Result<(), String> {
+    let index = module.entry_points.iter().position(|entry| entry.name == launch.entry);
+    let index = index.ok_or_else(|| format!("no entry point {}", launch.entry))?;
+    let threads: u32 = module.entry_points[index].workgroup_size.iter().product();
+    if threads > MAX_THREADS {
+        return Err(format!("{threads} threads in a workgroup"));
+    }
+    if launch.bindings.len() > MAX_BINDINGS {
+        return Err(format!("{} bindings", launch.bindings.len()));
+    }
+    let mut workgroup_bytes = 0;
+    for (handle, global) in module.global_variables.iter() {
+        if info.get_entry_point(index)[handle].is_empty() {
+            continue;
+        }
+        match global.space {
+            AddressSpace::WorkGroup => workgroup_bytes += module.types[global.ty].inner.size(module.to_ctx()),
+            AddressSpace::Storage { access } => {
+                let slot = global.binding.as_ref().map(|binding| (binding.group, binding.binding as usize));
+                let expected = match slot {
+                    Some((0, i)) => launch.bindings.get(i),
+                    _ => None,
+                };
+                let writes = access.contains(StorageAccess::STORE);
+                match expected {
+                    Some(Binding::Input(_)) if !writes => {}
+                    Some(Binding::Output(_)) if writes => {}
+                    _ => return Err(format!("binding {:?} at {slot:?} is {expected:?} for the kernel", global.name)),
+                }
+            }
+            _ => {}
+        }
+    }
+    if workgroup_bytes > MAX_WORKGROUP_BYTES {
+        return Err(format!("{workgroup_bytes} bytes of workgroup memory"));
+    }
+    Ok(())
+}
+
+fn translate(module: &Module, info: &ModuleInfo, launch: &Launch) -> Result<(), String> {
+    let entry = (naga::ShaderStage::Compute, launch.entry.to_owned());
+    let options = spv::Options { lang_version: (1, 3), ..spv::Options::default() };
+    let pipeline = spv::PipelineOptions { shader_stage: entry.0, entry_point: entry.1.clone() };
+    let words = spv::write_vec(module, info, &options, Some(&pipeline)).map_err(|error| format!("SPIR-V: {error}"))?;
+    assert_eq!(words[0], 0x0723_0203, "SPIR-V begins with its magic number");
+
+    let options = msl::Options { fake_missing_bindings: true, ..msl::Options::default() };
+    let pipeline = msl::PipelineOptions { entry_point: Some(entry.clone()), ..msl::PipelineOptions::default() };
+    let (text, _) = msl::write_string(module, info, &options, &pipeline).map_err(|error| format!("MSL: {error}"))?;
+    assert!(text.contains("kernel void"), "MSL without a kernel");
+
+    let options = hlsl::Options { fake_missing_bindings: true, ..hlsl::Options::default() };
+    let pipeline = hlsl::PipelineOptions { entry_point: Some(entry) };
+    let mut text = String::new();
+    let mut writer = hlsl::Writer::new(&mut text, &options, &pipeline);
+    writer.write(module, info, None).map_err(|error| format!("HLSL: {error}"))?;
+    assert!(text.contains("numthreads"), "HLSL without a compute shader");
+    Ok(())
+}
+
+fn check_all(launches: impl IntoIterator<Item = (String, Launch)>) {
+    let mut seen: BTreeMap<(String, &'static str), String> = BTreeMap::new();
+    for (name, launch) in launches {
+        seen.entry((launch.source(), launch.entry)).or_insert_with(|| {
+            check(&launch).unwrap_or_else(|error| panic!("{name}: {error}"));
+            name
+        });
+    }
+    assert!(!seen.is_empty(), "nothing was checked");
+    eprintln!("{} specialisations valid and translated", seen.len());
+}
+
+#[test]
+fn every_case_is_valid_everywhere() {
+    check_all(cases::all().into_iter().map(|case| (case.name, case.kernel.launch())));
+}
