@@ -106,7 +106,8 @@ impl Case {
         let inputs = specs.iter().zip(&self.inputs).enumerate();
         let inputs = inputs.map(|(i, (spec, fill))| fill.words(spec, i as u64)).collect();
         let mut updates = self.updates.iter().zip(100..);
-        let outputs = self.kernel.outputs().iter().enumerate().map(|(i, spec)| {
+        let specs = self.kernel.outputs();
+        let outputs = specs.iter().enumerate().map(|(i, spec)| {
             if self.kernel.updates(i) {
                 let (fill, key) = updates.next().expect("one fill per updated output");
                 fill.words(spec, key)
@@ -130,9 +131,10 @@ impl Case {
             id += 1;
             Ok(View { buffer, buffer_id: id, offset: guard, words: words.len(), dtype: spec.dtype })
         };
-        let input_views = inputs.iter().zip(&self.kernel.inputs()).map(|(words, spec)| view(words, spec, 0));
+        let (input_specs, output_specs) = (self.kernel.inputs(), self.kernel.outputs());
+        let input_views = inputs.iter().zip(&input_specs).map(|(words, spec)| view(words, spec, 0));
         let input_views = input_views.collect::<Result<Vec<_>, tensor::Error>>()?;
-        let output_views = outputs.iter().zip(&self.kernel.outputs()).map(|(words, spec)| view(words, spec, GUARD));
+        let output_views = outputs.iter().zip(&output_specs).map(|(words, spec)| view(words, spec, GUARD));
         let output_views = output_views.collect::<Result<Vec<_>, tensor::Error>>()?;
         let dispatch =
             Dispatch { kernel: self.kernel.into(), inputs: input_views, outputs: output_views.clone() };
