@@ -1,6 +1,5 @@
 //! Every kernel on every adapter of the machine against its CPU reference, over the table of cases.
 
-mod cases;
 mod common;
 
 use tensor::Device;
