@@ -1,0 +1,273 @@
+//! A compiled step: fed, run, read and profiled.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::bank::next_buffer_id;
+use crate::device::{Buffer, Device, Dispatch, Executable, View};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Home, Var};
+use crate::kernel::{Cost, Kernel};
+use crate::plan::{Plan, plan};
+use crate::shape::{DType, Spec};
+
+/// A graph compiled for a device. Shapes are fixed, so a run allocates nothing.
+#[derive(Debug)]
+pub struct Program {
+    device: Device,
+    executable: Executable,
+    kernels: Vec<Arc<dyn Kernel>>,
+    readable: BTreeMap<Var, (View, Spec, String)>,
+    memory: Memory,
+}
+
+/// What a program needs of a device's memory, in bytes, besides banks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// Slots of the temporaries.
+    pub planned: usize,
+    /// What the temporaries would take if none shared a slot.
+    pub unshared: usize,
+    /// The largest slot.
+    pub largest: usize,
+}
+
+/// One line of a profile: all dispatches of a kernel family.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProfileRow {
+    /// The family's name.
+    pub kernel: &'static str,
+    /// Dispatches per run.
+    pub count: usize,
+    /// Time per run.
+    pub time: Duration,
+    /// Operations and unavoidable bytes per run.
+    pub cost: Cost,
+}
+
+impl ProfileRow {
+    /// 10^9 floating-point operations per second.
+    pub fn gflops(&self) -> f64 {
+        self.cost.flops as f64 / self.time.as_secs_f64().max(1e-12) / 1e9
+    }
+
+    /// 10^9 unavoidable bytes per second.
+    pub fn gigabytes(&self) -> f64 {
+        self.cost.bytes as f64 / self.time.as_secs_f64().max(1e-12) / 1e9
+    }
+}
+
+/// Compilation options.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CompileOptions {
+    /// Fill every slot with NaN before the first run, so that a kernel that reads what nothing wrote is found.
+    pub poison: bool,
+}
+
+impl Graph {
+    /// Orders the kernels, drops dead ones, plans memory, and prepares everything for `device`.
+    ///
+    /// # Errors
+    /// When a kernel reads what nothing wrote, or the device cannot run a kernel or hold the tensors.
+    pub fn compile(&self, device: &Device) -> Result<Program> {
+        self.compile_with(device, CompileOptions::default())
+    }
+
+    /// As [`Graph::compile`], with options.
+    ///
+    /// # Errors
+    /// As [`Graph::compile`].
+    pub fn compile_with(&self, device: &Device, options: CompileOptions) -> Result<Program> {
+        let plan = plan(self)?;
+        let slots = allocate_slots(device, &plan, options)?;
+        let mut views: Vec<Option<View>> = vec![None; self.variables.len()];
+        for (index, variable) in self.variables.iter().enumerate() {
+            let view = |buffer: Buffer, buffer_id: usize, offset: usize| View {
+                buffer,
+                buffer_id,
+                offset,
+                words: variable.spec.words(),
+                dtype: variable.spec.dtype,
+            };
+            views[index] = match &variable.home {
+                Home::Temporary => plan.slots[index].map(|slot| {
+                    let (buffer, id) = slots[slot].clone();
+                    view(buffer, id, 0)
+                }),
+                Home::Fed(name) => Some(view(device.alloc(variable.spec.words(), name)?, next_buffer_id(), 0)),
+                Home::State(bank, offset) => Some(view(bank.buffer(device)?, bank.id(), *offset)),
+            };
+        }
+        let operand = |var: &Var| views[var.0].clone().expect("the plan gives every live tensor a place");
+        let dispatches: Vec<Dispatch> = plan
+            .order
+            .iter()
+            .map(|&index| &self.nodes[index])
+            .map(|node| Dispatch {
+                kernel: Arc::clone(&node.kernel),
+                inputs: node.inputs.iter().map(operand).collect(),
+                outputs: node.outputs.iter().map(operand).collect(),
+            })
+            .collect();
+        let kernels = dispatches.iter().map(|dispatch| Arc::clone(&dispatch.kernel)).collect();
+        let readable = self.readable(&views);
+        Ok(Program {
+            device: device.clone(),
+            executable: device.prepare(dispatches)?,
+            kernels,
+            readable,
+            memory: Memory {
+                planned: 4 * plan.words(),
+                unshared: 4 * plan.unshared_words,
+                largest: 4 * plan.slot_words.iter().max().copied().unwrap_or(0),
+            },
+        })
+    }
+
+    /// Tensors that can be fed or read: inputs, state, and what is kept.
+    fn readable(&self, views: &[Option<View>]) -> BTreeMap<Var, (View, Spec, String)> {
+        let mut readable = BTreeMap::new();
+        for (index, variable) in self.variables.iter().enumerate() {
+            let var = Var(index);
+            let name = match &variable.home {
+                Home::Temporary if self.kept.contains(&var) => format!("kept {index}"),
+                Home::Temporary => continue,
+                Home::Fed(name) => name.clone(),
+                Home::State(bank, offset) => format!("{}[{offset}]", bank.name()),
+            };
+            if let Some(view) = &views[index] {
+                readable.insert(var, (view.clone(), variable.spec.clone(), name));
+            }
+        }
+        readable
+    }
+}
+
+fn allocate_slots(device: &Device, plan: &Plan, options: CompileOptions) -> Result<Vec<(Buffer, usize)>> {
+    let allocate = |(i, &words): (usize, &usize)| {
+        let buffer = device.alloc(words, &format!("activation slot {i}"))?;
+        if options.poison {
+            device.write(&buffer, 0, &vec![f32::NAN.to_bits(); words])?;
+        }
+        Ok((buffer, next_buffer_id()))
+    };
+    plan.slot_words.iter().enumerate().map(allocate).collect()
+}
+
+impl Program {
+    /// The device it was compiled for.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The kernels of one run, in order: its dispatches.
+    pub fn kernels(&self) -> &[Arc<dyn Kernel>] {
+        &self.kernels
+    }
+
+    /// What it needs of the device's memory.
+    pub fn memory(&self) -> Memory {
+        self.memory
+    }
+
+    /// Sets an input (or state) to float data.
+    ///
+    /// # Errors
+    /// When the tensor is no input, or the data is not as long as it.
+    pub fn feed_f32(&mut self, var: Var, data: &[f32]) -> Result<()> {
+        self.feed(var, bytemuck::cast_slice(data), DType::F32)
+    }
+
+    /// Sets an input (or state) to unsigned data.
+    ///
+    /// # Errors
+    /// As [`Program::feed_f32`].
+    pub fn feed_u32(&mut self, var: Var, data: &[u32]) -> Result<()> {
+        self.feed(var, data, DType::U32)
+    }
+
+    fn feed(&mut self, var: Var, data: &[u32], dtype: DType) -> Result<()> {
+        let (view, spec, name) = self.lookup(var)?;
+        if spec.dtype != dtype || spec.words() != data.len() {
+            return Err(Error::Transfer {
+                tensor: name.clone(),
+                problem: format!("it is {spec}, and {} elements of {dtype:?} were fed", data.len()),
+            });
+        }
+        self.device.write(&view.buffer, view.offset, data)
+    }
+
+    /// Runs the step. On a GPU returns when it is submitted.
+    ///
+    /// # Errors
+    /// Anything that failed on the device since the last call.
+    pub fn run(&mut self) -> Result<()> {
+        self.executable.run()
+    }
+
+    /// Waits for the step, and copies a kept tensor, an input or state to the host.
+    ///
+    /// # Errors
+    /// When the tensor was not kept, is not of floats, or anything failed on the device.
+    pub fn read_f32(&self, var: Var) -> Result<Vec<f32>> {
+        self.read(var, DType::F32).map(bytemuck::cast_vec)
+    }
+
+    /// As [`Program::read_f32`], for unsigned elements.
+    ///
+    /// # Errors
+    /// As [`Program::read_f32`].
+    pub fn read_u32(&self, var: Var) -> Result<Vec<u32>> {
+        self.read(var, DType::U32)
+    }
+
+    fn read(&self, var: Var, dtype: DType) -> Result<Vec<u32>> {
+        let (view, spec, name) = self.lookup(var)?;
+        if spec.dtype != dtype {
+            let problem = format!("it is {spec}, and was read as {dtype:?}");
+            return Err(Error::Transfer { tensor: name.clone(), problem });
+        }
+        self.device.read(&view.buffer, view.offset, view.words)
+    }
+
+    fn lookup(&self, var: Var) -> Result<&(View, Spec, String)> {
+        self.readable.get(&var).ok_or_else(|| Error::Transfer {
+            tensor: format!("{}", var.0),
+            problem: "it is a temporary that was not kept, so it can be neither fed nor read".to_owned(),
+        })
+    }
+
+    /// Runs the step `runs` times with each kernel timed, and returns the kernel families, the longest first.
+    ///
+    /// # Errors
+    /// Anything that failed on the device.
+    pub fn profile(&mut self, runs: u32) -> Result<Vec<ProfileRow>> {
+        let runs = runs.max(1);
+        let mut rows: BTreeMap<&'static str, ProfileRow> = BTreeMap::new();
+        for _ in 0..runs {
+            for (kernel, time) in self.kernels.iter().zip(self.executable.run_timed()?) {
+                let row = rows.entry(kernel.name()).or_insert_with(|| ProfileRow {
+                    kernel: kernel.name(),
+                    count: 0,
+                    time: Duration::ZERO,
+                    cost: Cost::default(),
+                });
+                let cost = kernel.cost();
+                row.count += 1;
+                row.time += time;
+                row.cost.flops += cost.flops;
+                row.cost.bytes += cost.bytes;
+            }
+        }
+        let mut rows: Vec<ProfileRow> = rows.into_values().collect();
+        for row in &mut rows {
+            row.count /= runs as usize;
+            row.time /= runs;
+            row.cost.flops /= u64::from(runs);
+            row.cost.bytes /= u64::from(runs);
+        }
+        rows.sort_by_key(|row| std::cmp::Reverse(row.time));
+        Ok(rows)
+    }
+}
