@@ -163,7 +163,8 @@ pub enum Prelude {
 impl Prelude {
     /// A size or count.
     pub fn size(name: &'static str, value: usize) -> Self {
-        let value = u32::try_from(value).expect("sizes that reach a shader fit in 32 bits: tensors are limited to 2^31 words");
+        let value =
+            u32::try_from(value).expect("sizes that reach a shader fit in 32 bits: tensors are limited to 2^31 words");
         Self::U32(name, value)
     }
 }

@@ -1,1 +1,8 @@
 //! One file per kernel family: the Rust half of `shaders/<same name>.wgsl`, and its CPU reference.
+
+pub mod batch_norm_apply;
+pub mod batch_norm_backward;
+pub mod batch_norm_stats;
+mod matrix;
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,150 @@
+//! How the kernels over `[rows, channels]` matrices divide their work: threads on the GPU, tiles on the CPU.
+
+use crate::kernel::Launch;
+
+/// Threads of a workgroup.
+pub(super) const THREADS: usize = 256;
+
+/// Most channels, counted in elements of [`Tiling::width`] floats, that one workgroup spans: lanes beyond that only
+/// shorten the rows in flight, and 64 neighbours already fill the widest memory transaction.
+const MAX_COLUMNS: usize = 64;
+
+/// Most row chunks of a two-pass reduction: enough workgroups to fill a GPU, few enough for one workgroup to sum.
+const MAX_CHUNKS: usize = 256;
+
+/// Rows that each thread takes in one pass over a matrix, so that it loads the per-channel values once for all.
+pub(super) const ROWS_PER_THREAD: usize = 4;
+
+/// Helper of the shaders that sum pairs over the lanes of a workgroup.
+pub(super) const REDUCE_LANES: &[&str] = &[include_str!("../../../../shaders/reduce_lanes.wgsl")];
+
+/// The threads of a workgroup over a matrix: `columns` neighbours along a row, `lanes` rows at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tiling {
+    /// Floats in one element: 4 if the channels allow it, else 1.
+    pub width: usize,
+    /// Elements in one row.
+    pub vectors: usize,
+    /// Elements of a row that one workgroup spans.
+    pub columns: usize,
+    /// Workgroups that span a row.
+    pub tiles: usize,
+    /// Rows that one workgroup works on at a time.
+    pub lanes: usize,
+}
+
+impl Tiling {
+    /// Elements as wide as `channels` allow.
+    pub fn new(channels: usize) -> Self {
+        let width = width(channels);
+        let vectors = channels / width;
+        let tiles = vectors.div_ceil(MAX_COLUMNS);
+        let columns = vectors.div_ceil(tiles);
+        Self { width, vectors, columns, tiles, lanes: THREADS / columns }
+    }
+
+    /// Single channels, 16 per workgroup: for few and long reductions such as the second pass over partial sums.
+    pub fn narrow(channels: usize) -> Self {
+        let columns = 16;
+        Self { width: 1, vectors: channels, columns, tiles: channels.div_ceil(columns), lanes: THREADS / columns }
+    }
+
+    /// Adds what the shaders call these numbers.
+    pub fn describe(&self, launch: Launch) -> Launch {
+        launch
+            .alias("Elem", element(self.width))
+            .size("VECTORS", self.vectors)
+            .size("COLUMNS", self.columns)
+            .size("TILES", self.tiles)
+            .size("LANES", self.lanes)
+    }
+
+    /// Adds [`REDUCE_LANES`] and what it needs.
+    pub fn describe_reduction(&self, launch: Launch) -> Launch {
+        self.describe(launch).size("HALF", self.lanes.next_power_of_two() / 2).helpers(REDUCE_LANES)
+    }
+}
+
+/// Floats per element of an operand whose contiguous runs have this length: 4 or 1.
+pub(super) fn width(length: usize) -> usize {
+    if length.is_multiple_of(4) { 4 } else { 1 }
+}
+
+/// The WGSL type of `width` floats.
+pub(super) fn element(width: usize) -> &'static str {
+    if width == 4 { "vec4<f32>" } else { "f32" }
+}
+
+/// Rows in one chunk of a two-pass reduction. It depends on nothing but the shape, so the sums do not either.
+pub(super) fn chunk_rows(rows: usize, channels: usize) -> usize {
+    rows.div_ceil(MAX_CHUNKS).next_multiple_of(ROWS_PER_THREAD * Tiling::new(channels).lanes)
+}
+
+/// Floats that a CPU task takes at a time: 64 KiB, small enough to share out evenly, large enough to be worth a task.
+pub(super) const TASK: usize = 1 << 14;
+
+/// Rows in one tile of the CPU loops. Per-channel values are [repeated](repeat) to the length of a tile, so that the
+/// inner loops are long and vectorise whatever the number of channels.
+pub(super) fn tile_rows(channels: usize) -> usize {
+    (512 / channels).max(1)
+}
+
+/// Floats in a CPU task over a matrix: whole tiles, about [`TASK`].
+pub(super) fn task_words(channels: usize) -> usize {
+    let tile = tile_rows(channels) * channels;
+    tile * (TASK / tile).max(1)
+}
+
+/// `values` repeated to the length of a tile.
+pub(super) fn repeat(values: &[f32]) -> Vec<f32> {
+    values.repeat(tile_rows(values.len()))
+}
+
+/// Adds the rows of a tile up in `sums`, in their order.
+pub(super) fn fold(tile: &[f32], sums: &mut [f32]) {
+    sums.fill(0.0);
+    for row in tile.chunks_exact(sums.len()) {
+        for (sum, value) in sums.iter_mut().zip(row) {
+            *sum += value;
+        }
+    }
+}
+
+/// Sums over the first axis of partial sums `[P, M, 2, C]`, in its order and in double precision: the pairs `[2, C]`
+/// of one member.
+pub(super) fn sum_partials(partials: &[f32], members: usize, member: usize, channels: usize) -> Vec<f64> {
+    let mut sums = vec![0.0; 2 * channels];
+    for chunk in partials.chunks_exact(2 * channels).skip(member).step_by(members) {
+        for (sum, &value) in sums.iter_mut().zip(chunk) {
+            *sum += f64::from(value);
+        }
+    }
+    sums
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tilings_cover_every_column_and_fit_a_workgroup() {
+        for channels in 1..700 {
+            for tiling in [Tiling::new(channels), Tiling::narrow(channels)] {
+                assert_eq!(tiling.vectors * tiling.width, channels);
+                assert!(tiling.tiles * tiling.columns >= tiling.vectors);
+                assert!((tiling.tiles - 1) * tiling.columns < tiling.vectors);
+                assert!(tiling.lanes >= 1 && tiling.lanes * tiling.columns <= THREADS);
+            }
+        }
+    }
+
+    #[test]
+    fn chunks_cover_every_row() {
+        for rows in [1usize, 2, 63, 64, 65, 1000, 8192, 131_072, 1_605_632] {
+            for channels in [1, 3, 16, 36, 64, 640] {
+                let chunks = rows.div_ceil(chunk_rows(rows, channels));
+                assert!((1..=MAX_CHUNKS).contains(&chunks));
+            }
+        }
+    }
+}

@@ -1,0 +1,49 @@
+// y = act(gamma * (x - mean) * inv_std + beta + residual), with the statistics of the batch or running ones.
+// Shapes: x, y [M, ROWS, C], gamma, beta [M, C], residual [M or 1, ROWS, C]; C = VECTORS elements.
+// Tiles: BLOCK_ROWS rows by COLUMNS elements per workgroup; a thread keeps its column's parameters in registers.
+// Workgroup: 256 threads, thread = lane * COLUMNS + column; a thread strides over the rows by LANES.
+// Grid: M * BLOCKS * TILES workgroups, tiles of a row fastest.
+@group(0) @binding(0) var<storage, read> x: array<Elem>; // [M, ROWS, C]
+@group(0) @binding(1) var<storage, read> stats: array<Elem>; // [M, 2, C] (mean, inv_std); INFERENCE: running mean [M, C]
+@group(0) @binding(2) var<storage, read> running_var: array<Elem>; // [M, C], INFERENCE only, else stats again
+@group(0) @binding(3) var<storage, read> gamma: array<Elem>; // [M, C]
+@group(0) @binding(4) var<storage, read> beta: array<Elem>; // [M, C]
+@group(0) @binding(5) var<storage, read> residual: array<Elem>; // [M or 1, ROWS, C], HAS_RESIDUAL only, else x again
+@group(0) @binding(6) var<storage, read_write> y: array<Elem>; // [M, ROWS, C]
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+    let index = group.x + group.y * GRID_ROW;
+    let column = index % TILES * COLUMNS + thread % COLUMNS;
+    let lane = thread / COLUMNS;
+    if index >= WORKGROUPS || lane >= LANES || column >= VECTORS {
+        return;
+    }
+    let block = index / TILES % BLOCKS;
+    let member = index / (TILES * BLOCKS);
+    let parameter = member * VECTORS + column;
+    var mean: Elem;
+    var inv_std: Elem;
+    if INFERENCE {
+        mean = stats[parameter];
+        inv_std = Elem(1.0) / sqrt(running_var[parameter] + Elem(EPS));
+    } else {
+        mean = stats[parameter + member * VECTORS];
+        inv_std = stats[parameter + (member + 1u) * VECTORS];
+    }
+    let scale = gamma[parameter] * inv_std;
+    let shift = beta[parameter];
+    let base = member * ROWS * VECTORS;
+    let end = min((block + 1u) * BLOCK_ROWS, ROWS);
+    for (var row = block * BLOCK_ROWS + lane; row < end; row += LANES) {
+        let at = row * VECTORS + column;
+        var value = (x[base + at] - mean) * scale + shift;
+        if HAS_RESIDUAL {
+            value += residual[select(base, 0u, SHARED_RESIDUAL) + at];
+        }
+        if RELU {
+            value = select(value, Elem(), value < Elem());
+        }
+        y[base + at] = value;
+    }
+}

@@ -1,0 +1,118 @@
+// partials[p, m, 0, c] = sum of g, partials[p, m, 1, c] = sum of g * (x - mean) * inv_std, over the rows of chunk p.
+// Shapes: x, dy, y, g [M, ROWS, C], stats [M, 2, C], gamma, beta [M, C], partials [P, M, 2, C]; C = VECTORS elements.
+// Tiles: CHUNK_ROWS rows by COLUMNS elements per workgroup; a thread strides over the rows by LANES.
+// Workgroup: 256 threads, thread = lane * COLUMNS + column; the lanes of a column are summed as a fixed tree.
+// Grid: P * M * TILES workgroups, tiles of a row fastest. Entry points: linear, relu, relu_of_sum, by activation.
+@group(0) @binding(0) var<storage, read> x: array<Elem>; // [M, ROWS, C]
+@group(0) @binding(1) var<storage, read> dy: array<Elem>; // [M, ROWS, C]
+@group(0) @binding(2) var<storage, read> stats: array<Elem>; // [M, 2, C] (mean, inv_std)
+@group(0) @binding(3) var<storage, read_write> partials: array<Elem>; // [P, M, 2, C]
+@group(0) @binding(4) var<storage, read> gate: array<Elem>; // relu: gamma [M, C]; relu_of_sum: y [M, ROWS, C]
+@group(0) @binding(5) var<storage, read> beta: array<Elem>; // [M, C], relu only
+@group(0) @binding(6) var<storage, read_write> masked: array<Elem>; // g [M, ROWS, C], relu_of_sum only
+
+// What a thread works on: one column of one chunk. `start >= end` for a thread without work.
+struct Place {
+    member: u32,
+    chunk: u32,
+    column: u32,
+    lane: u32,
+    base: u32,
+    start: u32,
+    end: u32,
+}
+
+fn place(index: u32, thread: u32) -> Place {
+    var at: Place;
+    at.member = index / TILES % MEMBERS;
+    at.chunk = index / (TILES * MEMBERS);
+    at.column = index % TILES * COLUMNS + thread % COLUMNS;
+    at.lane = thread / COLUMNS;
+    at.base = at.member * ROWS * VECTORS + at.column;
+    at.start = at.chunk * CHUNK_ROWS + at.lane;
+    at.end = min((at.chunk + 1u) * CHUNK_ROWS, ROWS);
+    if at.lane >= LANES || at.column >= VECTORS {
+        at.column = VECTORS;
+        at.end = 0u;
+    }
+    return at;
+}
+
+// The sums of g and of g * (x - mean) of all lanes become partials; lane 0 of each column writes them.
+fn finish(at: Place, thread: u32, sum: Elem, product: Elem) {
+    reduce_lanes(thread, at.lane, sum, product);
+    if at.lane == 0u && at.column < VECTORS {
+        let to = (at.chunk * MEMBERS + at.member) * 2u * VECTORS + at.column;
+        partials[to] = first[thread];
+        partials[to + VECTORS] = second[thread] * stats[(at.member * 2u + 1u) * VECTORS + at.column];
+    }
+}
+
+@compute @workgroup_size(256)
+fn linear(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+    let index = group.x + group.y * GRID_ROW;
+    if index >= WORKGROUPS {
+        return;
+    }
+    let at = place(index, thread);
+    var sum = Elem();
+    var product = Elem();
+    if at.start < at.end {
+        let mean = stats[at.member * 2u * VECTORS + at.column];
+        for (var row = at.start; row < at.end; row += LANES) {
+            let from = at.base + row * VECTORS;
+            let g = dy[from];
+            sum += g;
+            product += g * (x[from] - mean);
+        }
+    }
+    finish(at, thread, sum, product);
+}
+
+@compute @workgroup_size(256)
+fn relu(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+    let index = group.x + group.y * GRID_ROW;
+    if index >= WORKGROUPS {
+        return;
+    }
+    let at = place(index, thread);
+    var sum = Elem();
+    var product = Elem();
+    if at.start < at.end {
+        let statistic = at.member * 2u * VECTORS + at.column;
+        let parameter = at.member * VECTORS + at.column;
+        let mean = stats[statistic];
+        let scale = gate[parameter] * stats[statistic + VECTORS];
+        let shift = beta[parameter];
+        for (var row = at.start; row < at.end; row += LANES) {
+            let from = at.base + row * VECTORS;
+            let deviation = x[from] - mean;
+            let g = select(Elem(), dy[from], deviation * scale + shift > Elem());
+            sum += g;
+            product += g * deviation;
+        }
+    }
+    finish(at, thread, sum, product);
+}
+
+@compute @workgroup_size(256)
+fn relu_of_sum(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+    let index = group.x + group.y * GRID_ROW;
+    if index >= WORKGROUPS {
+        return;
+    }
+    let at = place(index, thread);
+    var sum = Elem();
+    var product = Elem();
+    if at.start < at.end {
+        let mean = stats[at.member * 2u * VECTORS + at.column];
+        for (var row = at.start; row < at.end; row += LANES) {
+            let from = at.base + row * VECTORS;
+            let g = select(Elem(), dy[from], gate[from] > Elem());
+            masked[from] = g;
+            sum += g;
+            product += g * (x[from] - mean);
+        }
+    }
+    finish(at, thread, sum, product);
+}
