@@ -6,3 +6,9 @@ pub mod batch_norm_stats;
 mod matrix;
 #[cfg(test)]
 mod testing;
+pub mod conv2d;
+pub mod conv2d_forward;
+pub mod conv2d_grad_input;
+pub mod conv2d_grad_weight;
+pub mod gemm;
+pub mod sum_partials;
