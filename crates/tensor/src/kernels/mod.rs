@@ -3,6 +3,14 @@
 pub mod batch_norm_apply;
 pub mod batch_norm_backward;
 pub mod batch_norm_stats;
+pub mod elementwise;
+pub mod global_average_pool;
 mod matrix;
+pub mod relu;
+pub mod sgd;
+pub mod shortcut_a;
+pub mod sum_columns;
+pub mod sum_members;
 #[cfg(test)]
 mod testing;
+pub mod top_k_errors;
