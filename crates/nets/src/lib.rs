@@ -1,1 +1,52 @@
-//! nets
+//! Network architectures, recorded on the engine's graphs, with their state named as PyTorch users expect and their
+//! cost counted as the papers count it.
+
+mod builder;
+mod catalog;
+mod cost;
+mod error;
+mod layout;
+mod model;
+pub mod resnet;
+
+pub use builder::{Builder, ConvSpec, Mode};
+pub use catalog::{architecture, names};
+pub use cost::Macs;
+pub use error::{Error, Result};
+pub use layout::Layout;
+pub use model::{Init, Model, NamedTensor};
+
+use std::fmt::Debug;
+
+use tensor::Var;
+
+/// A network as a sequence of stages and a classifier. What runs before stage `fan_out` is shared by all members.
+pub trait Architecture: Debug + Send + Sync {
+    /// The name that `--net` knows it by.
+    fn name(&self) -> String;
+
+    /// Names of the stages in order, as they prefix their parameters; the stem is stage 0.
+    fn stages(&self) -> Vec<String>;
+
+    /// The stage at which branches begin unless another is asked for: the last.
+    fn default_fan_out(&self) -> usize {
+        self.stages().len() - 1
+    }
+
+    /// Records stage `index` on `x` `[M, N, H, W, C]`.
+    ///
+    /// # Errors
+    /// When the input does not fit the stage.
+    fn stage(&self, index: usize, builder: &mut Builder<'_>, x: Var) -> Result<Var>;
+
+    /// Records the classifier on the last stage's output, giving logits `[M, N, K]`.
+    ///
+    /// # Errors
+    /// When the input does not fit it.
+    fn classifier(&self, builder: &mut Builder<'_>, x: Var, classes: usize) -> Result<Var>;
+
+    /// Height and width of the images it is made for.
+    fn image_size(&self) -> usize {
+        32
+    }
+}

@@ -2,15 +2,27 @@
 //! programs that run on a GPU (WGSL through `wgpu`) or on the CPU. It knows nothing of images, networks or
 //! distillation.
 
+pub mod autodiff;
+pub mod bank;
 pub mod device;
 pub mod error;
+pub mod graph;
 pub mod kernel;
 pub mod kernels;
+pub mod ops;
+pub mod optim;
+pub mod params;
+pub mod plan;
+pub mod program;
 pub mod rng;
 pub mod shape;
 
+pub use bank::Bank;
 pub use device::Device;
 pub use error::{Error, Result};
+pub use graph::{Graph, Var};
 pub use kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut};
+pub use params::{Kind, Param, Params};
+pub use program::{CompileOptions, Memory, ProfileRow, Program};
 pub use rng::Rng;
 pub use shape::{DType, Spec};

@@ -2,7 +2,6 @@
 
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Home, Var};
-use crate::kernel::Kernel as _;
 
 /// What a compiled graph runs, and where its temporaries lie.
 #[derive(Debug)]

@@ -3,7 +3,14 @@
 pub mod batch_norm_apply;
 pub mod batch_norm_backward;
 pub mod batch_norm_stats;
+pub mod elementwise;
+pub mod global_average_pool;
 mod matrix;
+pub mod relu;
+pub mod sgd;
+pub mod shortcut_a;
+pub mod sum_columns;
+pub mod sum_members;
 #[cfg(test)]
 mod testing;
 pub mod conv2d;
@@ -12,3 +19,4 @@ pub mod conv2d_grad_input;
 pub mod conv2d_grad_weight;
 pub mod gemm;
 pub mod sum_partials;
+pub mod top_k_errors;

@@ -38,7 +38,9 @@ impl Differentiable for Backward {
         let Some(dy) = gradients.of(self.y) else { return Ok(()) };
         let mut inputs = vec![dy];
         inputs.extend(gradients.take(self.x));
-        let kernel = ShortcutAGrad { forward: self.forward.clone(), addend: inputs.len() == 2 };
+        let ShortcutA { members, batch, height, width, channels, filters, stride } = self.forward;
+        let addend = inputs.len() == 2;
+        let kernel = ShortcutAGrad { members, batch, height, width, channels, filters, stride, addend };
         let dx = graph.launch_one(kernel, &inputs)?;
         gradients.add(graph, self.x, dx)
     }

@@ -1,0 +1,23 @@
+//! What can go wrong with a network.
+
+/// Result of this crate's fallible calls.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error in the choice of a network, or in its state.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `--net` names nothing.
+    #[error("unknown network \"{name}\": {hint}")]
+    UnknownNetwork {
+        /// What was asked for.
+        name: String,
+        /// What there is, or what is wrong with the name.
+        hint: String,
+    },
+    /// A state dictionary that does not fit the network; nothing was loaded.
+    #[error("the weights do not fit the network: {0}")]
+    State(String),
+    /// The engine refused.
+    #[error(transparent)]
+    Engine(#[from] tensor::Error),
+}

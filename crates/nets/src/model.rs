@@ -1,0 +1,234 @@
+//! A model's state: declared by the builder, initialised from a seed, read and loaded under PyTorch's names.
+
+use std::collections::HashMap;
+
+use tensor::{Device, Kind, Param, Params, Rng, Spec};
+
+use crate::error::{Error, Result};
+use crate::layout::Layout;
+
+/// How a parameter begins.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Init {
+    /// Normal with mean 0 and this standard deviation.
+    Normal(f64),
+    /// Uniform between minus and plus this.
+    Uniform(f64),
+    /// All elements alike.
+    Constant(f32),
+}
+
+/// What the builder knows of a parameter beyond its place in memory.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Declaration {
+    pub layout: Layout,
+    pub init: Init,
+    /// Whether members are branches of one network (and are named so), or there is one member by nature.
+    pub members: usize,
+}
+
+/// One tensor under its public name, in PyTorch's layout.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NamedTensor {
+    /// `layer3.0.conv1.weight`; `branches.1.layer3.0.conv1.weight` for the second branch.
+    pub name: String,
+    /// Shape in PyTorch.
+    pub shape: Vec<usize>,
+    /// Elements.
+    pub data: Vec<f32>,
+}
+
+/// Which state to read: the values, or the optimiser's velocities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Values,
+    Velocities,
+}
+
+/// The parameters and running statistics of a network and its branches.
+#[derive(Debug, Default)]
+pub struct Model {
+    params: Params,
+    declarations: HashMap<String, Declaration>,
+}
+
+/// The public name of a member's tensor. Branch 0 is the target network and keeps the plain names.
+fn public_name(name: &str, member: usize) -> String {
+    if member == 0 { name.to_owned() } else { format!("branches.{member}.{name}") }
+}
+
+impl Model {
+    /// A model without parameters; recording a network declares them.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Where the parameters lie.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    pub(crate) fn declare(&mut self, name: &str, spec: Spec, kind: Kind, declaration: Declaration) -> Result<usize> {
+        self.params.declare(name, spec, kind)?;
+        self.declarations.insert(name.to_owned(), declaration);
+        let index = self.params.entries().iter().position(|param| param.name == name);
+        Ok(index.expect("the parameter was declared just now"))
+    }
+
+    fn declaration(&self, param: &Param) -> &Declaration {
+        self.declarations.get(&param.name).expect("every parameter of a model is declared by its builder")
+    }
+
+    /// Number of trained values (padding not counted) of the whole model, or of one branch with all that is shared.
+    pub fn parameters(&self, branch: Option<usize>) -> usize {
+        let trained = self.params.entries().iter().filter(|param| matches!(param.kind, Kind::Trained { .. }));
+        trained
+            .filter(|param| branch.is_none() || !param.name.starts_with("gate."))
+            .map(|param| {
+                let members = param.spec.members();
+                let one: usize = self.declaration(param).layout.torch_shape(param.spec.words() / members).iter().product();
+                one * if branch.is_some() { 1 } else { members }
+            })
+            .sum()
+    }
+
+    /// Sets every parameter to its initial value, a pure function of the seed, its name and its member, and every
+    /// velocity to zero. Member i of seed s begins as member 0 of seed s + i does.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn initialize(&self, device: &Device, seed: u64) -> Result<()> {
+        for param in self.params.entries() {
+            let declaration = self.declaration(param);
+            let words = param.spec.words() / param.spec.members();
+            let mut stored = Vec::with_capacity(param.spec.words());
+            for member in 0..param.spec.members() {
+                let count = declaration.layout.torch_shape(words).iter().product();
+                let mut rng = Rng::named(&param.name, &[seed.wrapping_add(member as u64)]);
+                let torch: Vec<f32> = (0..count)
+                    .map(|_| match declaration.init {
+                        Init::Normal(std) => (std * rng.normal()) as f32,
+                        Init::Uniform(bound) => (bound * (2.0 * rng.uniform() - 1.0)) as f32,
+                        Init::Constant(value) => value,
+                    })
+                    .collect();
+                stored.extend(declaration.layout.store(&torch, words));
+            }
+            self.params.write(device, param, &stored)?;
+        }
+        let velocities = self.params.velocities();
+        velocities.write(device, 0, &vec![0; velocities.words()])?;
+        Ok(())
+    }
+
+    /// All parameters and running statistics, in declared order, branch after branch.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn state(&self, device: &Device) -> Result<Vec<NamedTensor>> {
+        self.export(device, Part::Values)
+    }
+
+    /// The optimiser's velocities, under the names of their parameters.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn velocities(&self, device: &Device) -> Result<Vec<NamedTensor>> {
+        self.export(device, Part::Velocities)
+    }
+
+    fn export(&self, device: &Device, part: Part) -> Result<Vec<NamedTensor>> {
+        let trained: Vec<f32> = floats(match part {
+            Part::Values => self.params.values().read(device)?,
+            Part::Velocities => self.params.velocities().read(device)?,
+        });
+        let running: Vec<f32> = floats(self.params.running().read(device)?);
+        let mut tensors = Vec::new();
+        for param in self.params.entries() {
+            let bank = match (param.kind, part) {
+                (Kind::Trained { .. }, _) => &trained,
+                (Kind::Running, Part::Values) => &running,
+                (Kind::Running, Part::Velocities) => continue,
+            };
+            let layout = self.declaration(param).layout;
+            let words = param.spec.words() / param.spec.members();
+            for member in 0..param.spec.members() {
+                let start = param.offset + member * words;
+                tensors.push(NamedTensor {
+                    name: public_name(&param.name, member),
+                    shape: layout.torch_shape(words),
+                    data: layout.to_torch(&bank[start..start + words]),
+                });
+            }
+        }
+        Ok(tensors)
+    }
+
+    /// Loads parameters and running statistics by their public names.
+    ///
+    /// # Errors
+    /// When names are missing, unexpected or wrongly shaped (all are listed, and nothing is loaded), or the device fails.
+    pub fn load(&self, device: &Device, tensors: &[NamedTensor]) -> Result<()> {
+        self.import(device, tensors, Part::Values)
+    }
+
+    /// Loads the optimiser's velocities.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn load_velocities(&self, device: &Device, tensors: &[NamedTensor]) -> Result<()> {
+        self.import(device, tensors, Part::Velocities)
+    }
+
+    fn import(&self, device: &Device, tensors: &[NamedTensor], part: Part) -> Result<()> {
+        let mut given: HashMap<&str, &NamedTensor> = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
+        let (mut missing, mut misshapen) = (Vec::new(), Vec::new());
+        let mut ready: Vec<(&Param, Vec<f32>)> = Vec::new();
+        let wanted = |param: &&Param| part == Part::Values || matches!(param.kind, Kind::Trained { .. });
+        for param in self.params.entries().iter().filter(wanted) {
+            let layout = self.declaration(param).layout;
+            let words = param.spec.words() / param.spec.members();
+            let shape = layout.torch_shape(words);
+            let mut stored = Vec::with_capacity(param.spec.words());
+            for member in 0..param.spec.members() {
+                let name = public_name(&param.name, member);
+                match given.remove(name.as_str()) {
+                    None => missing.push(name),
+                    Some(tensor) if tensor.shape != shape => {
+                        misshapen.push(format!("{name} is {:?} instead of {shape:?}", tensor.shape));
+                    }
+                    Some(tensor) => stored.extend(layout.store(&tensor.data, words)),
+                }
+            }
+            ready.push((param, stored));
+        }
+        let mut unexpected: Vec<&str> = given.into_keys().collect();
+        unexpected.sort_unstable();
+        let mut problems = Vec::new();
+        let mut list = |what: &str, names: &[String]| {
+            if !names.is_empty() {
+                problems.push(format!("{what}: {}", names.join(", ")));
+            }
+        };
+        list("missing", &missing);
+        list("unexpected", &unexpected.into_iter().map(str::to_owned).collect::<Vec<_>>());
+        list("wrongly shaped", &misshapen);
+        if !problems.is_empty() {
+            return Err(Error::State(problems.join("; ")));
+        }
+        for (param, stored) in ready {
+            match part {
+                Part::Values => self.params.write(device, param, &stored)?,
+                Part::Velocities => {
+                    let words: Vec<u32> = stored.iter().map(|value| value.to_bits()).collect();
+                    self.params.velocities().write(device, param.offset, &words)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn floats(words: Vec<u32>) -> Vec<f32> {
+    words.into_iter().map(f32::from_bits).collect()
+}

@@ -1,0 +1,24 @@
+// y[m, n, p, q, k] = x[m, n, p * STRIDE, q * STRIDE, k - BEFORE] if BEFORE <= k < BEFORE + C, else 0.
+// Shapes: x [M, N, H, W, C], y [M, N, P, Q, K], channels counted in elements; ELEMENTS is those of y.
+// Tiles: one element of y per thread; neighbours are neighbours along k.
+// Workgroup: 256 threads.
+// Grid: ceil(ELEMENTS / 256) workgroups.
+@group(0) @binding(0) var<storage, read> x: array<Elem>; // [M, N, H, W, C]
+@group(0) @binding(1) var<storage, read_write> y: array<Elem>; // [M, N, P, Q, K]
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+    let i = (group.x + group.y * GRID_ROW) * 256u + thread;
+    if i >= ELEMENTS {
+        return;
+    }
+    let k = i % K;
+    let q = i / K % Q;
+    let p = i / (K * Q) % P;
+    let image = i / (K * Q * P);
+    var value = Elem();
+    if k >= BEFORE && k < BEFORE + C {
+        value = x[((image * H + p * STRIDE) * W + q * STRIDE) * C + k - BEFORE];
+    }
+    y[i] = value;
+}

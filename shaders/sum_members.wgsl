@@ -1,0 +1,19 @@
+// y[i] = sum over m of x[m, i], in the order of m.
+// Shapes: x [MEMBERS, ELEMENTS], y [1, ELEMENTS].
+// Tiles: one element per thread.
+// Workgroup: 256 threads, neighbours in memory.
+// Grid: ceil(ELEMENTS / 256) workgroups.
+@group(0) @binding(0) var<storage, read> x: array<Elem>; // [MEMBERS, ELEMENTS]
+@group(0) @binding(1) var<storage, read_write> y: array<Elem>; // [1, ELEMENTS]
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+    let i = (group.x + group.y * GRID_ROW) * 256u + thread;
+    if i < ELEMENTS {
+        var sum = x[i];
+        for (var m = 1u; m < MEMBERS; m += 1u) {
+            sum += x[m * ELEMENTS + i];
+        }
+        y[i] = sum;
+    }
+}
