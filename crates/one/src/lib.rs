@@ -1,1 +1,3 @@
-//! one
+//! On-the-fly native ensemble: the fused distillation loss.
+
+pub mod kernels;

@@ -1,0 +1,336 @@
+// g = softmax(gate) or 1/M, z_e = sum_i g_i z_i, q = softmax(z_e/T) held constant; per sample
+//   loss = sum_i CE(z_i, y) + CE(z_e, y) + w T^2 sum_i KL(q || softmax(z_i/T)), its terms, and d(loss)/dz, d(loss)/dgate over n.
+// Shapes: logits [M, N, K], labels [N], hyper [2] = (w, n), gate [N, M] -> terms [N, M + 1, 4], dlogits [M, N, K], dgate [N, M].
+// Tile: the M logit rows of one sample, read once into workgroup memory where they fit (STAGED). Three sweeps over the
+//   classes, each followed by one tree for all its quantities: maxima and ranks; sums of exponentials; KL, dgate, dlogits.
+// Workgroup: 64 lanes across the K classes. Grid: N. Entry points: evaluate (terms), train (+ dlogits), train_gated (+ dgate).
+
+const LANES: u32 = 64u;
+// Eight words more than the lanes: the columns of neighbouring quantities then fall into different banks.
+const PITCH: u32 = LANES + 8u;
+const QUANTITIES: u32 = 2u * NETWORKS;
+const INVERSE_TEMPERATURE: f32 = 1.0 / TEMPERATURE;
+
+@group(0) @binding(0) var<storage, read> logits: array<f32>; // [M, N, K]
+@group(0) @binding(1) var<storage, read> labels: array<u32>; // [N]
+@group(0) @binding(2) var<storage, read> hyper: array<f32>; // [2]: weight of the distillation term, valid rows
+@group(0) @binding(3) var<storage, read> gate: array<f32>; // [N, M]; the logits once more, unread, unless GATED
+@group(0) @binding(4) var<storage, read_write> terms: array<f32>; // [N, M + 1, 4]
+@group(0) @binding(5) var<storage, read_write> dlogits: array<f32>; // [M, N, K]; train, train_gated
+@group(0) @binding(6) var<storage, read_write> dgate: array<f32>; // [N, M]; train_gated
+
+var<workgroup> stage: array<f32, STAGE>; // [M, K] if STAGED
+var<workgroup> tree: array<f32, QUANTITIES * PITCH>;
+
+// What follows is indexed by branch, or by network: the branches, then the ensemble if there is one.
+var<private> share: array<f32, BRANCHES>; // g
+var<private> value: array<f32, NETWORKS>; // logits of the class at hand
+var<private> label_value: array<f32, NETWORKS>; // logits of the true class
+var<private> peak: array<f32, NETWORKS>; // largest logit
+var<private> rank: array<f32, NETWORKS>; // classes in front of the true one
+var<private> log_sum: array<f32, NETWORKS>; // log sum exp(z - peak)
+var<private> scale: array<f32, NETWORKS>; // 1 / sum exp(z - peak)
+var<private> soft_log_sum: array<f32, NETWORKS>; // the same two of (z - peak) / T
+var<private> soft_scale: array<f32, NETWORKS>;
+var<private> slope: array<f32, BRANCHES>; // n times the gradient of the class at hand
+var<private> tally: array<f32, QUANTITIES>; // this lane's part of a reduction, then the whole of it
+
+// A bit test: compilers may assume that no comparison meets a NaN.
+fn is_nan(x: f32) -> bool {
+    return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u;
+}
+
+fn clear_tally() {
+    for (var q = 0u; q < QUANTITIES; q++) {
+        tally[q] = 0.0;
+    }
+}
+
+// Combines `tally` over the lanes in a fixed order, eight at a time: the first `maxima` quantities by max, the others by sum.
+fn reduce(lane: u32, maxima: u32) {
+    for (var q = 0u; q < QUANTITIES; q++) {
+        tree[q * PITCH + lane] = tally[q];
+    }
+    workgroupBarrier();
+    for (var index = lane; index < QUANTITIES * 8u; index += LANES) {
+        let q = index / 8u;
+        let column = q * PITCH + index % 8u;
+        var total = tree[column];
+        for (var step = 1u; step < 8u; step++) {
+            let next = tree[column + 8u * step];
+            total = select(total + next, max(total, next), q < maxima);
+        }
+        tree[column] = total;
+    }
+    workgroupBarrier();
+    if lane < QUANTITIES {
+        var total = tree[lane * PITCH];
+        for (var step = 1u; step < 8u; step++) {
+            let next = tree[lane * PITCH + step];
+            total = select(total + next, max(total, next), lane < maxima);
+        }
+        tree[lane * PITCH] = total;
+    }
+    workgroupBarrier();
+    for (var q = 0u; q < QUANTITIES; q++) {
+        tally[q] = tree[q * PITCH];
+    }
+    workgroupBarrier();
+}
+
+// `value` of class k.
+fn gather(row: u32, k: u32) {
+    var mixture = 0.0;
+    for (var i = 0u; i < BRANCHES; i++) {
+        var z: f32;
+        if STAGED {
+            z = stage[i * CLASSES + k];
+        } else {
+            z = logits[(i * BATCH + row) * CLASSES + k];
+        }
+        value[i] = z;
+        if ENSEMBLE {
+            mixture += share[i] * z;
+        }
+    }
+    if ENSEMBLE {
+        value[BRANCHES] = mixture;
+    }
+}
+
+fn load_shares(row: u32) {
+    for (var i = 0u; i < BRANCHES; i++) {
+        share[i] = 1.0 / f32(BRANCHES);
+    }
+    if GATED {
+        var largest = gate[row * BRANCHES];
+        for (var i = 1u; i < BRANCHES; i++) {
+            largest = max(largest, gate[row * BRANCHES + i]);
+        }
+        var sum = 0.0;
+        for (var i = 0u; i < BRANCHES; i++) {
+            share[i] = exp(gate[row * BRANCHES + i] - largest);
+            sum += share[i];
+        }
+        for (var i = 0u; i < BRANCHES; i++) {
+            share[i] /= sum;
+        }
+    }
+}
+
+fn label_of(row: u32) -> u32 {
+    return min(labels[row], CLASSES - 1u);
+}
+
+// The first two sweeps: all of each network's softmax at temperatures 1 and T that does not depend on the class.
+fn normalise(row: u32, lane: u32) {
+    load_shares(row);
+    if STAGED {
+        for (var i = 0u; i < BRANCHES; i++) {
+            for (var k = lane; k < CLASSES; k += LANES) {
+                stage[i * CLASSES + k] = logits[(i * BATCH + row) * CLASSES + k];
+            }
+        }
+        workgroupBarrier();
+    }
+    let label = label_of(row);
+    gather(row, label);
+    label_value = value;
+
+    for (var net = 0u; net < NETWORKS; net++) {
+        tally[net] = -3.4028234e38;
+        tally[NETWORKS + net] = 0.0;
+    }
+    for (var k = lane; k < CLASSES; k += LANES) {
+        gather(row, k);
+        for (var net = 0u; net < NETWORKS; net++) {
+            let z = value[net];
+            let target_z = label_value[net];
+            let in_front = is_nan(z) || z > target_z || (z == target_z && k < label);
+            tally[net] = max(tally[net], z);
+            tally[NETWORKS + net] += select(0.0, 1.0, in_front && k != label);
+        }
+    }
+    reduce(lane, NETWORKS);
+    for (var net = 0u; net < NETWORKS; net++) {
+        peak[net] = tally[net];
+        rank[net] = tally[NETWORKS + net];
+    }
+
+    clear_tally();
+    for (var k = lane; k < CLASSES; k += LANES) {
+        gather(row, k);
+        for (var net = 0u; net < NETWORKS; net++) {
+            let x = value[net] - peak[net];
+            tally[net] += exp(x);
+            if DISTILL {
+                tally[NETWORKS + net] += exp(x * INVERSE_TEMPERATURE);
+            }
+        }
+    }
+    reduce(lane, 0u);
+    for (var net = 0u; net < NETWORKS; net++) {
+        log_sum[net] = log(tally[net]);
+        scale[net] = 1.0 / tally[net];
+        if DISTILL {
+            soft_log_sum[net] = log(tally[NETWORKS + net]);
+            soft_scale[net] = 1.0 / tally[NETWORKS + net];
+        }
+    }
+    clear_tally();
+}
+
+// Class k in the third sweep: adds to the KL of each branch and to <z_i, p_e - onehot>, sets `slope`.
+// The second is measured from the true class's logit, which changes nothing since p_e - onehot sums to 0, and cancels less.
+fn visit(row: u32, k: u32) {
+    gather(row, k);
+    let onehot = select(0.0, 1.0, k == label_of(row));
+    var residual = 0.0; // p_e - onehot
+    var q = 0.0;
+    var log_q = 0.0;
+    if ENSEMBLE {
+        let x = value[BRANCHES] - peak[BRANCHES];
+        if GRADIENT {
+            residual = exp(x) * scale[BRANCHES] - onehot;
+        }
+        if DISTILL {
+            q = exp(x * INVERSE_TEMPERATURE) * soft_scale[BRANCHES];
+            log_q = x * INVERSE_TEMPERATURE - soft_log_sum[BRANCHES];
+        }
+    }
+    for (var i = 0u; i < BRANCHES; i++) {
+        let x = value[i] - peak[i];
+        let soft_x = x * INVERSE_TEMPERATURE;
+        if DISTILL {
+            tally[i] += q * (log_q - (soft_x - soft_log_sum[i]));
+        }
+        if GRADIENT {
+            slope[i] = exp(x) * scale[i] - onehot;
+            if DISTILL {
+                slope[i] += hyper[0] * TEMPERATURE * (exp(soft_x) * soft_scale[i] - q);
+            }
+            if ENSEMBLE {
+                slope[i] += share[i] * residual;
+                tally[NETWORKS + i] += residual * (value[i] - label_value[i]);
+            }
+        }
+    }
+}
+
+fn write_terms(row: u32, lane: u32) {
+    if lane != 0u {
+        return;
+    }
+    let first = row * (BRANCHES + 1u) * 4u;
+    for (var net = 0u; net <= BRANCHES; net++) {
+        var term = vec4<f32>();
+        if net < NETWORKS {
+            term.x = (peak[net] - label_value[net]) + log_sum[net];
+            if DISTILL && net < BRANCHES {
+                term.y = TEMPERATURE * TEMPERATURE * tally[net];
+            }
+            let lost = is_nan(label_value[net]);
+            term.z = select(0.0, 1.0, lost || rank[net] >= 1.0);
+            term.w = select(0.0, 1.0, lost || rank[net] >= 5.0);
+        }
+        terms[first + 4u * net] = term.x;
+        terms[first + 4u * net + 1u] = term.y;
+        terms[first + 4u * net + 2u] = term.z;
+        terms[first + 4u * net + 3u] = term.w;
+    }
+}
+
+fn write_blank_terms(row: u32, lane: u32) {
+    for (var index = lane; index < (BRANCHES + 1u) * 4u; index += LANES) {
+        terms[row * (BRANCHES + 1u) * 4u + index] = 0.0;
+    }
+}
+
+// A row of a ragged last batch that holds no sample.
+fn is_padding(row: u32) -> bool {
+    return f32(row) >= hyper[1];
+}
+
+// Everything but dgate; leaves <z_i, p_e - onehot> in the second half of `tally`.
+fn terms_and_dlogits(row: u32, lane: u32) {
+    normalise(row, lane);
+    let mean = 1.0 / hyper[1];
+    for (var k = lane; k < CLASSES; k += LANES) {
+        visit(row, k);
+        for (var i = 0u; i < BRANCHES; i++) {
+            dlogits[(i * BATCH + row) * CLASSES + k] = slope[i] * mean;
+        }
+    }
+    if ENSEMBLE {
+        reduce(lane, 0u);
+    }
+    write_terms(row, lane);
+}
+
+fn write_blank_dlogits(row: u32, lane: u32) {
+    for (var i = 0u; i < BRANCHES; i++) {
+        for (var k = lane; k < CLASSES; k += LANES) {
+            dlogits[(i * BATCH + row) * CLASSES + k] = 0.0;
+        }
+    }
+}
+
+@compute @workgroup_size(64)
+fn evaluate(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let row = wid.x + wid.y * GRID_ROW;
+    if row >= WORKGROUPS {
+        return;
+    }
+    if is_padding(row) {
+        write_blank_terms(row, lane);
+        return;
+    }
+    normalise(row, lane);
+    if DISTILL {
+        for (var k = lane; k < CLASSES; k += LANES) {
+            visit(row, k);
+        }
+        reduce(lane, 0u);
+    }
+    write_terms(row, lane);
+}
+
+@compute @workgroup_size(64)
+fn train(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let row = wid.x + wid.y * GRID_ROW;
+    if row >= WORKGROUPS {
+        return;
+    }
+    if is_padding(row) {
+        write_blank_terms(row, lane);
+        write_blank_dlogits(row, lane);
+        return;
+    }
+    terms_and_dlogits(row, lane);
+}
+
+@compute @workgroup_size(64)
+fn train_gated(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let row = wid.x + wid.y * GRID_ROW;
+    if row >= WORKGROUPS {
+        return;
+    }
+    if is_padding(row) {
+        write_blank_terms(row, lane);
+        write_blank_dlogits(row, lane);
+        if lane < BRANCHES {
+            dgate[row * BRANCHES + lane] = 0.0;
+        }
+        return;
+    }
+    terms_and_dlogits(row, lane);
+    if lane == 0u {
+        var mean_s = 0.0;
+        for (var i = 0u; i < BRANCHES; i++) {
+            mean_s += share[i] * tally[NETWORKS + i];
+        }
+        for (var i = 0u; i < BRANCHES; i++) {
+            dgate[row * BRANCHES + i] = share[i] * (tally[NETWORKS + i] - mean_s) / hyper[1];
+        }
+    }
+}
