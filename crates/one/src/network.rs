@@ -1,0 +1,103 @@
+//! The network of the method: shared stages, the gate at the fan-out point, branches, a classifier each.
+
+use nets::{Architecture, Builder, Macs, Mode, Model, Result};
+use tensor::{Error, Graph, Var};
+
+use crate::kernels::ensemble_distillation::Teacher;
+
+/// What is built around an architecture.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Config {
+    /// Number of branches, from 1 to 8. One is the plain network, without teacher.
+    pub branches: usize,
+    /// The stage at which branches begin; 0 shares nothing.
+    pub fan_out: usize,
+    /// Classes.
+    pub classes: usize,
+    /// Temperature T of the distillation.
+    pub temperature: f32,
+    /// How branches form the teacher.
+    pub teacher: Teacher,
+    /// Whether the teacher is distilled into the branches.
+    pub distill: bool,
+}
+
+impl Config {
+    /// The method as the paper has it: a gated teacher, T = 3; a plain network if there is one branch.
+    pub fn paper(architecture: &dyn Architecture, branches: usize, classes: usize) -> Self {
+        let teacher = if branches > 1 { Teacher::Gated } else { Teacher::None };
+        let fan_out = architecture.default_fan_out();
+        Self { branches, fan_out, classes, temperature: 3.0, teacher, distill: branches > 1 }
+    }
+
+    fn check(&self, stages: usize) -> Result<()> {
+        let problem = if self.branches == 0 || self.branches > MAX_BRANCHES {
+            format!("{} branches; there can be 1 to {MAX_BRANCHES}", self.branches)
+        } else if self.fan_out >= stages {
+            format!("fan-out at stage {}; the stages are 0 to {}", self.fan_out, stages - 1)
+        } else if self.classes < 2 {
+            format!("{} classes; at least 2 are needed", self.classes)
+        } else if self.temperature.is_nan() || self.temperature <= 0.0 {
+            format!("temperature {}; it must be above 0", self.temperature)
+        } else {
+            return Ok(());
+        };
+        Err(Error::Shape { op: "network", problem }.into())
+    }
+}
+
+/// Most branches that the loss kernel takes.
+pub const MAX_BRANCHES: usize = 8;
+
+/// What a recorded network gives.
+#[derive(Debug, Clone)]
+pub struct Heads {
+    /// Logits of the branches `[M, N, K]`.
+    pub logits: Var,
+    /// Activations of the gate before its softmax `[N, M]`, for a gated teacher.
+    pub gate: Option<Var>,
+    /// The parameters as they stand in the graph: index in `Params::entries`, and tensor.
+    pub parameters: Vec<(usize, Var)>,
+    /// Multiply-accumulates of one image, forward, everything counted.
+    pub macs: Macs,
+}
+
+/// Records the network on `image` `[1, N, H, W, 4]`.
+///
+/// # Errors
+/// When the configuration is out of range, or the image does not fit the architecture.
+pub fn record(
+    graph: &mut Graph,
+    model: &mut Model,
+    architecture: &dyn Architecture,
+    mode: Mode,
+    image: Var,
+    config: &Config,
+) -> Result<Heads> {
+    let stages = architecture.stages().len();
+    config.check(stages)?;
+    let mut net = Builder::new(graph, model, mode);
+    net.set_image(image);
+    let mut x = image;
+    let mut gate = None;
+    for stage in 0..stages {
+        if stage == config.fan_out {
+            if config.teacher == Teacher::Gated {
+                gate = Some(record_gate(&mut net, x, config.branches)?);
+            }
+            net.set_members(config.branches);
+        }
+        x = architecture.stage(stage, &mut net, x)?;
+    }
+    let logits = architecture.classifier(&mut net, x, config.classes)?;
+    Ok(Heads { logits, gate, macs: net.macs(), parameters: net.into_vars() })
+}
+
+/// The gate: global average pool, linear layer, batch-norm over the batch, ReLU. The softmax is the loss kernel's.
+fn record_gate(net: &mut Builder<'_>, features: Var, branches: usize) -> Result<Var> {
+    let pooled = net.graph().global_average_pool(features)?;
+    let scores = net.linear("gate.fc", pooled, branches)?;
+    let gate = net.batch_norm("gate.bn", scores, None, true)?;
+    let batch = net.graph().shape(gate)[1];
+    Ok(net.graph().set_shape(gate, [batch, branches])?)
+}
