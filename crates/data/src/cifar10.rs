@@ -52,7 +52,12 @@ pub fn load(options: &LoadOptions) -> Result<Dataset> {
     if let Some(asked) = options.classes.filter(|&classes| classes != CLASSES.len()) {
         return Err(DataError::Classes { dataset: NAME, offered: CLASSES.len().to_string(), asked });
     }
-    let folder = find(options)?;
+    let root = options.data_dir.as_deref().unwrap_or(Path::new(DEFAULT_DIR));
+    let folder = find(root).ok_or_else(|| {
+        let folder = root.join(NAME);
+        let file = folder.join(TRAIN_FILES[0]);
+        DataError::Missing { dataset: NAME, file, folder, data_dir: options.data_dir.clone() }
+    })?;
     let train = read(&TRAIN_FILES.map(|file| folder.join(file)), RECORDS, options.limit_train)?;
     let test = read(&[folder.join(TEST_FILE)], RECORDS, options.limit_test)?;
     Ok(Dataset {
@@ -66,19 +71,13 @@ pub fn load(options: &LoadOptions) -> Result<Dataset> {
     })
 }
 
-/// The folder of the files: the first candidate that holds any of them.
-fn find(options: &LoadOptions) -> Result<PathBuf> {
-    let root = options.data_dir.as_deref().unwrap_or(Path::new(DEFAULT_DIR));
+/// The folder of the files under the data directory `root`: the first candidate that holds any of them.
+pub(crate) fn find(root: &Path) -> Option<PathBuf> {
     let folder = root.join(NAME);
-    let candidates = [folder.clone(), folder.join(AUTHORS_FOLDER), root.join(AUTHORS_FOLDER), root.to_owned()];
-    let holds_files =
-        |candidate: &PathBuf| TRAIN_FILES.iter().chain([&TEST_FILE]).any(|file| candidate.join(file).exists());
-    candidates.into_iter().find(holds_files).ok_or_else(|| DataError::Missing {
-        dataset: NAME,
-        file: folder.join(TRAIN_FILES[0]),
-        folder: folder.clone(),
-        data_dir: options.data_dir.clone(),
-    })
+    let authors = folder.join(AUTHORS_FOLDER);
+    let candidates = [folder, authors, root.join(AUTHORS_FOLDER), root.to_owned()];
+    let names = TRAIN_FILES.iter().chain([&TEST_FILE]);
+    candidates.into_iter().find(|candidate| names.clone().any(|file| candidate.join(file).exists()))
 }
 
 /// Reads the first `limit` images (all where absent) of files that hold `records` records each.
@@ -217,7 +216,6 @@ mod tests {
         let folder = root.path().join(NAME).join(AUTHORS_FOLDER);
         fs::create_dir_all(&folder).expect("made");
         fs::write(folder.join(TEST_FILE), []).expect("written");
-        let options = LoadOptions { data_dir: Some(root.path().to_owned()), ..LoadOptions::default() };
-        assert_eq!(find(&options).expect("found"), folder);
+        assert_eq!(find(root.path()), Some(folder));
     }
 }

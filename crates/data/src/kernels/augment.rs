@@ -172,3 +172,81 @@ impl Augment {
         &shards[shard][index * self.pixels()..][..self.pixels()]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tensor::Rng;
+
+    use super::*;
+    use crate::sampler::pack;
+
+    /// Pads, cuts and mirrors as three separate images, the way torchvision does.
+    fn naive(kernel: &Augment, image: &[u32], dx: usize, dy: usize, flip: bool) -> Vec<f32> {
+        let (size, padding) = (kernel.size, kernel.padding);
+        let mut padded = vec![vec![[0.0_f32; 3]; size + 2 * padding]; size + 2 * padding];
+        for y in 0..size {
+            for x in 0..size {
+                padded[y + padding][x + padding] =
+                    [0, 8, 16].map(|shift| f32::from((image[y * size + x] >> shift) as u8) / 255.0);
+            }
+        }
+        let mut cropped: Vec<Vec<[f32; 3]>> =
+            padded[dy..dy + size].iter().map(|row| row[dx..dx + size].to_vec()).collect();
+        if flip {
+            cropped.iter_mut().for_each(|row| row.reverse());
+        }
+        let normalised = |pixel: [f32; 3]| {
+            let [r, g, b] = [0, 1, 2].map(|c| (pixel[c] - kernel.mean[c]) / kernel.std[c]);
+            [r, g, b, 0.0]
+        };
+        cropped.into_iter().flatten().flat_map(normalised).collect()
+    }
+
+    #[test]
+    fn the_reference_is_pad_crop_flip_normalise_for_every_offset() {
+        let kernel = Augment {
+            shard_images: vec![2, 1, 3],
+            size: 7,
+            batch: 6 * 81 * 2,
+            padding: 4,
+            mean: [0.5, 0.4, 0.3],
+            std: [0.25, 0.5, 0.2],
+        };
+        let mut rng = Rng::new(&[1]);
+        let images: Vec<u32> = (0..6 * 49).map(|_| rng.below(1 << 24) as u32).collect();
+        let labels = [3, 1, 4, 1, 5, 9];
+        let wanted: Vec<(usize, usize, usize, bool)> =
+            (0..kernel.batch).map(|n| (n / 162, n % 9, n / 9 % 9, n / 81 % 2 == 1)).collect();
+        let picks: Vec<u32> =
+            wanted.iter().flat_map(|&(image, dx, dy, flip)| [image as u32, pack(dx, dy, flip)]).collect();
+        let mut out = vec![f32::NAN; kernel.batch * 49 * 4];
+        let mut labels_out = vec![u32::MAX; kernel.batch];
+        let inputs = [&images[..98], &images[98..147], &images[147..], &labels, &picks].map(Slice::U32);
+        kernel.reference(&inputs, &mut [SliceMut::F32(&mut out), SliceMut::U32(&mut labels_out)]);
+        for (n, &(image, dx, dy, flip)) in wanted.iter().enumerate() {
+            assert_eq!(labels_out[n], labels[image]);
+            let expected = naive(&kernel, &images[image * 49..][..49], dx, dy, flip);
+            assert_eq!(out[n * 196..][..196], expected, "image {image} dx {dx} dy {dy} flip {flip}");
+        }
+    }
+
+    #[test]
+    fn shards_are_as_few_and_as_equal_as_possible() {
+        let words = 128 << 20 >> 2;
+        assert_eq!(shards(50_000, 1024, words).expect("fits"), [25_000, 25_000]);
+        assert_eq!(shards(10, 1024, words).expect("fits"), [10]);
+        assert_eq!(shards(98_304, 1024, words).expect("exactly three"), [32_768; 3]);
+        assert_eq!(shards(7, 10, 30).expect("uneven"), [3, 2, 2]);
+        let error = shards(98_305, 1024, words).expect_err("too many").to_string();
+        assert!(error.contains("more than 3 buffers") && error.ends_with("to 98304"), "{error}");
+        assert!(shards(1, 10, 9).is_err() && shards(0, 10, 90).is_err());
+    }
+
+    #[test]
+    fn absent_shards_are_bound_to_the_first() {
+        let kernel = Augment { shard_images: vec![4], size: 2, batch: 3, padding: 1, mean: [0.5; 3], std: [0.5; 3] };
+        let launch = kernel.launch();
+        assert_eq!(launch.bindings[..5], [0, 0, 0, 1, 2].map(Binding::Input));
+        assert_eq!(launch.bindings[5..], [0, 1].map(Binding::Output));
+    }
+}
