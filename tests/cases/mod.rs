@@ -3,6 +3,7 @@
 //!
 //! A new kernel family is one file here with a `cases()` function, and one line in [`all`].
 
+mod augment;
 mod ensemble_distillation;
 
 use tensor::device::{Dispatch, Executable, View};
@@ -84,7 +85,10 @@ impl Case {
 
 /// Every case of every kernel.
 pub fn all() -> Vec<Case> {
-    let families: Vec<Vec<Case>> = vec![ensemble_distillation::cases()];
+    let families: Vec<Vec<Case>> = vec![
+        augment::cases(),
+        ensemble_distillation::cases(),
+    ];
     families.into_iter().flatten().collect()
 }
 

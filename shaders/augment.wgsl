@@ -1,0 +1,63 @@
+// A batch from the images on the device: pick, crop out of black padding, mirror, normalise.
+//   out[n, y, x] = (rgb(image[n][y + dy - PADDING][x' + dx - PADDING]) / 255 - MEAN) / STD, x' = flip ? SIZE - 1 - x : x
+// Shapes: shards of [images, SIZE, SIZE] packed pixels -> [1, N, SIZE, SIZE, 4]; labels [IMAGES] -> [N].
+// No tiles: a pixel is read once. Consecutive threads read and write consecutive pixels of a row.
+// Workgroup: WORKGROUP threads, one pixel each. Grid: ceil(THREADS / WORKGROUP) with THREADS = N * SIZE * SIZE.
+
+// Images 0..FIRST: [FIRST, SIZE, SIZE], each r | g << 8 | b << 16.
+@group(0) @binding(0) var<storage, read> shard0: array<u32>;
+// Images FIRST..SECOND, or shard 0 again where SECOND = FIRST.
+@group(0) @binding(1) var<storage, read> shard1: array<u32>;
+// Images SECOND..IMAGES, or shard 0 again where SECOND = IMAGES.
+@group(0) @binding(2) var<storage, read> shard2: array<u32>;
+// [IMAGES]
+@group(0) @binding(3) var<storage, read> labels: array<u32>;
+// [N]: image index, dx | dy << 8 | flip << 16
+@group(0) @binding(4) var<storage, read> picks: array<vec2<u32>>;
+// [1, N, SIZE, SIZE]: r, g, b, 0
+@group(0) @binding(5) var<storage, read_write> images_out: array<vec4<f32>>;
+// [N]
+@group(0) @binding(6) var<storage, read_write> labels_out: array<u32>;
+
+const PIXELS: u32 = SIZE * SIZE;
+
+fn packed_pixel(image: u32, pixel: u32) -> u32 {
+    if image < FIRST {
+        return shard0[image * PIXELS + pixel];
+    }
+    if image < SECOND {
+        return shard1[(image - FIRST) * PIXELS + pixel];
+    }
+    return shard2[(image - SECOND) * PIXELS + pixel];
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let workgroup = wid.x + wid.y * GRID_ROW;
+    if workgroup >= WORKGROUPS {
+        return;
+    }
+    let thread = workgroup * WORKGROUP + lane;
+    if thread >= THREADS {
+        return;
+    }
+    let n = thread / PIXELS;
+    let pixel = thread % PIXELS;
+    let pick = picks[n];
+    let image = min(pick.x, IMAGES - 1u);
+    if pixel == 0u {
+        labels_out[n] = labels[image];
+    }
+    let column = pixel % SIZE;
+    let flipped = ((pick.y >> 16u) & 1u) == 1u;
+    // Left of or above the image the subtraction wraps round to a number far above SIZE.
+    let x = select(column, SIZE - 1u - column, flipped) + (pick.y & 255u) - PADDING;
+    let y = pixel / SIZE + ((pick.y >> 8u) & 255u) - PADDING;
+    var packed = 0u;
+    if x < SIZE && y < SIZE {
+        packed = packed_pixel(image, y * SIZE + x);
+    }
+    let rgb = vec3<f32>(vec3<u32>(packed, packed >> 8u, packed >> 16u) & vec3<u32>(255u));
+    let normalised = (rgb / 255.0 - vec3<f32>(MEAN_R, MEAN_G, MEAN_B)) / vec3<f32>(STD_R, STD_G, STD_B);
+    images_out[thread] = vec4<f32>(normalised, 0.0);
+}
