@@ -60,10 +60,10 @@ fn linear(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_ind
     if at.start < at.end {
         let mean = stats[at.member * 2u * VECTORS + at.column];
         for (var row = at.start; row < at.end; row += LANES) {
-            let from = at.base + row * VECTORS;
-            let g = dy[from];
+            let i = at.base + row * VECTORS;
+            let g = dy[i];
             sum += g;
-            product += g * (x[from] - mean);
+            product += g * (x[i] - mean);
         }
     }
     finish(at, thread, sum, product);
@@ -85,9 +85,9 @@ fn relu(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let scale = gate[parameter] * stats[statistic + VECTORS];
         let shift = beta[parameter];
         for (var row = at.start; row < at.end; row += LANES) {
-            let from = at.base + row * VECTORS;
-            let deviation = x[from] - mean;
-            let g = select(Elem(), dy[from], deviation * scale + shift > Elem());
+            let i = at.base + row * VECTORS;
+            let deviation = x[i] - mean;
+            let g = select(Elem(), dy[i], deviation * scale + shift > Elem());
             sum += g;
             product += g * deviation;
         }
@@ -107,11 +107,11 @@ fn relu_of_sum(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
     if at.start < at.end {
         let mean = stats[at.member * 2u * VECTORS + at.column];
         for (var row = at.start; row < at.end; row += LANES) {
-            let from = at.base + row * VECTORS;
-            let g = select(Elem(), dy[from], gate[from] > Elem());
-            masked[from] = g;
+            let i = at.base + row * VECTORS;
+            let g = select(Elem(), dy[i], gate[i] > Elem());
+            masked[i] = g;
             sum += g;
-            product += g * (x[from] - mean);
+            product += g * (x[i] - mean);
         }
     }
     finish(at, thread, sum, product);

@@ -18,12 +18,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     let block = index / TILES % BLOCKS;
     let member = index / (TILES * BLOCKS);
-    let from = member * COEFFICIENTS * VECTORS + column;
-    let mean = coefficients[from];
-    let scale = coefficients[from + VECTORS];
-    let shift = coefficients[from + 2u * VECTORS];
-    let slope = coefficients[from + 3u * VECTORS];
-    let offset = coefficients[from + 4u * VECTORS];
+    let first = member * COEFFICIENTS * VECTORS + column;
+    let mean = coefficients[first];
+    let scale = coefficients[first + VECTORS];
+    let shift = coefficients[first + 2u * VECTORS];
+    let slope = coefficients[first + 3u * VECTORS];
+    let offset = coefficients[first + 4u * VECTORS];
     let base = member * ROWS * VECTORS + column;
     let end = min((block + 1u) * BLOCK_ROWS, ROWS);
     for (var row = block * BLOCK_ROWS + lane; row < end; row += LANES) {

@@ -36,9 +36,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let label = labels[sample];
         let own = order(logits[base + min(label, CLASSES - 1u)]);
         var rank = 0u;
-        for (var class = 0u; class < CLASSES; class += 1u) {
-            let other = order(logits[base + class]);
-            rank += select(0u, 1u, other > own || (other == own && class < label));
+        for (var k = 0u; k < CLASSES; k += 1u) {
+            let other = order(logits[base + k]);
+            rank += select(0u, 1u, other > own || (other == own && k < label));
         }
         let void_label = own == NAN_ORDER || label >= CLASSES;
         wrong_1 += select(0u, 1u, void_label || rank >= 1u);

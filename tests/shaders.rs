@@ -1,7 +1,6 @@
 //! Every shader, in every specialisation of the table, is valid WGSL whose bindings are what the kernel says, and
 //! translates to SPIR-V, MSL and HLSL: the cross-vendor check that needs no GPU.
 
-
 use std::collections::BTreeMap;
 
 use naga::back::{hlsl, msl, spv};

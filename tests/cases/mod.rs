@@ -4,7 +4,11 @@
 //! A new kernel family is one file here with a `cases()` function, and one line in [`all`].
 
 mod augment;
+mod batch_norm;
 mod ensemble_distillation;
+mod optimizer;
+mod pointwise;
+mod reduction;
 
 use tensor::device::{Dispatch, Executable, View};
 use tensor::{DType, Device, Kernel, Rng, Spec};
@@ -43,9 +47,7 @@ impl Fill {
         let n = spec.words();
         match self {
             Fill::Normal(mean, std) => (0..n).map(|_| (mean + std * rng.normal() as f32).to_bits()).collect(),
-            Fill::Uniform(low, high) => {
-                (0..n).map(|_| (low + (high - low) * rng.uniform() as f32).to_bits()).collect()
-            }
+            Fill::Uniform(low, high) => (0..n).map(|_| (low + (high - low) * rng.uniform() as f32).to_bits()).collect(),
             Fill::Below(bound) => (0..n).map(|_| rng.below(*bound as usize) as u32).collect(),
             Fill::Words(words) => {
                 assert_eq!(words.len(), n, "a fixed fill must have the operand's length");
@@ -87,7 +89,11 @@ impl Case {
 pub fn all() -> Vec<Case> {
     let families: Vec<Vec<Case>> = vec![
         augment::cases(),
+        batch_norm::cases(),
         ensemble_distillation::cases(),
+        optimizer::cases(),
+        pointwise::cases(),
+        reduction::cases(),
     ];
     families.into_iter().flatten().collect()
 }
@@ -142,8 +148,7 @@ impl Case {
         let input_views = input_views.collect::<Result<Vec<_>, tensor::Error>>()?;
         let output_views = outputs.iter().zip(&output_specs).map(|(words, spec)| view(words, spec, GUARD));
         let output_views = output_views.collect::<Result<Vec<_>, tensor::Error>>()?;
-        let dispatch =
-            Dispatch { kernel: self.kernel.into(), inputs: input_views, outputs: output_views.clone() };
+        let dispatch = Dispatch { kernel: self.kernel.into(), inputs: input_views, outputs: output_views.clone() };
         let executable = device.prepare(vec![dispatch])?;
         Ok(Prepared { device: device.clone(), executable, outputs: output_views })
     }

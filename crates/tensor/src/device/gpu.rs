@@ -47,10 +47,11 @@ impl GpuDevice {
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
         };
-        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).map_err(|error| Error::Device {
-            device: name.clone(),
-            problem: format!("the adapter cannot be opened: {error}; a newer driver may help, or --device cpu"),
-        })?;
+        let (device, queue) =
+            pollster::block_on(adapter.request_device(&descriptor)).map_err(|error| Error::Device {
+                device: name.clone(),
+                problem: format!("the adapter cannot be opened: {error}; a newer driver may help, or --device cpu"),
+            })?;
         let failure = Arc::new(Mutex::new(None));
         let record = |failure: &Arc<Mutex<Option<String>>>, text: String| {
             failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
@@ -154,7 +155,8 @@ impl GpuDevice {
                 mapped_at_creation: false,
             })
         })?;
-        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("read-back") });
+        let mut encoder =
+            self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("read-back") });
         encoder.copy_buffer_to_buffer(buffer, 4 * offset as u64, &staging, 0, size);
         self.queue.submit([encoder.finish()]);
         let (sender, receiver) = std::sync::mpsc::channel();
@@ -224,9 +226,7 @@ impl GpuDevice {
             } else {
                 // SAFETY: every kernel stays inside its bindings and ends its loops: tests run each of them with the
                 // checks on and with guard words around its outputs, and compare it with its reference.
-                unsafe {
-                    self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
-                }
+                unsafe { self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
             };
             let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label: Some(name),
@@ -247,9 +247,7 @@ impl GpuDevice {
 /// What `wgpu` says, on one line.
 fn explain(error: &wgpu::Error) -> String {
     let text = match error {
-        wgpu::Error::OutOfMemory { .. } => {
-            "out of device memory; a smaller --batch needs less".to_owned()
-        }
+        wgpu::Error::OutOfMemory { .. } => "out of device memory; a smaller --batch needs less".to_owned(),
         wgpu::Error::Validation { description, .. } | wgpu::Error::Internal { description, .. } => description.clone(),
     };
     text.split_whitespace().collect::<Vec<_>>().join(" ")
@@ -309,7 +307,8 @@ impl GpuProgram {
         while start < self.recorded.len() {
             let mut end = start;
             let mut weight = 0;
-            while end < self.recorded.len() && (end == start || weight + self.recorded[end].weight <= SUBMISSION_FLOPS) {
+            while end < self.recorded.len() && (end == start || weight + self.recorded[end].weight <= SUBMISSION_FLOPS)
+            {
                 weight += self.recorded[end].weight;
                 end += 1;
             }
@@ -338,11 +337,7 @@ impl GpuProgram {
     }
 
     pub(super) fn run_timed(&mut self) -> Result<Vec<Duration>> {
-        if self.device.timestamps {
-            self.run_timestamped()
-        } else {
-            self.run_wall_clock()
-        }
+        if self.device.timestamps { self.run_timestamped() } else { self.run_wall_clock() }
     }
 
     /// One pass per dispatch, with timestamps at the pass's ends: the only place where every vendor has them.
@@ -383,9 +378,11 @@ impl GpuProgram {
             let words = gpu.read(&resolved, 0, 2 * count as usize)?;
             let stamps: Vec<u64> = words.chunks(2).map(|pair| u64::from(pair[0]) | u64::from(pair[1]) << 32).collect();
             let period = f64::from(gpu.queue.get_timestamp_period());
-            times.extend(stamps.chunks(2).map(|pair| {
-                Duration::from_nanos((pair[1].saturating_sub(pair[0]) as f64 * period) as u64)
-            }));
+            times.extend(
+                stamps
+                    .chunks(2)
+                    .map(|pair| Duration::from_nanos((pair[1].saturating_sub(pair[0]) as f64 * period) as u64)),
+            );
         }
         Ok(times)
     }

@@ -110,7 +110,9 @@ pub fn open_with(wanted: &str, options: GpuOptions) -> Result<Device> {
         "gpu" => automatic(&adapters),
         name => {
             let name = name.to_lowercase();
-            adapters.iter().position(|adapter| !name.is_empty() && adapter.get_info().name.to_lowercase().contains(&name))
+            adapters
+                .iter()
+                .position(|adapter| !name.is_empty() && adapter.get_info().name.to_lowercase().contains(&name))
         }
     };
     match found {

@@ -140,6 +140,7 @@ impl BatchNormApply {
 }
 
 /// The inputs that training and inference share.
+#[derive(Clone, Copy)]
 struct Operands<'a> {
     x: &'a [f32],
     gamma: &'a [f32],

@@ -143,9 +143,9 @@ impl Kernel for BatchNormGradPartials {
                     }
                     Activation::Relu => {
                         let columns = columns.zip(&scale).zip(&shift);
-                        for ((x, dy), ((((mean, sum), product), scale), shift)) in x.iter().zip(dy).zip(columns) {
+                        for ((x, &dy), ((((mean, sum), product), scale), shift)) in x.iter().zip(dy).zip(columns) {
                             let deviation = x - mean;
-                            let g = if deviation * scale + shift > 0.0 { *dy } else { 0.0 };
+                            let g = if deviation * scale + shift > 0.0 { dy } else { 0.0 };
                             *sum += g;
                             *product += g * deviation;
                         }
@@ -153,8 +153,8 @@ impl Kernel for BatchNormGradPartials {
                     Activation::ReluOfSum => {
                         let y = &y[start + index * tile..][..x.len()];
                         let g = &mut chunk.g[index * tile..][..x.len()];
-                        for ((g, dy), y) in g.iter_mut().zip(dy).zip(y) {
-                            *g = if *y > 0.0 { *dy } else { 0.0 };
+                        for ((g, &dy), y) in g.iter_mut().zip(dy).zip(y) {
+                            *g = if *y > 0.0 { dy } else { 0.0 };
                         }
                         for ((x, g), ((mean, sum), product)) in x.iter().zip(g).zip(columns) {
                             *sum += *g;
@@ -320,11 +320,11 @@ impl Kernel for BatchNormGradInput {
                     let columns = mean.iter().zip(&scale).zip(&slope).zip(&offset);
                     let elements = dx.iter_mut().zip(x).zip(g);
                     if relu {
-                        for (((dx, x), dy), ((((mean, scale), slope), offset), shift)) in
+                        for (((dx, x), &dy), ((((mean, scale), slope), offset), shift)) in
                             elements.zip(columns.zip(&shift))
                         {
                             let deviation = x - mean;
-                            let g = if deviation * scale + shift > 0.0 { *dy } else { 0.0 };
+                            let g = if deviation * scale + shift > 0.0 { dy } else { 0.0 };
                             *dx = scale * g - deviation * slope - offset;
                         }
                     } else {

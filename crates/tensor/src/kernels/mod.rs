@@ -3,7 +3,12 @@
 pub mod batch_norm_apply;
 pub mod batch_norm_backward;
 pub mod batch_norm_stats;
+pub mod conv2d;
+pub mod conv2d_forward;
+pub mod conv2d_grad_input;
+pub mod conv2d_grad_weight;
 pub mod elementwise;
+pub mod gemm;
 pub mod global_average_pool;
 mod matrix;
 pub mod relu;
@@ -11,12 +16,7 @@ pub mod sgd;
 pub mod shortcut_a;
 pub mod sum_columns;
 pub mod sum_members;
+pub mod sum_partials;
 #[cfg(test)]
 mod testing;
-pub mod conv2d;
-pub mod conv2d_forward;
-pub mod conv2d_grad_input;
-pub mod conv2d_grad_weight;
-pub mod gemm;
-pub mod sum_partials;
 pub mod top_k_errors;

@@ -81,8 +81,8 @@ impl Kernel for ReluGrad {
     fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
         let operands = inputs[0].f32().par_chunks(TASK).zip(inputs[1].f32().par_chunks(TASK));
         outputs[0].f32().par_chunks_mut(TASK).zip(operands).for_each(|(dx, (y, dy))| {
-            for ((dx, y), dy) in dx.iter_mut().zip(y).zip(dy) {
-                *dx = if *y > 0.0 { *dy } else { 0.0 };
+            for ((dx, y), &dy) in dx.iter_mut().zip(y).zip(dy) {
+                *dx = if *y > 0.0 { dy } else { 0.0 };
             }
         });
     }

@@ -1,0 +1,69 @@
+//! Batch normalisation, forward and backward.
+
+use tensor::kernels::batch_norm_apply::{BatchNormApply, BatchNormInference, Residual};
+use tensor::kernels::batch_norm_backward::{
+    Activation, BatchNormGradFinalize, BatchNormGradInput, BatchNormGradPartials,
+};
+use tensor::kernels::batch_norm_stats::{BatchNormFinalize, BatchNormPartials};
+
+use super::{Case, Fill};
+
+/// Members, rows and channels: those of the networks at a small batch, channels that are no multiple of four, columns
+/// that leave threads idle, rows that leave a ragged last chunk or block, several tiles per row, and one of each.
+const SHAPES: [(usize, usize, usize); 6] =
+    [(1, 512, 16), (3, 128, 64), (2, 300, 12), (2, 1030, 5), (1, 11, 324), (1, 1, 1)];
+
+/// Inverse deviations and variances must be positive.
+fn positive() -> Fill {
+    Fill::Uniform(0.5, 1.5)
+}
+
+/// All cases.
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (members, rows, channels) in SHAPES {
+        let shape = format!("{members}x{rows}x{channels}");
+        let partials = BatchNormPartials { members, rows, channels };
+        let chunks = partials.partials();
+        cases.push(
+            // A large mean: without the shift the squares would cancel.
+            Case::new(format!("batch_norm_stats/{shape}"), partials, rows).input(0, Fill::Normal(50.0, 1.0)),
+        );
+        let finalize = BatchNormFinalize { members, rows, channels, eps: 1e-5, momentum: 0.1 };
+        cases.push(
+            Case::new(format!("batch_norm_stats_finalize/{shape}"), finalize, rows)
+                // Sums of n squares that exceed the square of the sum over n, as those of real deviations do.
+                .input(0, Fill::Uniform(0.2 * rows as f32 / chunks as f32, 0.3 * rows as f32 / chunks as f32))
+                .update(1, positive()),
+        );
+        let finalize = BatchNormGradFinalize { members, rows, channels, partials: chunks };
+        cases.push(Case::new(format!("batch_norm_backward_finalize/{shape}"), finalize, chunks).input(1, positive()));
+    }
+    for (index, (members, rows, channels)) in SHAPES.into_iter().enumerate() {
+        let shape = format!("{members}x{rows}x{channels}");
+        let residual = [Residual::None, Residual::Same, Residual::Shared][index % 3];
+        let relu = index % 2 == 0;
+        let name = format!("{shape} {residual:?} relu={relu}");
+        let apply = BatchNormApply { members, rows, channels, residual, relu };
+        cases.push(Case::new(format!("batch_norm_apply/training {name}"), apply, 1).input(1, positive()));
+        let residual = [Residual::Shared, Residual::None, Residual::Same][index % 3];
+        let relu = index % 2 == 1;
+        let name = format!("{shape} {residual:?} relu={relu}");
+        let inference = BatchNormInference { members, rows, channels, residual, relu, eps: 1e-3 };
+        cases.push(Case::new(format!("batch_norm_apply/inference {name}"), inference, 1).input(2, positive()));
+        let activation = [Activation::Relu, Activation::ReluOfSum, Activation::Linear][index % 3];
+        let first = BatchNormGradPartials { members, rows, channels, activation };
+        let name = format!("batch_norm_backward/{shape} {activation:?}");
+        cases.push(Case::new(name, first, rows).input(2, positive()));
+        let relu = activation == Activation::Relu;
+        let third = BatchNormGradInput { members, rows, channels, relu };
+        cases.push(Case::new(format!("batch_norm_backward_input/{shape} relu={relu}"), third, 1));
+    }
+    // The remaining pairs of a vector width and an activation.
+    for (activation, channels) in [(Activation::Relu, 7), (Activation::ReluOfSum, 3), (Activation::Linear, 8)] {
+        let first = BatchNormGradPartials { members: 2, rows: 45, channels, activation };
+        let name = format!("batch_norm_backward/2x45x{channels} {activation:?}");
+        cases.push(Case::new(name, first, 45).input(2, positive()));
+    }
+    cases
+}

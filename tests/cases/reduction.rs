@@ -1,0 +1,53 @@
+//! Sums over members, rows and areas, and counts of errors.
+
+use tensor::kernels::global_average_pool::{GlobalAveragePool, GlobalAveragePoolGrad};
+use tensor::kernels::sum_columns::{AccumulateColumns, SumColumns};
+use tensor::kernels::sum_members::SumMembers;
+use tensor::kernels::top_k_errors::TopKErrors;
+
+use super::{Case, Fill};
+
+/// All cases.
+pub fn cases() -> Vec<Case> {
+    let mut cases = vec![
+        Case::new("sum_members/3x1028", SumMembers { members: 3, words: 1028 }, 3),
+        Case::new("sum_members/2x17", SumMembers { members: 2, words: 17 }, 2),
+        Case::new("sum_members/1x4", SumMembers { members: 1, words: 4 }, 1),
+        Case::new("sum_columns/3x16x100", SumColumns { members: 3, rows: 16, columns: 100 }, 16),
+        Case::new("sum_columns/2x133x3", SumColumns { members: 2, rows: 133, columns: 3 }, 133),
+        Case::new("sum_columns/1x1x1", SumColumns { members: 1, rows: 1, columns: 1 }, 1),
+        Case::new("sum_columns/accumulate 16x9", AccumulateColumns { rows: 16, columns: 9 }, 16),
+        Case::new("sum_columns/accumulate 5x33", AccumulateColumns { rows: 5, columns: 33 }, 5),
+    ];
+    for (members, batch, area, channels) in [(3, 2, 64, 64), (1, 5, 49, 12), (2, 3, 6, 5), (1, 1, 1, 1)] {
+        let shape = format!("{members}x{batch}x{area}x{channels}");
+        let pool = GlobalAveragePool { members, batch, area, channels };
+        cases.push(Case::new(format!("global_average_pool/{shape}"), pool, area));
+        let addend = batch % 2 == 1;
+        let grad = GlobalAveragePoolGrad { members, batch, area, channels, addend };
+        cases.push(Case::new(format!("global_average_pool_grad/{shape} addend={addend}"), grad, 1));
+    }
+    // The last batch is ragged in the second, more samples than threads in the third, more k than classes in the last.
+    for (members, batch, classes, k, count) in
+        [(3, 16, 100, 5, 16), (2, 17, 10, 5, 11), (1, 300, 3, 2, 299), (1, 2, 1, 5, 1)]
+    {
+        let errors = TopKErrors { members, batch, classes, k };
+        cases.push(
+            Case::new(format!("top_k_errors/{members}x{batch}x{classes} k={k} count={count}"), errors, 1)
+                .input(1, Fill::Below(classes as u32))
+                .input(2, Fill::Words(vec![count]))
+                .update(0, Fill::Below(1000)),
+        );
+    }
+    // Ties, both zeros, infinities and NaN, for which there are no literals in WGSL.
+    let nan = f32::NAN;
+    let logits = [[0.9, 0.9, 0.9], [-0.0, 0.0, -1.0], [nan, 0.0, 1.0], [nan, 0.0, 1.0], [f32::INFINITY, 1.0, -1e38]];
+    cases.push(
+        Case::new("top_k_errors/ties and NaN", TopKErrors { members: 1, batch: 5, classes: 3, k: 2 }, 1)
+            .input(0, Fill::Words(logits.as_flattened().iter().map(|logit: &f32| logit.to_bits()).collect()))
+            .input(1, Fill::Words(vec![1, 1, 0, 2, 0]))
+            .input(2, Fill::Words(vec![5]))
+            .update(0, Fill::Words(vec![7, 70])),
+    );
+    cases
+}
