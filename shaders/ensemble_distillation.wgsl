@@ -8,6 +8,8 @@
 const LANES: u32 = 64u;
 // Eight words more than the lanes: the columns of neighbouring quantities then fall into different banks.
 const PITCH: u32 = LANES + 8u;
+// The ensemble among the networks, if there is one.
+const TEACHER: u32 = NETWORKS - 1u;
 const QUANTITIES: u32 = 2u * NETWORKS;
 const INVERSE_TEMPERATURE: f32 = 1.0 / TEMPERATURE;
 
@@ -94,7 +96,7 @@ fn gather(row: u32, k: u32) {
         }
     }
     if ENSEMBLE {
-        value[BRANCHES] = mixture;
+        value[TEACHER] = mixture;
     }
 }
 
@@ -189,13 +191,13 @@ fn visit(row: u32, k: u32) {
     var q = 0.0;
     var log_q = 0.0;
     if ENSEMBLE {
-        let x = value[BRANCHES] - peak[BRANCHES];
+        let x = value[TEACHER] - peak[TEACHER];
         if GRADIENT {
-            residual = exp(x) * scale[BRANCHES] - onehot;
+            residual = exp(x) * scale[TEACHER] - onehot;
         }
         if DISTILL {
-            q = exp(x * INVERSE_TEMPERATURE) * soft_scale[BRANCHES];
-            log_q = x * INVERSE_TEMPERATURE - soft_log_sum[BRANCHES];
+            q = exp(x * INVERSE_TEMPERATURE) * soft_scale[TEACHER];
+            log_q = x * INVERSE_TEMPERATURE - soft_log_sum[TEACHER];
         }
     }
     for (var i = 0u; i < BRANCHES; i++) {
@@ -325,12 +327,13 @@ fn train_gated(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
     }
     terms_and_dlogits(row, lane);
     if lane == 0u {
-        var mean_s = 0.0;
         for (var i = 0u; i < BRANCHES; i++) {
-            mean_s += share[i] * tally[NETWORKS + i];
-        }
-        for (var i = 0u; i < BRANCHES; i++) {
-            dgate[row * BRANCHES + i] = share[i] * (tally[NETWORKS + i] - mean_s) / hyper[1];
+            // g_i (s_i - sum_j g_j s_j), as differences: equal branches give exactly 0.
+            var advantage = 0.0;
+            for (var j = 0u; j < BRANCHES; j++) {
+                advantage += share[j] * (tally[NETWORKS + i] - tally[NETWORKS + j]);
+            }
+            dgate[row * BRANCHES + i] = share[i] * advantage / hyper[1];
         }
     }
 }
