@@ -3,6 +3,12 @@
 pub mod batch_norm_apply;
 pub mod batch_norm_backward;
 pub mod batch_norm_stats;
+pub mod conv2d;
+pub mod conv2d_forward;
+pub mod conv2d_grad_input;
+pub mod conv2d_grad_weight;
+pub mod gemm;
 mod matrix;
+pub mod sum_partials;
 #[cfg(test)]
 mod testing;

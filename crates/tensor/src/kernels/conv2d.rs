@@ -1,0 +1,221 @@
+//! Geometry of a two-dimensional convolution, shared by its forward and both its gradients, and the gathering of
+//! columns with which their references turn it into matrix products.
+//!
+//! Letters: M members, N batch, H W input extents, C channels, K filters, R S kernel extents, P Q output extents,
+//! G groups. A convolution without dilation is
+//!
+//! `y[m,n,p,q,k] = sum over r,s,c of x[m,n, p stride_h + r - pad_h, q stride_w + s - pad_w, c] w[m,r,s,c,k]`
+//!
+//! where `c` runs over the channels of `k`'s group, and positions outside the image read as zero.
+
+use crate::shape::Spec;
+
+/// Extents of a convolution. The gradients are described by the geometry of their forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConvGeometry {
+    /// M: members of the weights and of the output.
+    pub members: usize,
+    /// Members of the input: M, or 1 when every member reads the same input (fan-out).
+    pub input_members: usize,
+    /// N: images per member.
+    pub batch: usize,
+    /// H: rows of an input image.
+    pub height: usize,
+    /// W: columns of an input image.
+    pub width: usize,
+    /// C: input channels, of all groups together.
+    pub channels: usize,
+    /// K: output channels, of all groups together.
+    pub filters: usize,
+    /// R and S: kernel height and width.
+    pub kernel: [usize; 2],
+    /// Vertical and horizontal stride.
+    pub stride: [usize; 2],
+    /// Zeros added above and below, and left and right.
+    pub padding: [usize; 2],
+    /// G: groups; both C and K are multiples of it.
+    pub groups: usize,
+}
+
+impl ConvGeometry {
+    /// P and Q: `(extent + 2 padding - kernel) / stride + 1` of each axis.
+    pub fn output_extent(&self) -> [usize; 2] {
+        let input = [self.height, self.width];
+        [0, 1].map(|axis| (input[axis] + 2 * self.padding[axis] - self.kernel[axis]) / self.stride[axis] + 1)
+    }
+
+    /// `[input members, N, H, W, C]`.
+    pub fn input_spec(&self) -> Spec {
+        Spec::f32([self.input_members, self.batch, self.height, self.width, self.channels])
+    }
+
+    /// `[M, R, S, C/G, K]`.
+    pub fn weight_spec(&self) -> Spec {
+        Spec::f32([self.members, self.kernel[0], self.kernel[1], self.group_channels(), self.filters])
+    }
+
+    /// `[M, N, P, Q, K]`.
+    pub fn output_spec(&self) -> Spec {
+        let [rows, columns] = self.output_extent();
+        Spec::f32([self.members, self.batch, rows, columns, self.filters])
+    }
+
+    /// Multiply-adds of the forward, and of each gradient; those with padding are counted.
+    pub fn macs(&self) -> usize {
+        self.output_spec().words() * self.kernel[0] * self.kernel[1] * self.group_channels()
+    }
+
+    /// Channels of one group.
+    pub(super) fn group_channels(&self) -> usize {
+        self.channels / self.groups
+    }
+
+    /// Filters of one group.
+    pub(super) fn group_filters(&self) -> usize {
+        self.filters / self.groups
+    }
+
+    /// Whether the members read the same input.
+    pub(super) fn fans_out(&self) -> bool {
+        self.input_members < self.members
+    }
+
+    /// Whether the kernel is 1x1 with stride 1 and no padding: a plain matrix product over pixels.
+    pub(super) fn is_pointwise(&self) -> bool {
+        self.kernel == [1, 1] && self.stride == [1, 1] && self.padding == [0, 0]
+    }
+
+    /// Whether `vec4` serves: the channels and the filters of a group come in fours.
+    pub(super) fn in_quads(&self) -> bool {
+        self.group_channels().is_multiple_of(4) && self.group_filters().is_multiple_of(4)
+    }
+
+    /// What output positions read of the input.
+    pub(super) fn forward_window(&self) -> Window {
+        let axis = |axis: usize, source| Axis {
+            step: self.stride[axis],
+            start: -(self.padding[axis] as isize),
+            taps: self.kernel[axis],
+            source,
+        };
+        Window {
+            vertical: axis(0, self.height),
+            horizontal: axis(1, self.width),
+            channels: self.channels,
+            group_channels: self.group_channels(),
+        }
+    }
+
+    /// What input positions read of the output's gradient. Position `i stride + class` of an axis meets only the
+    /// taps `t = first, first + stride, …` with `first = (class + pad) mod stride`, at `i + (class + pad - t) / stride`.
+    pub(super) fn backward_window(&self, class: [usize; 2]) -> Window {
+        let output = self.output_extent();
+        let axis = |axis: usize| {
+            let taps = self.class_taps(axis, class[axis]);
+            let last = (class[axis] + self.padding[axis]) / self.stride[axis];
+            Axis { step: 1, start: last as isize - taps as isize + 1, taps, source: output[axis] }
+        };
+        Window { vertical: axis(0), horizontal: axis(1), channels: self.filters, group_channels: self.group_filters() }
+    }
+
+    /// Number of kernel taps along `axis` that input positions of `class` (modulo the stride) meet.
+    pub(super) fn class_taps(&self, axis: usize, class: usize) -> usize {
+        let first = (class + self.padding[axis]) % self.stride[axis];
+        self.kernel[axis].saturating_sub(first).div_ceil(self.stride[axis])
+    }
+
+    /// The kernel tap along `axis` that tap `index` of [`Self::backward_window`] is. The window's taps ascend in
+    /// the position that they read, hence descend in the kernel.
+    pub(super) fn class_tap(&self, axis: usize, class: usize, index: usize) -> usize {
+        let first = (class + self.padding[axis]) % self.stride[axis];
+        first + (self.class_taps(axis, class) - 1 - index) * self.stride[axis]
+    }
+}
+
+/// Along one axis, position `i` reads the `taps` consecutive source positions from `i step + start` on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Axis {
+    pub step: usize,
+    pub start: isize,
+    pub taps: usize,
+    /// Extent of the source; positions outside are zero.
+    pub source: usize,
+}
+
+impl Axis {
+    /// First source position of `i`, and the range of its taps that lie inside the source.
+    fn taps_inside(&self, i: usize) -> (isize, usize, usize) {
+        let first = (i * self.step) as isize + self.start;
+        let low = (-first).clamp(0, self.taps as isize) as usize;
+        let high = (self.source as isize - first).clamp(low as isize, self.taps as isize) as usize;
+        (first, low, high)
+    }
+}
+
+/// The rectangle of source pixels that a position reads, as one row of a matrix `[positions, taps * channels]`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Window {
+    pub vertical: Axis,
+    pub horizontal: Axis,
+    /// Channels of a source pixel.
+    pub channels: usize,
+    /// Channels that one group reads.
+    pub group_channels: usize,
+}
+
+impl Window {
+    /// Length of a row of the matrix: vertical taps, horizontal taps, channels of a group.
+    pub fn depth(&self) -> usize {
+        self.vertical.taps * self.horizontal.taps * self.group_channels
+    }
+
+    /// Fills `columns`, `[positions, depth]`, for consecutive positions of row `row` of `image`, from the first.
+    pub fn gather(&self, image: &[f32], group: usize, row: usize, columns: &mut [f32]) {
+        let line = self.horizontal.taps * self.group_channels;
+        let (first_row, top, bottom) = self.vertical.taps_inside(row);
+        for (j, column) in columns.chunks_exact_mut(self.depth()).enumerate() {
+            let (first, low, high) = self.horizontal.taps_inside(j);
+            for (t, taps) in column.chunks_exact_mut(line).enumerate() {
+                if t < top || t >= bottom || low >= high {
+                    taps.fill(0.0);
+                    continue;
+                }
+                let source_row = (first_row + t as isize) as usize;
+                let source = (source_row * self.horizontal.source) as isize + first;
+                let source = (source + low as isize) as usize * self.channels + group * self.group_channels;
+                let inside = low * self.group_channels..high * self.group_channels;
+                taps[..inside.start].fill(0.0);
+                taps[inside.end..].fill(0.0);
+                if self.group_channels == self.channels {
+                    taps[inside.clone()].copy_from_slice(&image[source..][..inside.len()]);
+                } else {
+                    for (tap, pixel) in taps[inside].chunks_exact_mut(self.group_channels).zip(0..) {
+                        tap.copy_from_slice(&image[source + pixel * self.channels..][..self.group_channels]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Rows of pixels that a task takes at once: enough for an efficient matrix product, few enough that `depth`
+/// columns of them stay in the second-level cache.
+pub(super) fn rows_per_block(width: usize, depth: usize) -> usize {
+    const SCRATCH_WORDS: usize = 96 * 1024;
+    let pixels = (SCRATCH_WORDS / depth.max(1)).clamp(64, 512);
+    (pixels / width).max(1)
+}
+
+thread_local! {
+    static SCRATCH: std::cell::RefCell<Vec<f32>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+/// Calls `work` with a buffer of this thread, of `words` arbitrary elements.
+pub(super) fn with_scratch<T>(words: usize, work: impl FnOnce(&mut [f32]) -> T) -> T {
+    SCRATCH.with_borrow_mut(|scratch| {
+        if scratch.len() < words {
+            scratch.resize(words, 0.0);
+        }
+        work(&mut scratch[..words])
+    })
+}

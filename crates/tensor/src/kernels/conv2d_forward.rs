@@ -1,0 +1,88 @@
+//! The convolution: see [`ConvGeometry`] for the formula.
+
+use rayon::prelude::*;
+
+use super::conv2d::{ConvGeometry, rows_per_block, with_scratch};
+use super::gemm::{Matrix, multiply};
+use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
+use crate::shape::Spec;
+
+/// Convolves: inputs `x` (`[M or 1, N, H, W, C]`) and `w` (`[M, R, S, C/G, K]`), output `y` (`[M, N, P, Q, K]`).
+#[derive(Debug, Clone, Copy)]
+pub struct Conv2dForward {
+    /// The extents.
+    pub geometry: ConvGeometry,
+}
+
+impl Kernel for Conv2dForward {
+    fn name(&self) -> &'static str {
+        "conv2d_forward"
+    }
+
+    fn inputs(&self) -> Vec<Spec> {
+        vec![self.geometry.input_spec(), self.geometry.weight_spec()]
+    }
+
+    fn outputs(&self) -> Vec<Spec> {
+        vec![self.geometry.output_spec()]
+    }
+
+    fn cost(&self) -> Cost {
+        Cost::new(self, 2 * self.geometry.macs())
+    }
+
+    /// Blocks of output rows in parallel: columns of each block once for all members that share the input, times
+    /// the weights of each.
+    fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
+        let g = &self.geometry;
+        let (x, w, y) = (inputs[0].f32(), inputs[1].f32(), outputs[0].f32());
+        let [height, width] = g.output_extent();
+        let window = g.forward_window();
+        let (depth, filters) = (window.depth(), g.group_filters());
+        let image = g.height * g.width * g.channels;
+        let block_rows = rows_per_block(width, depth);
+        let blocks = (g.batch * height).div_ceil(block_rows);
+
+        let mut tasks: Vec<Vec<(usize, &mut [f32])>> = Vec::new();
+        tasks.resize_with(g.input_members * blocks, Vec::new);
+        for (member, y) in y.chunks_mut(g.batch * height * width * g.filters).enumerate() {
+            let input = if g.fans_out() { 0 } else { member };
+            for (block, y) in y.chunks_mut(block_rows * width * g.filters).enumerate() {
+                tasks[input * blocks + block].push((member, y));
+            }
+        }
+        tasks.into_par_iter().enumerate().for_each(|(task, mut members)| {
+            let (input, block) = (task / blocks, task % blocks);
+            let pixels = members[0].1.len() / g.filters;
+            let x = &x[input * g.batch * image..][..g.batch * image];
+            let mut multiply_members = |columns: Matrix<'_>, group: usize| {
+                for (member, y) in &mut members {
+                    let w = &w[*member * depth * g.filters + group * filters..];
+                    let w = Matrix::strided(w, depth, filters, g.filters, 1);
+                    multiply(columns, w, &mut y[group * filters..], g.filters, false);
+                }
+            };
+            if g.is_pointwise() {
+                let first = block * block_rows * width * g.channels;
+                for group in 0..g.groups {
+                    let x = &x[first + group * depth..];
+                    multiply_members(Matrix::strided(x, pixels, depth, g.channels, 1), group);
+                }
+                return;
+            }
+            with_scratch(pixels * depth, |columns| {
+                for group in 0..g.groups {
+                    for (i, columns) in columns.chunks_exact_mut(width * depth).enumerate() {
+                        let row = block * block_rows + i;
+                        window.gather(&x[row / height * image..][..image], group, row % height, columns);
+                    }
+                    multiply_members(Matrix::new(columns, pixels, depth, false), group);
+                }
+            });
+        });
+    }
+
+    fn launch(&self) -> Launch {
+        todo!()
+    }
+}

@@ -1,0 +1,162 @@
+//! The gradient of a convolution with respect to its input.
+//!
+//! `dx[m,n,i,j,c] = addend + sum over r,s,k of dy[m,n,p,q,k] w[m,r,s,c,k]` over all `p stride_h + r - pad_h = i` and
+//! `q stride_w + s - pad_w = j`. Which taps r meet a row i depends only on `i mod stride_h`, and likewise for
+//! columns: each of these classes is a convolution of stride 1 over `dy` with a part of the kernel.
+
+use rayon::prelude::*;
+
+use super::conv2d::{ConvGeometry, rows_per_block, with_scratch};
+use super::gemm::{Matrix, multiply};
+use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
+use crate::shape::Spec;
+
+/// Inputs `dy` (`[M, N, P, Q, K]`), `w` (`[M, R, S, C/G, K]`) and, with [`Self::addend`], a gradient of the shape of
+/// the output; output `dx` (`[M or 1, N, H, W, C]`), summed over the members if the forward fanned out.
+#[derive(Debug, Clone, Copy)]
+pub struct Conv2dGradInput {
+    /// The extents of the forward.
+    pub geometry: ConvGeometry,
+    /// Whether a third input is added: the gradient that reaches the same input on another way.
+    pub addend: bool,
+}
+
+/// The weights that one class of input positions meets, ready for a matrix product.
+struct ClassWeights {
+    class: [usize; 2],
+    /// `[M, G, taps * K/G, C/G]`, taps in the order of the class's window.
+    weights: Vec<f32>,
+}
+
+impl Conv2dGradInput {
+    fn class_weights(&self, w: &[f32]) -> Vec<ClassWeights> {
+        let g = &self.geometry;
+        let (channels, filters) = (g.group_channels(), g.group_filters());
+        let kernel_words = g.kernel[0] * g.kernel[1] * channels * g.filters;
+        (0..g.stride[0] * g.stride[1])
+            .into_par_iter()
+            .map(|index| {
+                let class = [index / g.stride[1], index % g.stride[1]];
+                let taps = [0, 1].map(|axis| g.class_taps(axis, class[axis]));
+                let mut weights = Vec::with_capacity(g.members * g.groups * taps[0] * taps[1] * filters * channels);
+                for member in 0..g.members {
+                    for group in 0..g.groups {
+                        for tap in 0..taps[0] * taps[1] {
+                            let r = g.class_tap(0, class[0], tap / taps[1]);
+                            let s = g.class_tap(1, class[1], tap % taps[1]);
+                            let tap = member * kernel_words + (r * g.kernel[1] + s) * channels * g.filters;
+                            for k in group * filters..(group + 1) * filters {
+                                weights.extend((0..channels).map(|c| w[tap + c * g.filters + k]));
+                            }
+                        }
+                    }
+                }
+                ClassWeights { class, weights }
+            })
+            .collect()
+    }
+
+    /// Adds to `dx`, which holds whole rows of input member `input` from row `first_row` (counted over the batch)
+    /// on, what the positions of one class receive.
+    fn add_class(&self, class: &ClassWeights, dy: &[f32], input: usize, first_row: usize, dx: &mut [f32]) {
+        let g = &self.geometry;
+        let ClassWeights { class, weights } = class;
+        let [row_stride, column_stride] = g.stride;
+        let window = g.backward_window(*class);
+        let (depth, channels) = (window.depth(), g.group_channels());
+        let dx_row = g.width * g.channels;
+        let width = g.width.saturating_sub(class[1]).div_ceil(column_stride);
+        let rows: Vec<usize> =
+            (0..dx.len() / dx_row).filter(|i| (first_row + i) % g.height % row_stride == class[0]).collect();
+        let pixels = rows.len() * width;
+        if depth == 0 || pixels == 0 {
+            return;
+        }
+        let dy_image = window.vertical.source * window.horizontal.source * g.filters;
+        let members = if g.fans_out() { 0..g.members } else { input..input + 1 };
+        with_scratch(pixels * (depth + channels), |scratch| {
+            let (columns, sums) = scratch.split_at_mut(pixels * depth);
+            for group in 0..g.groups {
+                for member in members.clone() {
+                    let dy = &dy[member * g.batch * dy_image..][..g.batch * dy_image];
+                    for (columns, i) in columns.chunks_exact_mut(width * depth).zip(&rows) {
+                        let (image, row) = ((first_row + i) / g.height, (first_row + i) % g.height);
+                        let dy = &dy[image * dy_image..][..dy_image];
+                        window.gather(dy, group, row / row_stride, columns);
+                    }
+                    let w = &weights[(member * g.groups + group) * depth * channels..][..depth * channels];
+                    let columns = Matrix::new(columns, pixels, depth, false);
+                    let w = Matrix::new(w, depth, channels, false);
+                    if g.stride == [1, 1] {
+                        multiply(columns, w, &mut dx[group * channels..], g.channels, true);
+                    } else {
+                        multiply(columns, w, sums, channels, member > members.start);
+                    }
+                }
+                if g.stride == [1, 1] {
+                    continue;
+                }
+                for (sums, i) in sums.chunks_exact(width * channels).zip(&rows) {
+                    let first = i * dx_row + class[1] * g.channels + group * channels;
+                    for (j, sums) in sums.chunks_exact(channels).enumerate() {
+                        let dx = &mut dx[first + j * column_stride * g.channels..][..channels];
+                        dx.iter_mut().zip(sums).for_each(|(dx, sum)| *dx += sum);
+                    }
+                }
+            }
+        });
+    }
+}
+
+impl Kernel for Conv2dGradInput {
+    fn name(&self) -> &'static str {
+        "conv2d_grad_input"
+    }
+
+    fn inputs(&self) -> Vec<Spec> {
+        let mut specs = vec![self.geometry.output_spec(), self.geometry.weight_spec()];
+        if self.addend {
+            specs.push(self.geometry.input_spec());
+        }
+        specs
+    }
+
+    fn outputs(&self) -> Vec<Spec> {
+        vec![self.geometry.input_spec()]
+    }
+
+    fn cost(&self) -> Cost {
+        Cost::new(self, 2 * self.geometry.macs())
+    }
+
+    /// Blocks of input rows in parallel; in each, one matrix product per class and member.
+    fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
+        let g = &self.geometry;
+        let (dy, dx) = (inputs[0].f32(), outputs[0].f32());
+        let addend = inputs.get(2).map(|slice| slice.f32());
+        let classes = self.class_weights(inputs[1].f32());
+        let depth = g.kernel[0] * g.kernel[1] * g.group_filters();
+        let row = g.width * g.channels;
+        let block_rows = rows_per_block(g.width, depth).next_multiple_of(g.stride[0]);
+        let blocks = (g.batch * g.height).div_ceil(block_rows);
+        let tasks: Vec<_> =
+            dx.chunks_mut(g.batch * g.height * row).flat_map(|dx| dx.chunks_mut(block_rows * row)).collect();
+        tasks.into_par_iter().enumerate().for_each(|(task, dx)| {
+            let (input, first_row) = (task / blocks, task % blocks * block_rows);
+            match addend {
+                Some(addend) => {
+                    let start = (input * g.batch * g.height + first_row) * row;
+                    dx.copy_from_slice(&addend[start..][..dx.len()]);
+                }
+                None => dx.fill(0.0),
+            }
+            for class in &classes {
+                self.add_class(class, dy, input, first_row, dx);
+            }
+        });
+    }
+
+    fn launch(&self) -> Launch {
+        todo!()
+    }
+}

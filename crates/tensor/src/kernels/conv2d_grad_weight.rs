@@ -1,0 +1,126 @@
+//! The gradient of a convolution with respect to its weights, in parts that `sum_partials` adds up.
+//!
+//! `dw[m,r,s,c,k] = sum over n,p,q of x[m,n, p stride_h + r - pad_h, q stride_w + s - pad_w, c] dy[m,n,p,q,k]`: a
+//! small result of a very long reduction. It is split over the rows (n, p) of the output, in order: part i sums
+//! [`Conv2dGradWeight::rows_per_part`] consecutive rows of the N P there are, the last part perhaps fewer.
+
+use rayon::prelude::*;
+
+use super::conv2d::{ConvGeometry, rows_per_block, with_scratch};
+use super::gemm::{Matrix, multiply};
+use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
+use crate::shape::Spec;
+
+/// Inputs `x` (`[M or 1, N, H, W, C]`) and `dy` (`[M, N, P, Q, K]`), output `[parts, M, R, S, C/G, K]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Conv2dGradWeight {
+    /// The extents of the forward.
+    pub geometry: ConvGeometry,
+}
+
+/// Filters whose sums a thread holds.
+const TILE_FILTERS: usize = 16;
+const MAX_WORKGROUP: usize = 256;
+
+impl Conv2dGradWeight {
+    /// Number of parts of the reduction, from the geometry alone: about 512 workgroups in all, no part below 256
+    /// pixels, and no more memory than the activations take.
+    pub fn partials(&self) -> usize {
+        (self.geometry.batch * self.geometry.output_extent()[0]).div_ceil(self.rows_per_part())
+    }
+
+    /// Rows (n, p) of the output that a part sums.
+    pub fn rows_per_part(&self) -> usize {
+        const WORKGROUPS: usize = 512;
+        const PIXELS: usize = 256;
+        let g = &self.geometry;
+        let [height, width] = g.output_extent();
+        let rows = g.batch * height;
+        let activations = g.input_spec().words() + g.output_spec().words();
+        let parts = (WORKGROUPS / (g.members * self.workgroups_per_part()))
+            .min(rows * width / PIXELS)
+            .min(activations / g.weight_spec().words())
+            .clamp(1, rows);
+        rows.div_ceil(parts)
+    }
+
+    /// Quadruples of rows (r, s, c) of a group's gradient.
+    fn lanes(&self) -> usize {
+        self.geometry.kernel[0] * self.geometry.kernel[1] * self.geometry.group_channels().div_ceil(4)
+    }
+
+    fn workgroups_per_part(&self) -> usize {
+        let filters = self.geometry.group_filters().div_ceil(TILE_FILTERS);
+        self.geometry.groups * filters * self.lanes().div_ceil(MAX_WORKGROUP)
+    }
+}
+
+impl Kernel for Conv2dGradWeight {
+    fn name(&self) -> &'static str {
+        "conv2d_grad_weight"
+    }
+
+    fn inputs(&self) -> Vec<Spec> {
+        vec![self.geometry.input_spec(), self.geometry.output_spec()]
+    }
+
+    fn outputs(&self) -> Vec<Spec> {
+        let mut shape = vec![self.partials()];
+        shape.extend(self.geometry.weight_spec().shape);
+        vec![Spec::f32(shape)]
+    }
+
+    fn cost(&self) -> Cost {
+        Cost::new(self, 2 * self.geometry.macs())
+    }
+
+    /// Parts in parallel: columns once for all members that share the input, transposed times `dy` of each.
+    fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
+        let g = &self.geometry;
+        let (x, dy, partials) = (inputs[0].f32(), inputs[1].f32(), outputs[0].f32());
+        let [height, width] = g.output_extent();
+        let window = g.forward_window();
+        let (depth, filters) = (window.depth(), g.group_filters());
+        let image = g.height * g.width * g.channels;
+        let rows = g.batch * height;
+        let rows_per_part = self.rows_per_part();
+        let block_rows = rows_per_block(width, depth).min(rows_per_part);
+        let sharing = if g.fans_out() { g.members } else { 1 };
+
+        partials.par_chunks_mut(sharing * depth * g.filters).enumerate().for_each(|(task, partials)| {
+            let (part, input) = (task / g.input_members, task % g.input_members);
+            let part_rows = part * rows_per_part..((part + 1) * rows_per_part).min(rows);
+            let x = &x[input * g.batch * image..][..g.batch * image];
+            let mut add_block = |columns: Matrix<'_>, group: usize, first_row: usize, pixels: usize| {
+                for (shared, partial) in partials.chunks_exact_mut(depth * g.filters).enumerate() {
+                    let first_pixel = ((input + shared) * rows + first_row) * width;
+                    let dy = &dy[first_pixel * g.filters + group * filters..];
+                    let dy = Matrix::strided(dy, pixels, filters, g.filters, 1);
+                    let accumulate = first_row > part_rows.start;
+                    multiply(columns, dy, &mut partial[group * filters..], g.filters, accumulate);
+                }
+            };
+            with_scratch(block_rows * width * depth, |scratch| {
+                for first_row in part_rows.clone().step_by(block_rows) {
+                    let pixels = block_rows.min(part_rows.end - first_row) * width;
+                    for group in 0..g.groups {
+                        if g.is_pointwise() {
+                            let x = &x[first_row * width * g.channels + group * depth..];
+                            add_block(Matrix::strided(x, depth, pixels, 1, g.channels), group, first_row, pixels);
+                            continue;
+                        }
+                        let columns = &mut scratch[..pixels * depth];
+                        for (row, columns) in (first_row..).zip(columns.chunks_exact_mut(width * depth)) {
+                            window.gather(&x[row / height * image..][..image], group, row % height, columns);
+                        }
+                        add_block(Matrix::new(columns, depth, pixels, true), group, first_row, pixels);
+                    }
+                }
+            });
+        });
+    }
+
+    fn launch(&self) -> Launch {
+        todo!()
+    }
+}

@@ -1,0 +1,179 @@
+//! The references of the convolution kernels against the formula, written as loops in double precision, and the
+//! adjoint identities that tie the three kernels together.
+
+use tensor::kernels::conv2d::ConvGeometry;
+use tensor::kernels::conv2d_forward::Conv2dForward;
+use tensor::kernels::conv2d_grad_input::Conv2dGradInput;
+use tensor::kernels::conv2d_grad_weight::Conv2dGradWeight;
+use tensor::kernels::sum_partials::SumPartials;
+use tensor::{Kernel, Rng, Slice, SliceMut};
+
+/// Odd and even extents, kernels, strides and paddings that differ by axis, groups, fan-out.
+fn geometries() -> Vec<ConvGeometry> {
+    let base = ConvGeometry {
+        members: 1,
+        input_members: 1,
+        batch: 2,
+        height: 7,
+        width: 6,
+        channels: 4,
+        filters: 8,
+        kernel: [3, 3],
+        stride: [1, 1],
+        padding: [1, 1],
+        groups: 1,
+    };
+    vec![
+        base,
+        ConvGeometry { members: 3, input_members: 3, ..base },
+        ConvGeometry { members: 3, ..base },
+        ConvGeometry { stride: [2, 2], ..base },
+        ConvGeometry { stride: [2, 2], height: 8, width: 8, members: 2, ..base },
+        ConvGeometry { stride: [3, 2], kernel: [4, 5], padding: [0, 2], height: 11, width: 9, ..base },
+        ConvGeometry { stride: [2, 3], kernel: [2, 1], padding: [1, 0], members: 2, input_members: 2, ..base },
+        ConvGeometry { kernel: [1, 1], padding: [0, 0], ..base },
+        ConvGeometry { kernel: [1, 1], padding: [0, 0], members: 2, groups: 2, ..base },
+        ConvGeometry { kernel: [1, 1], padding: [0, 0], stride: [2, 2], ..base },
+        ConvGeometry { kernel: [1, 1], padding: [2, 1], ..base },
+        ConvGeometry { channels: 6, filters: 9, groups: 3, stride: [1, 2], ..base },
+        ConvGeometry { channels: 5, filters: 5, groups: 5, members: 2, ..base },
+        ConvGeometry { channels: 3, filters: 1, kernel: [7, 6], padding: [0, 0], ..base },
+        ConvGeometry { channels: 1, filters: 3, kernel: [5, 3], padding: [4, 5], height: 2, width: 1, ..base },
+        ConvGeometry { channels: 16, filters: 16, height: 32, width: 32, ..base },
+        ConvGeometry { channels: 17, filters: 11, batch: 70, height: 5, width: 4, members: 2, ..base },
+    ]
+}
+
+/// Calls `term(x, w, y)` with the indices of every product that the formula has.
+fn terms(g: &ConvGeometry, mut term: impl FnMut(usize, usize, usize)) {
+    let [height, width] = g.output_extent();
+    let (channels, filters) = (g.channels / g.groups, g.filters / g.groups);
+    for m in 0..g.members {
+        for n in 0..g.batch {
+            for (p, q) in pairs(height, width) {
+                for k in 0..g.filters {
+                    let y = (((m * g.batch + n) * height + p) * width + q) * g.filters + k;
+                    for (r, s) in pairs(g.kernel[0], g.kernel[1]) {
+                        let i = (p * g.stride[0] + r).wrapping_sub(g.padding[0]);
+                        let j = (q * g.stride[1] + s).wrapping_sub(g.padding[1]);
+                        if i >= g.height || j >= g.width {
+                            continue;
+                        }
+                        for c in 0..channels {
+                            let input = if g.input_members == 1 { 0 } else { m };
+                            let pixel = ((input * g.batch + n) * g.height + i) * g.width + j;
+                            let x = pixel * g.channels + k / filters * channels + c;
+                            let w = (((m * g.kernel[0] + r) * g.kernel[1] + s) * channels + c) * g.filters + k;
+                            term(x, w, y);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn pairs(a: usize, b: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..a).flat_map(move |i| (0..b).map(move |j| (i, j)))
+}
+
+fn random(words: usize, key: u64) -> Vec<f32> {
+    let mut rng = Rng::new(&[0xc0de, key]);
+    (0..words).map(|_| 0.1 + rng.normal() as f32).collect()
+}
+
+/// Runs a reference over an output poisoned with a value that no kernel writes.
+fn run(kernel: &dyn Kernel, inputs: &[&[f32]]) -> Vec<f32> {
+    for (spec, input) in kernel.inputs().iter().zip(inputs) {
+        assert_eq!(spec.words(), input.len(), "{}", kernel.describe());
+    }
+    let inputs: Vec<_> = inputs.iter().map(|input| Slice::F32(input)).collect();
+    let mut output = vec![f32::MAX; kernel.outputs()[0].words()];
+    kernel.reference(&inputs, &mut [SliceMut::F32(&mut output)]);
+    output
+}
+
+fn assert_close(what: &str, got: &[f32], expected: &[f64]) {
+    assert_eq!(got.len(), expected.len());
+    let rms = (expected.iter().map(|e| e * e).sum::<f64>() / expected.len() as f64).sqrt();
+    for (i, (&got, &expected)) in got.iter().zip(expected).enumerate() {
+        let error = (f64::from(got) - expected).abs();
+        assert!(error <= 2e-5 * (expected.abs() + rms), "{what}: element {i} is {got}, expected {expected}");
+    }
+}
+
+fn grad_weight(geometry: ConvGeometry, x: &[f32], dy: &[f32]) -> Vec<f32> {
+    let kernel = Conv2dGradWeight { geometry };
+    let sum = SumPartials { partials: kernel.partials(), shape: geometry.weight_spec().shape };
+    assert_eq!(kernel.outputs(), sum.inputs());
+    run(&sum, &[&run(&kernel, &[x, dy])])
+}
+
+#[test]
+fn references_compute_the_formula() {
+    for geometry in geometries() {
+        let words = [geometry.input_spec(), geometry.weight_spec(), geometry.output_spec()].map(|spec| spec.words());
+        let [x, w, dy] = [0, 1, 2].map(|key| random(words[key], key as u64));
+        let addend = random(words[0], 3);
+        let mut y = vec![0.0; words[2]];
+        let mut dw = vec![0.0; words[1]];
+        let mut dx = vec![0.0; words[0]];
+        terms(&geometry, |i, j, k| {
+            let [x, w, dy] = [x[i], w[j], dy[k]].map(f64::from);
+            y[k] += x * w;
+            dx[i] += dy * w;
+            dw[j] += dy * x;
+        });
+        let what = |kernel| format!("{kernel} of {geometry:?}");
+
+        assert_close(&what("forward"), &run(&Conv2dForward { geometry }, &[&x, &w]), &y);
+        assert_close(&what("grad_weight"), &grad_weight(geometry, &x, &dy), &dw);
+        let kernel = Conv2dGradInput { geometry, addend: false };
+        assert_close(&what("grad_input"), &run(&kernel, &[&dy, &w]), &dx);
+        dx.iter_mut().zip(&addend).for_each(|(dx, &addend)| *dx += f64::from(addend));
+        let kernel = Conv2dGradInput { geometry, addend: true };
+        assert_close(&what("grad_input with addend"), &run(&kernel, &[&dy, &w, &addend]), &dx);
+    }
+}
+
+/// The forward is linear in each operand, so `<y, dy>`, `<x, dx>` and `<w, dw>` are one number.
+#[test]
+fn references_are_adjoint() {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+    for geometry in geometries() {
+        let words = [geometry.input_spec(), geometry.weight_spec(), geometry.output_spec()].map(|spec| spec.words());
+        let [x, w, dy] = [0, 1, 2].map(|key| random(words[key], 10 + key as u64));
+        let y = run(&Conv2dForward { geometry }, &[&x, &w]);
+        let dx = run(&Conv2dGradInput { geometry, addend: false }, &[&dy, &w]);
+        let dw = grad_weight(geometry, &x, &dy);
+        let scale = (dot(&y, &y) * dot(&dy, &dy)).sqrt();
+        for (name, product) in [("input", dot(&x, &dx)), ("weight", dot(&w, &dw))] {
+            let error = (product - dot(&y, &dy)).abs();
+            assert!(error <= 1e-5 * scale, "gradient of the {name} is not adjoint for {geometry:?}: off by {error}");
+        }
+    }
+}
+
+/// The split of the long reduction serves a GPU without growing the memory beyond the activations'.
+#[test]
+fn partials_are_moderate() {
+    for (channels, extent) in [(16, 32), (32, 16), (64, 8)] {
+        let geometry = ConvGeometry {
+            members: 1,
+            input_members: 1,
+            batch: 128,
+            height: extent,
+            width: extent,
+            channels,
+            filters: channels,
+            kernel: [3, 3],
+            stride: [1, 1],
+            padding: [1, 1],
+            groups: 1,
+        };
+        let kernel = Conv2dGradWeight { geometry };
+        let activations = 2 * geometry.input_spec().words();
+        assert!((8..=512).contains(&kernel.partials()), "{}", kernel.describe());
+        assert!(kernel.outputs()[0].words() <= activations, "{}", kernel.describe());
+    }
+}
