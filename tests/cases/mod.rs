@@ -3,6 +3,9 @@
 //!
 //! A new kernel family is one file here with a `cases()` function, and one line in [`all`].
 
+mod conv2d;
+mod gemm;
+
 use tensor::device::{Dispatch, Executable, View};
 use tensor::{DType, Device, Kernel, Rng, Spec};
 
@@ -82,7 +85,7 @@ impl Case {
 
 /// Every case of every kernel.
 pub fn all() -> Vec<Case> {
-    let families: Vec<Vec<Case>> = vec![];
+    let families: Vec<Vec<Case>> = vec![conv2d::cases(), gemm::cases()];
     families.into_iter().flatten().collect()
 }
 
