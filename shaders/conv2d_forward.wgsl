@@ -1,6 +1,6 @@
 // y[m,n,p,q,k] = sum over r,s,c of x[m,n, p STRIDE_H + r - PAD_H, q STRIDE_W + s - PAD_W, c] w[m,r,s,c,k].
 // x [X_MEMBERS,N,H,W,C], w [M,R,S,CG,K], y [M,N,P,Q,K]; CG = C/G, KG = K/G, both multiples of 4 and counted in fours.
-// Thread: TP consecutive pixels of an output row times TK quads of filters; a run of source pixels serves all taps s.
+// Thread: TP consecutive pixels of an output row times TK quads of filters.
 // Workgroup: WORKGROUP such pixel tiles at the same filters, so that weights are uniform over the workgroup.
 // Grid, outermost first: member, group, tile of filters, run of WORKGROUP pixel tiles.
 
@@ -16,8 +16,6 @@ const Q_TILES: u32 = (Q + TP - 1u) / TP;
 const TILES: u32 = N * P * Q_TILES;
 const RUNS: u32 = (TILES + WORKGROUP - 1u) / WORKGROUP;
 const K_TILES: u32 = (KG4 + TK - 1u) / TK;
-// Source pixels under the S taps of TP output pixels.
-const SPAN: u32 = (TP - 1u) * STRIDE_W + S;
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -42,21 +40,35 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         let i = p * STRIDE_H + r - PAD_H;
         let row = (image + select(0u, i, i < H)) * W;
         for (var c = 0u; c < CG4; c++) {
-            var pixels: array<vec4<f32>, SPAN>;
-            for (var t = 0u; t < SPAN; t++) {
-                let j = q * STRIDE_W + t - PAD_W;
-                let inside = i < H && j < W;
-                let pixel = x[(row + select(0u, j, inside)) * C4 + group * CG4 + c];
-                pixels[t] = select(vec4<f32>(), pixel, inside);
-            }
+            var pixels: array<vec4<f32>, TP>;
             for (var s = 0u; s < S; s++) {
-                for (var e = 0u; e < 4u; e++) {
-                    let weights = (((m * R + r) * S + s) * CG + 4u * c + e) * K4 + group * KG4;
-                    for (var k = 0u; k < TK; k++) {
-                        let weight = w[weights + min(filter_tile + k, KG4 - 1u)];
-                        for (var t = 0u; t < TP; t++) {
-                            acc[t * TK + k] += pixels[t * STRIDE_W + s][e] * weight;
-                        }
+                // With stride 1 the tile slides along the row: one new pixel for each tap after the first.
+                let kept = select(0u, TP - 1u, STRIDE_W == 1u && s > 0u);
+                if STRIDE_W == 1u {
+                    for (var t = 1u; t < TP; t++) {
+                        pixels[t - 1u] = pixels[t];
+                    }
+                }
+                for (var t = 0u; t < TP; t++) {
+                    if t >= kept {
+                        let j = (q + t) * STRIDE_W + s - PAD_W;
+                        let inside = i < H && j < W;
+                        let pixel = x[(row + select(0u, j, inside)) * C4 + group * CG4 + c];
+                        pixels[t] = select(vec4<f32>(), pixel, inside);
+                    }
+                }
+                let weights = (((m * R + r) * S + s) * CG + 4u * c) * K4 + group * KG4;
+                for (var k = 0u; k < TK; k++) {
+                    let first = weights + min(filter_tile + k, KG4 - 1u);
+                    let w0 = w[first];
+                    let w1 = w[first + K4];
+                    let w2 = w[first + 2u * K4];
+                    let w3 = w[first + 3u * K4];
+                    for (var t = 0u; t < TP; t++) {
+                        acc[t * TK + k] += pixels[t].x * w0;
+                        acc[t * TK + k] += pixels[t].y * w1;
+                        acc[t * TK + k] += pixels[t].z * w2;
+                        acc[t * TK + k] += pixels[t].w * w3;
                     }
                 }
             }

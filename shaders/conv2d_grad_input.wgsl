@@ -21,9 +21,6 @@ const TILES: u32 = N * CLASS_H * W_TILES;
 const RUNS: u32 = (TILES + WORKGROUP - 1u) / WORKGROUP;
 const CLASSES: u32 = STRIDE_H * STRIDE_W;
 const C_TILES: u32 = (CG4 + TC - 1u) / TC;
-// Most taps of a class along a row, and pixels of dy under those of TP pixels.
-const TAPS: u32 = (S + STRIDE_W - 1u) / STRIDE_W;
-const SPAN: u32 = TP + TAPS - 1u;
 const SUMMED: u32 = M / X_MEMBERS;
 
 @compute @workgroup_size(WORKGROUP)
@@ -46,6 +43,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 
     let first_r = (class_h + PAD_H) % STRIDE_H;
     let first_s = (class_w + PAD_W) % STRIDE_W;
+    let taps = (max(S, first_s) - first_s + STRIDE_W - 1u) / STRIDE_W;
     var acc: array<vec4<f32>, TP * TC>;
     for (var m = x_member * SUMMED; m < (x_member + 1u) * SUMMED; m++) {
         for (var r = first_r; r < R; r += STRIDE_H) {
@@ -53,27 +51,31 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
             let p = u + (class_h + PAD_H) / STRIDE_H - (r - first_r) / STRIDE_H;
             let row = ((m * N + n) * P + select(0u, p, p < P)) * Q;
             for (var k = 0u; k < KG4; k++) {
-                var pixels: array<vec4<f32>, SPAN>;
-                for (var t = 0u; t < SPAN; t++) {
-                    let q = v + (class_w + PAD_W) / STRIDE_W + t - (TAPS - 1u);
-                    let inside = p < P && q < Q;
-                    let pixel = dy[(row + select(0u, q, inside)) * K4 + group * KG4 + k];
-                    pixels[t] = select(vec4<f32>(), pixel, inside);
-                }
-                for (var tap = 0u; tap < TAPS; tap++) {
-                    let s = first_s + tap * STRIDE_W;
-                    if s < S {
-                        let weights = ((m * R + r) * S + s) * CG;
-                        for (var c = 0u; c < TC; c++) {
-                            let first = (weights + 4u * min(channel_tile + c, CG4 - 1u)) * K4 + group * KG4 + k;
-                            let w0 = w[first];
-                            let w1 = w[first + K4];
-                            let w2 = w[first + 2u * K4];
-                            let w3 = w[first + 3u * K4];
-                            for (var t = 0u; t < TP; t++) {
-                                let d = pixels[t + TAPS - 1u - tap];
-                                acc[t * TC + c] += vec4<f32>(dot(d, w0), dot(d, w1), dot(d, w2), dot(d, w3));
-                            }
+                // The tile slides along the row of dy: one new pixel for each tap after the first.
+                var pixels: array<vec4<f32>, TP>;
+                for (var tap = 0u; tap < taps; tap++) {
+                    for (var t = 1u; t < TP; t++) {
+                        pixels[t - 1u] = pixels[t];
+                    }
+                    for (var t = 0u; t < TP; t++) {
+                        if tap == 0u || t == TP - 1u {
+                            let q = v + (class_w + PAD_W) / STRIDE_W + t + tap - (taps - 1u);
+                            let inside = p < P && q < Q;
+                            let pixel = dy[(row + select(0u, q, inside)) * K4 + group * KG4 + k];
+                            pixels[t] = select(vec4<f32>(), pixel, inside);
+                        }
+                    }
+                    let s = first_s + (taps - 1u - tap) * STRIDE_W;
+                    let weights = ((m * R + r) * S + s) * CG;
+                    for (var c = 0u; c < TC; c++) {
+                        let first = (weights + 4u * min(channel_tile + c, CG4 - 1u)) * K4 + group * KG4 + k;
+                        let rows = mat4x4<f32>(w[first], w[first + K4], w[first + 2u * K4], w[first + 3u * K4]);
+                        let columns = transpose(rows);
+                        for (var t = 0u; t < TP; t++) {
+                            acc[t * TC + c] += pixels[t].x * columns[0];
+                            acc[t * TC + c] += pixels[t].y * columns[1];
+                            acc[t * TC + c] += pixels[t].z * columns[2];
+                            acc[t * TC + c] += pixels[t].w * columns[3];
                         }
                     }
                 }
