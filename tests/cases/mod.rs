@@ -5,7 +5,9 @@
 
 mod augment;
 mod batch_norm;
+mod conv2d;
 mod ensemble_distillation;
+mod gemm;
 mod optimizer;
 mod pointwise;
 mod reduction;
@@ -90,7 +92,9 @@ pub fn all() -> Vec<Case> {
     let families: Vec<Vec<Case>> = vec![
         augment::cases(),
         batch_norm::cases(),
+        conv2d::cases(),
         ensemble_distillation::cases(),
+        gemm::cases(),
         optimizer::cases(),
         pointwise::cases(),
         reduction::cases(),

@@ -8,6 +8,7 @@
 //!
 //! where `c` runs over the channels of `k`'s group, and positions outside the image read as zero.
 
+use crate::kernel::Launch;
 use crate::shape::Spec;
 
 /// Extents of a convolution. The gradients are described by the geometry of their forward.
@@ -90,6 +91,30 @@ impl ConvGeometry {
         self.group_channels().is_multiple_of(4) && self.group_filters().is_multiple_of(4)
     }
 
+    /// Adds the extents to a launch, under the letters that the shaders use.
+    pub(super) fn describe_to(&self, launch: Launch) -> Launch {
+        let [rows, columns] = self.output_extent();
+        launch
+            .size("M", self.members)
+            .size("X_MEMBERS", self.input_members)
+            .size("N", self.batch)
+            .size("H", self.height)
+            .size("W", self.width)
+            .size("C", self.channels)
+            .size("P", rows)
+            .size("Q", columns)
+            .size("K", self.filters)
+            .size("R", self.kernel[0])
+            .size("S", self.kernel[1])
+            .size("STRIDE_H", self.stride[0])
+            .size("STRIDE_W", self.stride[1])
+            .size("PAD_H", self.padding[0])
+            .size("PAD_W", self.padding[1])
+            .size("G", self.groups)
+            .size("CG", self.group_channels())
+            .size("KG", self.group_filters())
+    }
+
     /// What output positions read of the input.
     pub(super) fn forward_window(&self) -> Window {
         let axis = |axis: usize, source| Axis {
@@ -131,6 +156,20 @@ impl ConvGeometry {
         first + (self.class_taps(axis, class) - 1 - index) * self.stride[axis]
     }
 }
+
+/// Pixels of a row that a thread computes, given the length of the row.
+pub(super) fn tile_pixels(width: usize) -> usize {
+    width.min(4)
+}
+
+/// Quads of channels that a thread computes, of the `quads` that there are: as many as registers hold, unless a
+/// smaller tile leaves less of the last one idle. A tile costs its quads, and about one more for its loads.
+pub(super) fn tile_quads(quads: usize) -> usize {
+    (1..=4).rev().min_by_key(|tile| quads.div_ceil(*tile) * (tile + 1)).unwrap_or(1)
+}
+
+/// Threads of a workgroup of the convolution kernels where the shader leaves the choice.
+pub(super) const WORKGROUP: usize = 64;
 
 /// Along one axis, position `i` reads the `taps` consecutive source positions from `i step + start` on.
 #[derive(Debug, Clone, Copy)]

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::conv2d::{ConvGeometry, rows_per_block, with_scratch};
+use super::conv2d::{ConvGeometry, WORKGROUP, rows_per_block, tile_pixels, tile_quads, with_scratch};
 use super::gemm::{Matrix, multiply};
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
@@ -83,6 +83,21 @@ impl Kernel for Conv2dForward {
     }
 
     fn launch(&self) -> Launch {
-        todo!()
+        let g = &self.geometry;
+        if !g.in_quads() {
+            let wgsl = include_str!("../../../../shaders/conv2d_forward_scalar.wgsl");
+            let workgroups = g.output_spec().words().div_ceil(WORKGROUP);
+            return g.describe_to(Launch::new(wgsl, 2, 1, workgroups)).size("WORKGROUP", WORKGROUP);
+        }
+        let [height, width] = g.output_extent();
+        let quads = g.group_filters() / 4;
+        let (pixels, tile) = (tile_pixels(width), tile_quads(quads));
+        let runs = (g.batch * height * width.div_ceil(pixels)).div_ceil(WORKGROUP);
+        let workgroups = g.members * g.groups * quads.div_ceil(tile) * runs;
+        let wgsl = include_str!("../../../../shaders/conv2d_forward.wgsl");
+        g.describe_to(Launch::new(wgsl, 2, 1, workgroups))
+            .size("TP", pixels)
+            .size("TK", tile)
+            .size("WORKGROUP", WORKGROUP)
     }
 }

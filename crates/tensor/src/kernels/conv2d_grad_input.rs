@@ -6,9 +6,9 @@
 
 use rayon::prelude::*;
 
-use super::conv2d::{ConvGeometry, rows_per_block, with_scratch};
+use super::conv2d::{ConvGeometry, WORKGROUP, rows_per_block, tile_pixels, tile_quads, with_scratch};
 use super::gemm::{Matrix, multiply};
-use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
+use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
 
 /// Inputs `dy` (`[M, N, P, Q, K]`), `w` (`[M, R, S, C/G, K]`) and, with [`Self::addend`], a gradient of the shape of
@@ -157,6 +157,25 @@ impl Kernel for Conv2dGradInput {
     }
 
     fn launch(&self) -> Launch {
-        todo!()
+        let g = &self.geometry;
+        // Without an addend its binding sees `dy`, and the shader leaves it alone.
+        let addend = Binding::Input(if self.addend { 2 } else { 0 });
+        let bindings = [Binding::Input(0), Binding::Input(1), Binding::Output(0), addend];
+        let describe = |launch| {
+            g.describe_to(launch).bindings(bindings).switch("ADDEND", self.addend).size("WORKGROUP", WORKGROUP)
+        };
+        if !g.in_quads() {
+            let wgsl = include_str!("../../../../shaders/conv2d_grad_input_scalar.wgsl");
+            let workgroups = g.input_spec().words().div_ceil(WORKGROUP);
+            return describe(Launch::new(wgsl, 2, 1, workgroups));
+        }
+        let (height, width) = (g.height.div_ceil(g.stride[0]), g.width.div_ceil(g.stride[1]));
+        let quads = g.group_channels() / 4;
+        let (pixels, tile) = (tile_pixels(width), tile_quads(quads));
+        let runs = (g.batch * height * width.div_ceil(pixels)).div_ceil(WORKGROUP);
+        let classes = g.stride[0] * g.stride[1];
+        let workgroups = g.input_members * g.groups * quads.div_ceil(tile) * classes * runs;
+        let wgsl = include_str!("../../../../shaders/conv2d_grad_input.wgsl");
+        describe(Launch::new(wgsl, 2, 1, workgroups)).size("TP", pixels).size("TC", tile)
     }
 }

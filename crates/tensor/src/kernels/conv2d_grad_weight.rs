@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use super::conv2d::{ConvGeometry, rows_per_block, with_scratch};
+use super::conv2d::{ConvGeometry, WORKGROUP, rows_per_block, tile_quads, with_scratch};
 use super::gemm::{Matrix, multiply};
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
@@ -18,8 +18,6 @@ pub struct Conv2dGradWeight {
     pub geometry: ConvGeometry,
 }
 
-/// Filters whose sums a thread holds.
-const TILE_FILTERS: usize = 16;
 const MAX_WORKGROUP: usize = 256;
 
 impl Conv2dGradWeight {
@@ -50,8 +48,13 @@ impl Conv2dGradWeight {
     }
 
     fn workgroups_per_part(&self) -> usize {
-        let filters = self.geometry.group_filters().div_ceil(TILE_FILTERS);
-        self.geometry.groups * filters * self.lanes().div_ceil(MAX_WORKGROUP)
+        let quads = self.geometry.group_filters().div_ceil(4);
+        self.geometry.groups * quads.div_ceil(tile_quads(quads)) * self.lanes().div_ceil(MAX_WORKGROUP)
+    }
+
+    /// Threads of a workgroup: a multiple of 8 that leaves as few of them idle as that allows.
+    fn workgroup(&self) -> usize {
+        self.lanes().div_ceil(self.lanes().div_ceil(MAX_WORKGROUP)).next_multiple_of(8)
     }
 }
 
@@ -121,6 +124,17 @@ impl Kernel for Conv2dGradWeight {
     }
 
     fn launch(&self) -> Launch {
-        todo!()
+        let g = &self.geometry;
+        let parts = self.partials();
+        let describe = |launch| g.describe_to(launch).size("PARTS", parts).size("ROWS", self.rows_per_part());
+        if !g.in_quads() {
+            let wgsl = include_str!("../../../../shaders/conv2d_grad_weight_scalar.wgsl");
+            let workgroups = (parts * g.weight_spec().words()).div_ceil(WORKGROUP);
+            return describe(Launch::new(wgsl, 2, 1, workgroups)).size("WORKGROUP", WORKGROUP);
+        }
+        let wgsl = include_str!("../../../../shaders/conv2d_grad_weight.wgsl");
+        describe(Launch::new(wgsl, 2, 1, parts * g.members * self.workgroups_per_part()))
+            .size("TK", tile_quads(g.group_filters() / 4))
+            .size("WORKGROUP", self.workgroup())
     }
 }

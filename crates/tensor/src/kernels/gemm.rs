@@ -4,7 +4,7 @@
 
 use rayon::prelude::*;
 
-use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
+use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
 
 /// A product of matrices for each member: inputs `a`, `b` and, with [`Self::bias`], `bias`; output `y`.
@@ -111,11 +111,23 @@ impl Kernel for Gemm {
         let (b_type, b_width) = width(if self.transpose_b { self.inner } else { self.columns });
         let workgroups_per_member = tiles.div_ceil(WORKGROUP);
         let wgsl = include_str!("../../../../shaders/gemm.wgsl");
-        Launch::new(wgsl, self.inputs().len(), 1, self.output_members() * workgroups_per_member)
+        // Without a bias its binding sees the bytes of `b`, and the shader leaves it alone.
+        let bias = Binding::Input(if self.bias { 2 } else { 1 });
+        Launch::new(wgsl, 2, 1, self.output_members() * workgroups_per_member)
+            .bindings([Binding::Input(0), Binding::Input(1), Binding::Output(0), bias])
             .alias("A", a_type)
             .alias("B", b_type)
             .size("A_WIDTH", a_width)
             .size("B_WIDTH", b_width)
+            .size("A_MEMBERS", self.a_members)
+            .size("SUMMED", self.members / self.output_members())
+            .size("ROWS", self.rows)
+            .size("COLUMNS", self.columns)
+            .size("INNER", self.inner)
+            .switch("TRANSPOSE_A", self.transpose_a)
+            .switch("TRANSPOSE_B", self.transpose_b)
+            .switch("BIAS", self.bias)
+            .size("WORKGROUP", WORKGROUP)
     }
 }
 

@@ -16,7 +16,7 @@ pub struct SumPartials {
     pub shape: Vec<usize>,
 }
 
-const WORKGROUP: usize = 64;
+const WORKGROUP: usize = 256;
 
 impl SumPartials {
     fn words(&self) -> usize {
@@ -59,10 +59,14 @@ impl Kernel for SumPartials {
     fn launch(&self) -> Launch {
         let (element, width) = if self.words().is_multiple_of(4) { ("vec4<f32>", 4) } else { ("f32", 1) };
         let elements = self.words() / width;
-        Launch::new(include_str!("../../../../shaders/sum_partials.wgsl"), 1, 1, elements.div_ceil(WORKGROUP))
+        // At least four parts for a slice to sum.
+        let slices = (1..=5).map(|log| 1 << log).take_while(|slices| 4 * slices <= self.partials).last().unwrap_or(1);
+        let run = WORKGROUP / slices;
+        Launch::new(include_str!("../../../../shaders/sum_partials.wgsl"), 1, 1, elements.div_ceil(run))
             .alias("Elem", element)
             .size("PARTIALS", self.partials)
             .size("ELEMENTS", elements)
-            .size("WORKGROUP", WORKGROUP)
+            .size("SLICES", slices)
+            .size("WIDTH", run)
     }
 }

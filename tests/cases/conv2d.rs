@@ -1,0 +1,75 @@
+//! Convolutions and their gradients.
+
+use tensor::kernels::conv2d::ConvGeometry;
+use tensor::kernels::conv2d_forward::Conv2dForward;
+use tensor::kernels::conv2d_grad_input::Conv2dGradInput;
+use tensor::kernels::conv2d_grad_weight::Conv2dGradWeight;
+use tensor::kernels::sum_partials::SumPartials;
+
+use super::Case;
+
+/// A small 3x3 convolution of a single member; the others differ from it in what matters.
+const BASE: ConvGeometry = ConvGeometry {
+    members: 1,
+    input_members: 1,
+    batch: 2,
+    height: 8,
+    width: 8,
+    channels: 16,
+    filters: 16,
+    kernel: [3, 3],
+    stride: [1, 1],
+    padding: [1, 1],
+    groups: 1,
+};
+
+fn geometries() -> Vec<(&'static str, ConvGeometry)> {
+    vec![
+        // What residual networks use: the image, a stage, the way into the next, branches, shortcuts.
+        ("image", ConvGeometry { channels: 4, height: 32, width: 32, ..BASE }),
+        ("stage", BASE),
+        ("down", ConvGeometry { stride: [2, 2], filters: 32, ..BASE }),
+        ("members", ConvGeometry { members: 3, input_members: 3, channels: 64, filters: 64, batch: 1, ..BASE }),
+        ("fan_out", ConvGeometry { members: 3, stride: [2, 2], filters: 32, ..BASE }),
+        ("shortcut", ConvGeometry { kernel: [1, 1], padding: [0, 0], stride: [2, 2], filters: 32, ..BASE }),
+        ("pointwise", ConvGeometry { kernel: [1, 1], padding: [0, 0], members: 2, filters: 20, ..BASE }),
+        ("stem", ConvGeometry { kernel: [7, 7], padding: [3, 3], stride: [2, 2], channels: 4, height: 18, ..BASE }),
+        // What they do not: extents, strides and paddings that differ by axis, edges of tiles, groups.
+        ("uneven", ConvGeometry { kernel: [2, 5], padding: [0, 3], stride: [3, 2], height: 11, width: 5, ..BASE }),
+        ("groups", ConvGeometry { groups: 2, channels: 24, filters: 40, height: 5, width: 3, members: 2, ..BASE }),
+        ("one_pixel", ConvGeometry { batch: 17, height: 1, width: 1, ..BASE }),
+        // Channels that do not come in fours.
+        ("scalar", ConvGeometry { channels: 3, filters: 5, stride: [2, 1], height: 7, members: 2, ..BASE }),
+        ("depthwise", ConvGeometry { channels: 6, filters: 6, groups: 6, kernel: [3, 2], padding: [2, 0], ..BASE }),
+        ("mixed", ConvGeometry { channels: 8, filters: 10, members: 2, input_members: 2, batch: 1, ..BASE }),
+    ]
+}
+
+/// Every kernel on every geometry; the input gradient with and without an addend by turns.
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (index, (name, geometry)) in geometries().into_iter().enumerate() {
+        let taps = geometry.kernel[0] * geometry.kernel[1];
+        let [rows, columns] = geometry.output_extent();
+        let forward = taps * geometry.channels / geometry.groups;
+        let backward = taps * geometry.filters / geometry.groups * geometry.members;
+        cases.push(Case::new(format!("conv2d_forward/{name}"), Conv2dForward { geometry }, forward));
+        let kernel = Conv2dGradInput { geometry, addend: index % 2 == 1 };
+        cases.push(Case::new(format!("conv2d_grad_input/{name}"), kernel, backward));
+        let pixels = geometry.batch * rows * columns;
+        cases.push(Case::new(format!("conv2d_grad_weight/{name}"), Conv2dGradWeight { geometry }, pixels));
+    }
+    let geometry = ConvGeometry { batch: 16, ..BASE };
+    cases.push(Case::new("conv2d_grad_weight/parts", Conv2dGradWeight { geometry }, 256));
+    let geometry = ConvGeometry { batch: 15, channels: 2, ..BASE };
+    cases.push(Case::new("conv2d_grad_weight/scalar_parts", Conv2dGradWeight { geometry }, 256));
+    for (name, partials, shape) in [
+        ("one", 1, vec![3]),
+        ("few", 3, vec![1, 3, 3, 4, 8]),
+        ("many", 133, vec![2, 17]),
+        ("weights", 32, vec![1, 3, 3, 16, 16]),
+    ] {
+        cases.push(Case::new(format!("sum_partials/{name}"), SumPartials { partials, shape }, partials));
+    }
+    cases
+}

@@ -1,0 +1,41 @@
+//! Matrix products.
+
+use tensor::kernels::gemm::Gemm;
+
+use super::Case;
+
+const BASE: Gemm = Gemm {
+    members: 1,
+    a_members: 1,
+    rows: 16,
+    columns: 100,
+    inner: 64,
+    transpose_a: false,
+    transpose_b: false,
+    sum_members: false,
+    bias: false,
+};
+
+/// The linear layer of a classifier, its gradients, and sizes around the edges of a tile.
+pub fn cases() -> Vec<Case> {
+    [
+        ("logits", Gemm { columns: 10, bias: true, ..BASE }),
+        ("logits_of_members", Gemm { members: 3, a_members: 3, bias: true, ..BASE }),
+        ("logits_fanned_out", Gemm { members: 3, columns: 3, bias: true, ..BASE }),
+        ("grad_input", Gemm { members: 2, a_members: 2, columns: 64, inner: 100, transpose_b: true, ..BASE }),
+        ("grad_input_odd", Gemm { rows: 5, columns: 17, inner: 10, transpose_b: true, ..BASE }),
+        (
+            "grad_input_summed",
+            Gemm { members: 3, a_members: 3, columns: 64, inner: 10, transpose_b: true, sum_members: true, ..BASE },
+        ),
+        ("grad_weight", Gemm { members: 2, rows: 64, columns: 10, inner: 16, transpose_a: true, ..BASE }),
+        ("grad_weight_odd", Gemm { rows: 3, columns: 5, inner: 11, transpose_a: true, ..BASE }),
+        ("both_transposed", Gemm { rows: 8, columns: 12, inner: 133, transpose_a: true, transpose_b: true, ..BASE }),
+        ("outer", Gemm { rows: 11, columns: 7, inner: 1, ..BASE }),
+        ("row", Gemm { rows: 1, columns: 1, inner: 17, bias: true, sum_members: true, members: 2, ..BASE }),
+        ("square", Gemm { rows: 68, columns: 36, inner: 20, ..BASE }),
+    ]
+    .into_iter()
+    .map(|(name, kernel)| Case::new(format!("gemm/{name}"), kernel, kernel.inner * kernel.members))
+    .collect()
+}
