@@ -89,8 +89,10 @@ mod tests {
 
     use super::*;
 
+    type Entry<'a> = (&'a str, EntryType, &'a [u8]);
+
     /// An archive of entries (path, type, content); paths are written as they are, even those that a builder refuses.
-    fn archive(folder: &Path, entries: &[(&str, EntryType, &[u8])]) -> PathBuf {
+    fn archive(folder: &Path, entries: &[Entry<'_>]) -> PathBuf {
         let path = folder.join("made.tar.gz");
         let mut builder = Builder::new(GzEncoder::new(File::create(&path).expect("created"), Compression::fast()));
         for (name, kind, content) in entries {
@@ -108,7 +110,7 @@ mod tests {
         path
     }
 
-    fn take(entries: &[(&str, EntryType, &[u8])]) -> (tempfile::TempDir, Result<()>) {
+    fn take(entries: &[Entry<'_>]) -> (tempfile::TempDir, Result<()>) {
         let folder = tempfile::tempdir().expect("temporary folder");
         let path = archive(folder.path(), entries);
         let target = folder.path().join("out");
@@ -132,7 +134,7 @@ mod tests {
 
     #[test]
     fn links_large_double_and_absent_files_are_errors() {
-        let cases: [(&[(&str, EntryType, &[u8])], &str); 4] = [
+        let cases: [(&[Entry<'_>], &str); 4] = [
             (&[("in/wanted", EntryType::Symlink, b"")], "not a plain file"),
             (&[("in/wanted", EntryType::Regular, b"123456")], "of 6 bytes, more than 5"),
             (&[("in/wanted", EntryType::Regular, b"1"), ("in/wanted", EntryType::Regular, b"2")], "twice"),

@@ -3,8 +3,9 @@
 //! An image shows one figure at a random place, size and angle on a ground, with clutter and noise. The class is the
 //! figure's kind; from 11 classes on also the figure's pattern, and from 101 on the ground's pattern too (class
 //! `c = kind + 10 figure pattern + 100 ground pattern`). What the class does not determine is random, colours always
-//! are, and figures are as often brighter as darker than the ground: the mean image of every class is the same grey,
-//! which leaves a linear classifier almost nothing.
+//! are. Figures tend to be lighter than grounds, which tells where a figure is but not which. On 10 classes softmax
+//! regression on pixels stays near 80 % wrong, and a ResNet-8 of 16 to 64 channels has 6 % after three epochs and 2 %
+//! after five.
 
 use std::f32::consts::TAU;
 
@@ -32,8 +33,8 @@ const MAX_IMAGES: usize = 1_000_000;
 const SIZE: usize = 32;
 
 /// Measured on the default training set.
-const MEAN: [f32; 3] = [0.4998, 0.4983, 0.4997];
-const STD: [f32; 3] = [0.2714, 0.2726, 0.2724];
+const MEAN: [f32; 3] = [0.4002, 0.3995, 0.4001];
+const STD: [f32; 3] = [0.2284, 0.2289, 0.2288];
 
 /// Signed distance to a figure's edge, negative inside, at a point of the plane in which the figure fills about the
 /// unit disc. (Formulas after Quilez, "2D distance functions"; exact near the edges, which is where it matters.)
@@ -68,8 +69,7 @@ const PATTERNS: [(&str, Pattern); 10] = [
     ("latticed", |x, y| f32::from((x - 6.0 * (x / 6.0).floor()).min(y - 6.0 * (y / 6.0).floor()) < 1.5)),
 ];
 
-/// Indices of the patterns that a figure or a ground may have where the class does not determine it: those without
-/// edges of their own.
+/// Indices of the patterns that a ground may have where the class does not determine it: those without edges.
 const QUIET: [usize; 2] = [0, 4];
 
 fn rectangle(u: f32, v: f32, half_width: f32, half_height: f32) -> f32 {
@@ -145,7 +145,7 @@ fn draw_split(split: &str, seed: u64, classes: usize, count: usize) -> Images {
         let mut rng = Rng::named(split, &[seed, classes as u64, index as u64]);
         let mut look = Look::of_class(label as usize);
         if classes <= KINDS.len() {
-            look.figure = QUIET[rng.below(QUIET.len())];
+            look.figure = rng.below(PATTERNS.len());
         }
         if classes <= KINDS.len() * PATTERNS.len() {
             look.ground = QUIET[rng.below(QUIET.len())];
@@ -170,6 +170,13 @@ impl Look {
 }
 
 type Colour = [f32; 3];
+
+/// The range of a colour's channels.
+type Shade = (f32, f32);
+
+const DARK: Shade = (0.0, 170.0);
+const LIGHT: Shade = (85.0, 255.0);
+const ANY: Shade = (0.0, 255.0);
 
 /// Maps pixels to a plane that is turned, mirrored and moved at random.
 struct Frame {
@@ -203,17 +210,17 @@ struct Speck {
 
 fn draw(image: &mut [u32], look: &Look, rng: &mut Rng) {
     let mut colours: Vec<Colour> = Vec::with_capacity(4);
-    for _ in 0..4 {
-        colours.push(distinct_colour(&colours, rng));
+    for shade in [DARK, DARK, LIGHT, LIGHT] {
+        colours.push(distinct_colour(&colours, shade, rng));
     }
-    let (figure, ground) = (Frame::random(4.0, rng), Frame::random(8.0, rng));
-    let radius = between(9.0, 14.0, rng);
-    let specks: Vec<Speck> = (0..6)
+    let (figure, ground) = (Frame::random(5.0, rng), Frame::random(8.0, rng));
+    let radius = between(8.0, 13.0, rng);
+    let specks: Vec<Speck> = (0..8)
         .map(|index| Speck {
             frame: Frame::random(16.0, rng),
             half_length: between(0.5, 3.0, rng),
             half_width: between(0.4, 0.9, rng),
-            colour: colour(rng),
+            colour: colour(ANY, rng),
             in_front: index < 2,
         })
         .collect();
@@ -243,6 +250,10 @@ fn draw(image: &mut [u32], look: &Look, rng: &mut Rng) {
 
 impl Speck {
     fn coverage(&self, x: f32, y: f32) -> f32 {
+        // No speck reaches as far as four pixels: most pixels are done here.
+        if (x - self.frame.centre[0]).abs().max((y - self.frame.centre[1]).abs()) > 4.0 {
+            return 0.0;
+        }
         let (u, v) = self.frame.place(x, y);
         coverage(rectangle(u, v, self.half_length, self.half_width))
     }
@@ -261,24 +272,24 @@ fn between(low: f32, high: f32, rng: &mut Rng) -> f32 {
     low + (high - low) * rng.uniform() as f32
 }
 
-fn colour(rng: &mut Rng) -> Colour {
-    [0; 3].map(|_| between(0.0, 255.0, rng))
+fn colour(shade: Shade, rng: &mut Rng) -> Colour {
+    [0; 3].map(|_| between(shade.0, shade.1, rng))
 }
 
 /// The random colour, of a few, that is farthest from those already taken, unless one is far enough at once.
-fn distinct_colour(taken: &[Colour], rng: &mut Rng) -> Colour {
+fn distinct_colour(taken: &[Colour], shade: Shade, rng: &mut Rng) -> Colour {
     const FAR_ENOUGH: f32 = 110.0;
     const TRIES: usize = 16;
     let nearest = |candidate: Colour| {
         let squares = |other: &Colour| (0..3).map(|c| (candidate[c] - other[c]).powi(2)).sum::<f32>();
         taken.iter().map(squares).fold(f32::INFINITY, f32::min).sqrt()
     };
-    let mut best = colour(rng);
+    let mut best = colour(shade, rng);
     for _ in 1..TRIES {
         if nearest(best) >= FAR_ENOUGH {
             break;
         }
-        let candidate = colour(rng);
+        let candidate = colour(shade, rng);
         if nearest(candidate) > nearest(best) {
             best = candidate;
         }
