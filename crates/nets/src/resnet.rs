@@ -44,13 +44,14 @@ pub struct CifarResNet {
 const MAX_DEPTH: usize = 1202;
 
 impl CifarResNet {
-    /// The network of this depth: 6n+2 layers with basic blocks, else 9n+2 with bottlenecks.
+    /// The network of this depth: 6n+2 layers with basic blocks, else 9n+2 with bottlenecks. 164 is both, and has
+    /// bottlenecks, as everywhere in the literature.
     pub fn new(depth: usize, shortcut: Shortcut) -> Option<Self> {
         if !(8..=MAX_DEPTH).contains(&depth) {
             return None;
         }
         let (block, blocks) = match depth - 2 {
-            layers if layers % 6 == 0 => (Block::Basic, layers / 6),
+            layers if layers % 6 == 0 && depth != 164 => (Block::Basic, layers / 6),
             layers if layers % 9 == 0 => (Block::Bottleneck, layers / 9),
             _ => return None,
         };
