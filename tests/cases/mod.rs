@@ -201,8 +201,7 @@ pub fn compare(got: &[u32], want: &[u32], spec: &Spec, tolerance: f64) -> Result
             return Err(format!("element {i}: the reference itself is {w}"));
         }
         let allowed = tolerance * (w.abs() + rms);
-        // Written so that a NaN fails.
-        if !((g - w).abs() <= allowed) {
+        if g.is_nan() || (g - w).abs() > allowed {
             return Err(format!("element {i} of {}: got {g}, reference {w}, allowed error {allowed:.3e}", got.len()));
         }
     }

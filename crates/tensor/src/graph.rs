@@ -77,7 +77,7 @@ impl Graph {
     /// # Errors
     /// When the tensor does not lie inside the bank, or its offset is not aligned.
     pub fn state(&mut self, bank: &Bank, offset: usize, spec: Spec, needs_gradient: bool) -> Result<Var> {
-        if offset % ALIGNMENT != 0 || offset + spec.words() > bank.words() {
+        if !offset.is_multiple_of(ALIGNMENT) || offset + spec.words() > bank.words() {
             return Err(Error::Parameter {
                 name: bank.name().to_owned(),
                 problem: format!("{spec} at word {offset} does not fit a bank of {} words", bank.words()),
@@ -205,7 +205,7 @@ impl Graph {
         if !matches!(variable.home, Home::Temporary) {
             return Err(Error::Compile(format!("{} has a place already", variable.spec)));
         }
-        if offset % ALIGNMENT != 0 || offset + variable.spec.words() > bank.words() {
+        if !offset.is_multiple_of(ALIGNMENT) || offset + variable.spec.words() > bank.words() {
             return Err(Error::Compile(format!("{} at word {offset} does not fit bank {bank:?}", variable.spec)));
         }
         self.variables[var.0].home = Home::State(bank.clone(), offset);
