@@ -8,7 +8,7 @@ mod step;
 
 pub use kernels::ensemble_distillation::Teacher;
 pub use metrics::Metrics;
-pub use network::{Config, Heads, record};
+pub use network::{Config, Heads, MAX_BRANCHES, record};
 pub use step::{Evaluation, Optimizer, Training, evaluation, training};
 
 /// What goes wrong here is what goes wrong in a network or in the engine.

@@ -52,16 +52,34 @@ impl Totals {
         Ok(Self { bank, words })
     }
 
+    fn read(&self, device: &Device) -> Result<Vec<f32>> {
+        let words = self.bank.read(device)?;
+        Ok(words.into_iter().take(self.words).map(f32::from_bits).collect())
+    }
+
+    fn write(&self, device: &Device, totals: &[f32]) -> Result<()> {
+        let mut words = vec![0; self.words];
+        for (word, total) in words.iter_mut().zip(totals) {
+            *word = total.to_bits();
+        }
+        Ok(self.bank.write(device, 0, &words)?)
+    }
+
     fn take(&self, device: &Device) -> Result<Vec<f32>> {
-        let mut words = self.bank.read(device)?;
-        self.bank.write(device, 0, &vec![0; words.len()])?;
-        words.truncate(self.words);
-        Ok(words.into_iter().map(f32::from_bits).collect())
+        let totals = self.read(device)?;
+        self.write(device, &[])?;
+        Ok(totals)
     }
 }
 
 /// Records the loss; returns its outputs, of which the terms are the first.
-fn record_loss(graph: &mut Graph, heads: &Heads, labels: Var, config: &Config, gradient: bool) -> Result<(Var, Vec<Var>)> {
+fn record_loss(
+    graph: &mut Graph,
+    heads: &Heads,
+    labels: Var,
+    config: &Config,
+    gradient: bool,
+) -> Result<(Var, Vec<Var>)> {
     let &[branches, batch, classes] = graph.shape(heads.logits) else {
         unreachable!("classifiers give three axes");
     };
@@ -133,6 +151,22 @@ impl Training {
     /// When anything failed on the device.
     pub fn take_totals(&self, device: &Device) -> Result<Vec<f32>> {
         self.totals.take(device)
+    }
+
+    /// Waits for the device, and copies the sums of the terms, which go on growing.
+    ///
+    /// # Errors
+    /// When anything failed on the device.
+    pub fn totals(&self, device: &Device) -> Result<Vec<f32>> {
+        self.totals.read(device)
+    }
+
+    /// Sets the sums of the terms to what [`Training::totals`] gave: an interrupted epoch goes on to the same bits.
+    ///
+    /// # Errors
+    /// When anything failed on the device.
+    pub fn restore_totals(&self, device: &Device, totals: &[f32]) -> Result<()> {
+        self.totals.write(device, totals)
     }
 }
 

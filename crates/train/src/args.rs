@@ -1,0 +1,329 @@
+//! The command line's options, as clap reads them. What they default to stands in [`crate::config`].
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::builder::{PossibleValuesParser, RangedU64ValueParser};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+use crate::schedule::Schedule;
+
+/// Train image classifiers by on-the-fly native ensemble distillation; without a subcommand, a network is trained.
+#[derive(Debug, Parser)]
+#[command(name = "train", version, args_conflicts_with_subcommands = true, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub train: TrainArgs,
+}
+
+/// What there is beside training.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Measure the test errors of a checkpoint, of each branch and of the ensemble
+    Eval(EvalArgs),
+    /// Get a dataset
+    Fetch(FetchArgs),
+    /// Print a network's parameters, FLOPs and memory
+    Info(InfoArgs),
+    /// List the devices of this machine
+    Devices,
+}
+
+/// How a block passes its input on where shapes change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shortcut {
+    /// Every second pixel and zero channels: no parameters
+    A,
+    /// 1x1 convolution and batch-norm
+    B,
+}
+
+impl From<Shortcut> for nets::resnet::Shortcut {
+    fn from(shortcut: Shortcut) -> Self {
+        match shortcut {
+            Shortcut::A => Self::A,
+            Shortcut::B => Self::B,
+        }
+    }
+}
+
+/// What is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// On-the-fly native ensemble: branches, a gate, and distillation of their ensemble
+    One,
+    /// The network alone
+    Vanilla,
+}
+
+/// Settings of the optimiser under one name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Recipe {
+    /// As the paper says: Nesterov, weight decay 1e-4, steps
+    Paper,
+    /// As the authors' code does: plain momentum, weight decay 1e-4, steps, distillation ramped up over 80 epochs
+    Authors,
+    /// Nesterov, weight decay 5e-4, cosine to zero
+    Strong,
+}
+
+/// When a checkpoint is saved within an epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum SaveEvery {
+    /// After so many steps.
+    Steps(usize),
+    /// After so many minutes.
+    Minutes(u32),
+}
+
+impl SaveEvery {
+    /// Whether a checkpoint is due at `step`, `since` the last one.
+    pub fn is_due(self, step: usize, since: Duration) -> bool {
+        match self {
+            Self::Steps(steps) => step % steps == 0,
+            Self::Minutes(minutes) => since >= Duration::from_secs(60 * u64::from(minutes)),
+        }
+    }
+}
+
+impl FromStr for SaveEvery {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = match text.strip_suffix('m') {
+            Some(minutes) => minutes.parse().ok().filter(|&minutes| minutes > 0).map(Self::Minutes),
+            None => text.parse().ok().filter(|&steps| steps > 0).map(Self::Steps),
+        };
+        parsed.ok_or_else(|| "give a number of steps, as 500, or of minutes, as 10m".to_owned())
+    }
+}
+
+impl fmt::Display for SaveEvery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Steps(steps) => write!(f, "{steps}"),
+            Self::Minutes(minutes) => write!(f, "{minutes}m"),
+        }
+    }
+}
+
+impl TryFrom<String> for SaveEvery {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<SaveEvery> for String {
+    fn from(every: SaveEvery) -> Self {
+        every.to_string()
+    }
+}
+
+/// Options of a network.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Network")]
+pub struct NetworkArgs {
+    /// resnet20, 32, 44, 56, 110 (basic blocks), resnet164 (bottlenecks), or another valid depth [default: resnet32]
+    #[arg(long, value_name = "NAME")]
+    pub net: Option<String>,
+    /// Shortcuts where shapes change [default: b]
+    #[arg(long, value_enum)]
+    pub shortcut: Option<Shortcut>,
+    /// Branches, the target network counted [default: 3]
+    #[arg(long, value_name = "K", value_parser = count(one::MAX_BRANCHES as u64))]
+    pub branches: Option<usize>,
+    /// Stage at which branches begin, by its name or number; `input` shares nothing [default: the last stage]
+    #[arg(long, value_name = "STAGE")]
+    pub fan_out: Option<String>,
+}
+
+/// Options of a dataset's test split, and of where and how it is read.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Data")]
+pub struct DataArgs {
+    /// Dataset [default: cifar10]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(data::DATASETS))]
+    pub data: Option<String>,
+    /// Folder that holds one folder per dataset [default: datasets]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Number of classes, where the dataset has a choice [default: 10]
+    #[arg(long, value_name = "C", value_parser = count(1000))]
+    pub classes: Option<usize>,
+    /// Measure on the first N test images only
+    #[arg(long, value_name = "N", value_parser = count(u32::MAX.into()))]
+    pub limit_test: Option<usize>,
+    /// Mean of the channels, for pixels in 0 to 1 [default: the dataset's]
+    #[arg(long, value_name = "R,G,B", value_parser = channels)]
+    pub mean: Option<[f64; 3]>,
+    /// Standard deviation of the channels [default: the dataset's]
+    #[arg(long, value_name = "R,G,B", value_parser = positive_channels)]
+    pub std: Option<[f64; 3]>,
+}
+
+/// Options of training.
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    #[command(flatten)]
+    pub network: NetworkArgs,
+    #[command(flatten)]
+    pub dataset: DataArgs,
+    /// Train on the first N images only
+    #[arg(long, value_name = "N", value_parser = count(u32::MAX.into()), help_heading = "Data")]
+    pub limit_train: Option<usize>,
+
+    /// What is trained [default: one with several branches, vanilla with one]
+    #[arg(long, value_enum, help_heading = "Method")]
+    pub method: Option<Method>,
+    /// Do not distil the ensemble into the branches
+    #[arg(long, help_heading = "Method")]
+    pub no_distill: bool,
+    /// Take the plain mean of the branches as the ensemble, in place of the gate's
+    #[arg(long, help_heading = "Method")]
+    pub no_gate: bool,
+    /// Temperature of the distillation [default: 3]
+    #[arg(long, value_name = "T", value_parser = positive, help_heading = "Method")]
+    pub temperature: Option<f64>,
+    /// Epochs over which the distillation term grows to its full weight; 0 for none [default: none]
+    #[arg(long, value_name = "EPOCHS", help_heading = "Method")]
+    pub kl_ramp: Option<usize>,
+
+    /// Settings of the optimiser under one name; single options override it [default: paper]
+    #[arg(long, value_enum, help_heading = "Optimiser")]
+    pub recipe: Option<Recipe>,
+    /// Epochs [default: 300]
+    #[arg(long, value_name = "N", value_parser = count(1_000_000), help_heading = "Optimiser")]
+    pub epochs: Option<usize>,
+    /// Images in a step [default: 128]
+    #[arg(long, value_name = "N", value_parser = count(1 << 20), help_heading = "Optimiser")]
+    pub batch: Option<usize>,
+    /// Initial learning rate [default: 0.1]
+    #[arg(long, value_name = "RATE", value_parser = positive, help_heading = "Optimiser")]
+    pub lr: Option<f64>,
+    /// Momentum [default: 0.9]
+    #[arg(long, value_name = "M", value_parser = fraction, help_heading = "Optimiser")]
+    pub momentum: Option<f64>,
+    /// Nesterov's momentum, or plain [default: true]
+    #[arg(long, value_name = "BOOL", help_heading = "Optimiser")]
+    pub nesterov: Option<bool>,
+    /// Weight decay, on all parameters [default: 1e-4]
+    #[arg(long, value_name = "W", value_parser = not_negative, help_heading = "Optimiser")]
+    pub weight_decay: Option<f64>,
+    /// How the learning rate falls: to a tenth at 50 % and 75 % of the epochs, or along a cosine [default: steps]
+    #[arg(long, value_enum, help_heading = "Optimiser")]
+    pub schedule: Option<Schedule>,
+
+    /// auto (a hardware GPU, else the CPU), gpu, cpu, or a part of an adapter's name [default: auto]
+    #[arg(long, value_name = "NAME", help_heading = "Run")]
+    pub device: Option<String>,
+    /// Determines initial weights, order and augmentation [default: 0]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64), help_heading = "Run")]
+    pub seed: Option<u64>,
+    /// Images in an evaluation step [default: as --batch]
+    #[arg(long, value_name = "N", value_parser = count(1 << 20), help_heading = "Run")]
+    pub eval_batch: Option<usize>,
+    /// Directory of the run; it must not hold one [default: runs/NET-BRANCHES-DATA-seedSEED, numbered]
+    #[arg(long, value_name = "DIR", help_heading = "Run", conflicts_with = "resume")]
+    pub out: Option<PathBuf>,
+    /// Save within epochs, too: every so many steps, as 500, or minutes, as 10m
+    #[arg(long, value_name = "WHEN", help_heading = "Run")]
+    pub save_every: Option<SaveEvery>,
+    /// Go on with the run in this directory; only --device, --data-dir and --save-every may differ
+    #[arg(long, value_name = "DIR", help_heading = "Run")]
+    pub resume: Option<PathBuf>,
+    /// Stop after so many steps, as Ctrl-C would
+    #[arg(long, value_name = "STEPS", value_parser = count(u32::MAX.into()), help_heading = "Run")]
+    pub stop_after: Option<usize>,
+    /// Print where a training step spends its time, kernel by kernel, and end
+    #[arg(long, help_heading = "Run", conflicts_with_all = ["resume", "out"])]
+    pub profile: bool,
+}
+
+/// Options of `eval`.
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    /// A run's last.safetensors or best.safetensors, or a network's state as PyTorch names it (then give --net)
+    #[arg(long, value_name = "FILE")]
+    pub weights: PathBuf,
+    /// Network, for weights that do not say
+    #[arg(long, value_name = "NAME")]
+    pub net: Option<String>,
+    /// Shortcuts, for weights that do not say [default: b]
+    #[arg(long, value_enum)]
+    pub shortcut: Option<Shortcut>,
+    #[command(flatten)]
+    pub dataset: DataArgs,
+    /// auto, gpu, cpu, or a part of an adapter's name
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    pub device: String,
+    /// Images in a step
+    #[arg(long, visible_alias = "eval-batch", value_name = "N", default_value = "128", value_parser = count(1 << 20))]
+    pub batch: usize,
+}
+
+/// Options of `fetch`.
+#[derive(Debug, Args)]
+pub struct FetchArgs {
+    /// Dataset
+    #[arg(value_name = "NAME", default_value = "cifar10", value_parser = PossibleValuesParser::new(data::DATASETS))]
+    pub data: String,
+    /// Folder that holds one folder per dataset [default: datasets]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+/// Options of `info`.
+#[derive(Debug, Args)]
+pub struct InfoArgs {
+    #[command(flatten)]
+    pub network: NetworkArgs,
+    /// Number of classes
+    #[arg(long, value_name = "C", default_value = "10", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(2..=1_000_000))]
+    pub classes: usize,
+    /// Images in a step, for the memory
+    #[arg(long, value_name = "N", default_value = "128", value_parser = count(1 << 20))]
+    pub batch: usize,
+}
+
+fn count(most: u64) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=most)
+}
+
+fn number(text: &str, admitted: impl Fn(f64) -> bool, what: &str) -> Result<f64, String> {
+    text.trim().parse().ok().filter(|&x: &f64| x.is_finite() && admitted(x)).ok_or_else(|| format!("give {what}"))
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    number(text, |x| x > 0.0, "a number above 0")
+}
+
+fn not_negative(text: &str) -> Result<f64, String> {
+    number(text, |x| x >= 0.0, "a number that is not negative")
+}
+
+fn fraction(text: &str) -> Result<f64, String> {
+    number(text, |x| (0.0..1.0).contains(&x), "a number from 0 to below 1")
+}
+
+fn triple(text: &str, parse: impl Fn(&str) -> Result<f64, String>) -> Result<[f64; 3], String> {
+    let values = text.split(',').map(parse).collect::<Result<Vec<f64>, String>>()?;
+    values.try_into().map_err(|_| "give three numbers separated by commas".to_owned())
+}
+
+fn channels(text: &str) -> Result<[f64; 3], String> {
+    triple(text, |part| number(part, |_| true, "three numbers separated by commas"))
+}
+
+fn positive_channels(text: &str) -> Result<[f64; 3], String> {
+    triple(text, |part| number(part, |x| x > 0.0, "three numbers above 0, separated by commas"))
+}

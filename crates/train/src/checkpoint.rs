@@ -1,0 +1,269 @@
+//! Checkpoints: safetensors files under PyTorch's names, whose metadata say what network they are of and where the run
+//! stood.
+//!
+//! Nothing in a checkpoint depends on time, place or speed: the same run gives the same bytes. The metadata are one
+//! string, since the map that safetensors keeps them in has no order.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail};
+use nets::NamedTensor;
+use one::Teacher;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+
+use crate::config::Network;
+use crate::run_dir::write_atomically;
+
+/// The format that this program writes, and the only one that it reads.
+const FORMAT: u32 = 1;
+/// The key of the metadata.
+const KEY: &str = "onfly";
+/// Prefix of the optimiser's velocities.
+const MOMENTUM: &str = "momentum.";
+/// The sums of the losses and errors of an epoch under way.
+const TOTALS: &str = "metrics.totals";
+/// What PyTorch counts and nothing here needs.
+const UNUSED: &str = "num_batches_tracked";
+
+/// Where a run stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Position {
+    /// Epochs that are complete, their evaluation included.
+    pub epoch: usize,
+    /// Steps of the epoch under way.
+    pub epoch_step: usize,
+    /// Steps in all.
+    pub step: usize,
+}
+
+/// The best test error so far.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// Top-1 error of branch 0, per cent.
+    pub error: f64,
+    /// The epoch after which it was measured, from 1.
+    pub epoch: usize,
+}
+
+/// What a checkpoint says of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Header {
+    format: u32,
+    #[serde(flatten)]
+    pub network: Network,
+    /// Whether a gate forms the teacher.
+    pub gate: bool,
+    pub classes: usize,
+    pub data: String,
+    pub mean: [f64; 3],
+    pub std: [f64; 3],
+    pub seed: u64,
+    #[serde(flatten)]
+    pub position: Position,
+    pub best: Option<Best>,
+    /// FNV-1a of all tensors' bytes in the order of their names.
+    checksum: String,
+}
+
+impl Header {
+    /// What the checkpoint of a run says that has not begun.
+    pub fn new(network: Network, gate: bool, classes: usize, data: String, seed: u64) -> Self {
+        let (mean, std) = ([0.0; 3], [1.0; 3]);
+        let position = Position::default();
+        Self {
+            format: FORMAT,
+            network,
+            gate,
+            classes,
+            data,
+            mean,
+            std,
+            seed,
+            position,
+            best: None,
+            checksum: String::new(),
+        }
+    }
+
+    /// How branches form the teacher.
+    pub fn teacher(&self) -> Teacher {
+        match (self.network.branches, self.gate) {
+            (1, _) => Teacher::None,
+            (_, true) => Teacher::Gated,
+            (_, false) => Teacher::Mean,
+        }
+    }
+}
+
+/// A checkpoint in memory.
+#[derive(Debug, Clone)]
+pub struct Checkpoint {
+    /// `None` for a network's state that another program wrote.
+    pub header: Option<Header>,
+    /// Parameters and running statistics.
+    pub state: Vec<NamedTensor>,
+    /// The optimiser's velocities, under the names of their parameters.
+    pub velocities: Vec<NamedTensor>,
+    /// Sums of the epoch under way.
+    pub totals: Vec<f32>,
+}
+
+fn bytes(data: &[f32]) -> Vec<u8> {
+    data.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+fn checksum<'a>(tensors: impl Iterator<Item = &'a [u8]>) -> String {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for &byte in tensors.flatten() {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    format!("{hash:016x}")
+}
+
+/// Writes a checkpoint to a temporary file, and renames it to `path` when it is on the disk.
+///
+/// # Errors
+/// When a value is not finite (the file that is there stays), or the file cannot be written.
+pub fn write(path: &Path, mut header: Header, checkpoint: &Checkpoint) -> Result<()> {
+    let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
+    let velocities = checkpoint.velocities.iter().map(|tensor| (MOMENTUM, tensor));
+    for (prefix, tensor) in checkpoint.state.iter().map(|tensor| ("", tensor)).chain(velocities) {
+        if let Some(value) = tensor.data.iter().find(|value| !value.is_finite()) {
+            bail!(
+                "{prefix}{} holds {value}, so {} was not written: a lower --lr may help",
+                tensor.name,
+                path.display()
+            );
+        }
+        tensors.push((format!("{prefix}{}", tensor.name), tensor.shape.clone(), bytes(&tensor.data)));
+    }
+    if !checkpoint.totals.is_empty() {
+        tensors.push((TOTALS.to_owned(), vec![checkpoint.totals.len()], bytes(&checkpoint.totals)));
+    }
+    tensors.sort_by(|a, b| a.0.cmp(&b.0));
+    header.checksum = checksum(tensors.iter().map(|(_, _, bytes)| bytes.as_slice()));
+    let metadata = HashMap::from([(KEY.to_owned(), serde_json::to_string(&header)?)]);
+    let views = tensors
+        .iter()
+        .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
+        .collect::<Result<Vec<_>>>()?;
+    write_atomically(path, &safetensors::serialize(views, Some(metadata))?)
+}
+
+/// Reads a checkpoint, or a network's state that another program wrote.
+///
+/// # Errors
+/// When the file is absent, damaged, of another format, or not of single-precision floats.
+pub fn read(path: &Path) -> Result<Checkpoint> {
+    let file = path.display();
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read the checkpoint {file}"))?;
+    let damaged = |what: String| anyhow!("the checkpoint {file} is damaged: {what}; take another one, or train anew");
+    let tensors = SafeTensors::deserialize(&bytes).map_err(|error| damaged(error.to_string()))?;
+    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| damaged(error.to_string()))?;
+    let header = match metadata.metadata().as_ref().and_then(|map| map.get(KEY)) {
+        None => None,
+        Some(text) => {
+            // The format is looked at first: another one may have other fields.
+            let value: serde_json::Value = serde_json::from_str(text).map_err(|error| damaged(error.to_string()))?;
+            if value.get("format") != Some(&FORMAT.into()) {
+                bail!("the checkpoint {file} is of another version of this program: use the version that wrote it");
+            }
+            Some(serde_json::from_value::<Header>(value).map_err(|error| damaged(error.to_string()))?)
+        }
+    };
+    let mut names: Vec<&str> = tensors.names();
+    names.sort_unstable();
+    let mut checkpoint = Checkpoint { header, state: Vec::new(), velocities: Vec::new(), totals: Vec::new() };
+    let mut raw = Vec::with_capacity(names.len());
+    for name in names.into_iter().filter(|name| !name.ends_with(UNUSED)) {
+        let view = tensors.tensor(name).map_err(|error| damaged(error.to_string()))?;
+        if view.dtype() != Dtype::F32 {
+            bail!("{name} in {file} is of type {:?}: convert the weights to 32-bit floats", view.dtype());
+        }
+        raw.push(view.data());
+        let data = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let tensor = |name: &str, data| NamedTensor { name: name.to_owned(), shape: view.shape().to_vec(), data };
+        match name.strip_prefix(MOMENTUM) {
+            Some(parameter) => checkpoint.velocities.push(tensor(parameter, data)),
+            None if name == TOTALS => checkpoint.totals = data,
+            None => checkpoint.state.push(tensor(name, data)),
+        }
+    }
+    if let Some(header) = &checkpoint.header {
+        if header.checksum != checksum(raw.into_iter()) {
+            return Err(damaged("its checksum is wrong".to_owned()));
+        }
+    }
+    Ok(checkpoint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Shortcut;
+
+    fn sample() -> (Header, Checkpoint) {
+        let network =
+            Network { net: "resnet8".to_owned(), shortcut: Shortcut::B, branches: 2, fan_out: "layer3".to_owned() };
+        let header = Header {
+            position: Position { epoch: 3, epoch_step: 2, step: 50 },
+            best: Some(Best { error: 12.5, epoch: 2 }),
+            ..Header::new(network, true, 10, "shapes".to_owned(), 7)
+        };
+        let tensor = |name: &str, data: &[f32]| NamedTensor {
+            name: name.to_owned(),
+            shape: vec![data.len()],
+            data: data.to_vec(),
+        };
+        let state = vec![tensor("z", &[1.0, -2.5]), tensor("a", &[0.0])];
+        (header, Checkpoint { header: None, state, velocities: vec![tensor("z", &[0.5, 0.25])], totals: vec![1.0; 4] })
+    }
+
+    #[test]
+    fn a_checkpoint_reads_as_it_was_written_and_its_bytes_are_always_the_same() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let (header, checkpoint) = sample();
+        let path = |name: &str| folder.path().join(name);
+        write(&path("a"), header.clone(), &checkpoint).expect("written");
+        for _ in 0..5 {
+            write(&path("b"), header.clone(), &checkpoint).expect("written");
+            assert_eq!(std::fs::read(path("a")).expect("read"), std::fs::read(path("b")).expect("read"));
+        }
+        let found = read(&path("a")).expect("whole");
+        let read_header = found.header.expect("a header");
+        assert_eq!((read_header.position, read_header.best), (header.position, header.best));
+        assert_eq!(read_header.network, header.network);
+        let names: Vec<&str> = found.state.iter().map(|tensor| tensor.name.as_str()).collect();
+        assert_eq!(names, ["a", "z"]);
+        assert_eq!(found.velocities, checkpoint.velocities);
+        assert_eq!(found.totals, checkpoint.totals);
+    }
+
+    #[test]
+    fn damage_is_noticed_wherever_it_is() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("checkpoint");
+        let (header, mut checkpoint) = sample();
+        write(&path, header.clone(), &checkpoint).expect("written");
+        let whole = std::fs::read(&path).expect("read");
+        let last = whole.len() - 1;
+        let header_end = 8 + usize::from(whole[0]) + 256 * usize::from(whole[1]);
+        for i in [0, 9, header_end, last] {
+            let mut bytes = whole.clone();
+            bytes[i] ^= 0x11;
+            std::fs::write(&path, bytes).expect("damaged");
+            let error = read(&path).expect_err("damaged").to_string();
+            assert!(error.contains("is damaged"), "byte {i}: {error}");
+        }
+        for length in [0, 7, 100, last] {
+            std::fs::write(&path, &whole[..length]).expect("cut off");
+            assert!(read(&path).expect_err("cut off").to_string().contains("is damaged"), "{length} bytes");
+        }
+        std::fs::write(&path, &whole).expect("restored");
+        checkpoint.state[0].data[1] = f32::NAN;
+        write(&path, header, &checkpoint).expect_err("not finite");
+        assert_eq!(std::fs::read(&path).expect("read"), whole, "the last good one stays");
+    }
+}

@@ -1,0 +1,51 @@
+//! What a network costs.
+
+use anyhow::Result;
+use one::Teacher;
+
+use crate::args::InfoArgs;
+use crate::config::Network;
+use crate::output::line;
+use crate::overview::{activation_memory, cost, describe, flops, grouped, mebibytes};
+
+/// Prints a network's stages, parameters, operations and memory.
+///
+/// # Errors
+/// When there is no such network.
+pub fn run(args: &InfoArgs) -> Result<()> {
+    let network = Network::new(&args.network, 3)?;
+    let teacher = if network.branches > 1 { Teacher::Gated } else { Teacher::None };
+    let method = network.method(teacher, args.classes)?;
+    let stages = network.architecture()?.stages();
+    let (shared, copied) = stages.split_at(method.fan_out);
+    let shared = if shared.is_empty() { "none".to_owned() } else { shared.join(", ") };
+    let cost = cost(&network, &method)?;
+    let (training, evaluation) = activation_memory(&network, &method, args.batch)?;
+    let millions = |n: usize| format!("{} ({:.3} M)", grouped(n), n as f64 / 1e6);
+    let entry = |what: &str, is: String| line(format!("{what:<12} {is}"));
+    entry("network", format!("{}, {} classes", describe(&network), args.classes))?;
+    match network.branches {
+        1 => entry("stages", stages.join(", "))?,
+        k => entry("stages", format!("shared: {shared}; in {k} branches: {}, classifier", copied.join(", ")))?,
+    }
+    entry("parameters", format!("{} deployed", millions(cost.deployed_parameters)))?;
+    entry(
+        "",
+        format!(
+            "{} in training, and {} of the gate",
+            millions(cost.training_parameters),
+            grouped(cost.gate_parameters)
+        ),
+    )?;
+    entry("FLOPs", format!("{} deployed", flops(cost.deployed)))?;
+    entry("", format!("{} in training (2 per multiply-accumulate; one image, forward)", flops(cost.training)))?;
+    entry(
+        "memory",
+        format!(
+            "activations at batch {}: {} in training, {} in evaluation",
+            args.batch,
+            mebibytes(training),
+            mebibytes(evaluation)
+        ),
+    )
+}

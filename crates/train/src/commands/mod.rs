@@ -1,0 +1,8 @@
+//! What the program can be told to do, one file each.
+
+pub mod devices;
+pub mod eval;
+pub mod fetch;
+pub mod info;
+pub mod profile;
+pub mod train;

@@ -1,0 +1,350 @@
+//! What a run does: every option, resolved. It is `config.toml` in the run's directory.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use data::Dataset;
+use nets::Architecture;
+use one::Teacher;
+use serde::{Deserialize, Serialize};
+
+use crate::args::{Method, NetworkArgs, Recipe, SaveEvery, Shortcut, TrainArgs};
+use crate::failure::usage;
+use crate::schedule::Schedule;
+
+/// Options that may be given anew when a run is resumed: they do not change what it computes.
+const FREE: [&str; 3] = ["device", "data_dir", "save_every"];
+
+/// A network and the branches around it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Network {
+    /// The architecture's name.
+    pub net: String,
+    /// Shortcuts where shapes change.
+    pub shortcut: Shortcut,
+    /// Number of branches; one is the plain network.
+    pub branches: usize,
+    /// Name of the stage at which branches begin; `input` where nothing is shared.
+    pub fan_out: String,
+}
+
+/// Everything that determines a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    #[serde(flatten)]
+    pub network: Network,
+    pub method: Method,
+    pub distill: bool,
+    pub gate: bool,
+    pub temperature: f64,
+    /// Epochs of the distillation term's ramp.
+    pub kl_ramp: Option<usize>,
+
+    pub data: String,
+    pub data_dir: Option<PathBuf>,
+    pub limit_train: Option<usize>,
+    pub limit_test: Option<usize>,
+    /// Known once the dataset is loaded, as are the next two.
+    pub classes: Option<usize>,
+    pub mean: Option<[f64; 3]>,
+    pub std: Option<[f64; 3]>,
+
+    pub epochs: usize,
+    pub batch: usize,
+    pub lr: f64,
+    pub momentum: f64,
+    pub nesterov: bool,
+    pub weight_decay: f64,
+    pub schedule: Schedule,
+
+    pub device: String,
+    pub seed: u64,
+    pub eval_batch: usize,
+    pub save_every: Option<SaveEvery>,
+}
+
+fn assign<T: Clone>(target: &mut T, given: &Option<T>) {
+    if let Some(value) = given {
+        target.clone_from(value);
+    }
+}
+
+fn assign_some<T: Clone>(target: &mut Option<T>, given: &Option<T>) {
+    if given.is_some() {
+        target.clone_from(given);
+    }
+}
+
+/// The decimal that a single-precision number is written as.
+fn decimal(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or_else(|_| f64::from(value))
+}
+
+impl Network {
+    /// The network that the options describe.
+    ///
+    /// # Errors
+    /// When there is no such network or stage.
+    pub fn new(args: &NetworkArgs, default_branches: usize) -> Result<Self> {
+        let mut network = Self {
+            net: args.net.clone().unwrap_or_else(|| "resnet32".to_owned()),
+            shortcut: args.shortcut.unwrap_or(Shortcut::B),
+            branches: args.branches.unwrap_or(default_branches),
+            fan_out: String::new(),
+        };
+        let architecture = network.architecture()?;
+        network.fan_out = stage_name(&*architecture, architecture.default_fan_out());
+        if let Some(stage) = &args.fan_out {
+            network.fan_out = stage_name(&*architecture, stage_index(&*architecture, stage)?);
+        }
+        Ok(network)
+    }
+
+    /// The architecture of this name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn architecture(&self) -> Result<Box<dyn Architecture>> {
+        Ok(nets::architecture(&self.net, self.shortcut.into())?)
+    }
+
+    /// The method's configuration for `classes` classes, as far as the network determines it.
+    ///
+    /// # Errors
+    /// When there is no such network or stage.
+    pub fn method(&self, teacher: Teacher, classes: usize) -> Result<one::Config> {
+        let architecture = self.architecture()?;
+        let fan_out = stage_index(&*architecture, &self.fan_out)?;
+        let paper = one::Config::paper(&*architecture, self.branches, classes);
+        Ok(one::Config { fan_out, teacher, ..paper })
+    }
+
+    fn apply(&mut self, args: &NetworkArgs) -> Result<()> {
+        assign(&mut self.net, &args.net);
+        assign(&mut self.shortcut, &args.shortcut);
+        assign(&mut self.branches, &args.branches);
+        let architecture = self.architecture()?;
+        if let Some(stage) = &args.fan_out {
+            self.fan_out = stage_name(&*architecture, stage_index(&*architecture, stage)?);
+        }
+        Ok(())
+    }
+}
+
+fn stage_name(architecture: &dyn Architecture, index: usize) -> String {
+    if index == 0 { "input".to_owned() } else { architecture.stages()[index].clone() }
+}
+
+fn stage_index(architecture: &dyn Architecture, stage: &str) -> Result<usize> {
+    let stages = architecture.stages();
+    let number = stage.parse().ok().filter(|&index: &usize| index < stages.len());
+    let found = if stage == "input" { Some(0) } else { stages.iter().position(|name| name == stage).or(number) };
+    found.ok_or_else(|| {
+        let last = stages.len() - 1;
+        let names = stages[1..].join(", ");
+        usage(format!(
+            "{} has no stage \"{stage}\": --fan-out takes input, {names}, or a number from 0 to {last}",
+            architecture.name()
+        ))
+    })
+}
+
+impl Config {
+    /// The run that the options describe.
+    ///
+    /// # Errors
+    /// When they contradict each other, or name what there is not.
+    pub fn new(args: &TrainArgs) -> Result<Self> {
+        let default_branches = if args.method == Some(Method::Vanilla) { 1 } else { 3 };
+        let network = Network::new(&args.network, default_branches)?;
+        let several = network.branches > 1;
+        let batch = args.batch.unwrap_or(128);
+        let mut config = Self {
+            network,
+            method: if several { Method::One } else { Method::Vanilla },
+            distill: several,
+            gate: several,
+            temperature: 3.0,
+            kl_ramp: None,
+            data: "cifar10".to_owned(),
+            data_dir: None,
+            limit_train: None,
+            limit_test: None,
+            classes: None,
+            mean: None,
+            std: None,
+            epochs: 300,
+            batch,
+            lr: 0.1,
+            momentum: 0.9,
+            nesterov: true,
+            weight_decay: 1e-4,
+            schedule: Schedule::Steps,
+            device: "auto".to_owned(),
+            seed: 0,
+            eval_batch: batch,
+            save_every: None,
+        };
+        config.apply(args)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The options on top of a saved run, which must not change what it computes.
+    ///
+    /// # Errors
+    /// When they would, naming the first that does.
+    pub fn resumed(&self, args: &TrainArgs) -> Result<Self> {
+        let mut config = self.clone();
+        config.apply(args)?;
+        let (saved, given) = (toml::Table::try_from(self)?, toml::Table::try_from(&config)?);
+        let changed = given.iter().find(|(key, value)| !FREE.contains(&key.as_str()) && saved.get(*key) != Some(value));
+        if let Some((key, value)) = changed {
+            let was = saved.get(key).map_or_else(|| "not set".to_owned(), ToString::to_string);
+            return Err(usage(format!(
+                "this run has {key} = {was}, and resuming it with {value} would make it another run: leave the option out, \
+                 or start anew (only --device, --data-dir and --save-every may differ)"
+            )));
+        }
+        Ok(config)
+    }
+
+    fn apply(&mut self, args: &TrainArgs) -> Result<()> {
+        if let Some(recipe) = args.recipe {
+            self.apply_recipe(recipe);
+        }
+        self.network.apply(&args.network)?;
+        assign(&mut self.method, &args.method);
+        self.distill &= !args.no_distill;
+        self.gate &= !args.no_gate;
+        assign(&mut self.temperature, &args.temperature);
+        if let Some(epochs) = args.kl_ramp {
+            self.kl_ramp = Some(epochs).filter(|&epochs| epochs > 0);
+        }
+        let dataset = &args.dataset;
+        assign(&mut self.data, &dataset.data);
+        assign_some(&mut self.data_dir, &dataset.data_dir);
+        assign_some(&mut self.limit_train, &args.limit_train);
+        assign_some(&mut self.limit_test, &dataset.limit_test);
+        assign_some(&mut self.classes, &dataset.classes);
+        assign_some(&mut self.mean, &dataset.mean);
+        assign_some(&mut self.std, &dataset.std);
+        assign(&mut self.epochs, &args.epochs);
+        assign(&mut self.batch, &args.batch);
+        assign(&mut self.lr, &args.lr);
+        assign(&mut self.momentum, &args.momentum);
+        assign(&mut self.nesterov, &args.nesterov);
+        assign(&mut self.weight_decay, &args.weight_decay);
+        assign(&mut self.schedule, &args.schedule);
+        assign(&mut self.device, &args.device);
+        assign(&mut self.seed, &args.seed);
+        assign(&mut self.eval_batch, &args.eval_batch);
+        assign_some(&mut self.save_every, &args.save_every);
+        if args.no_distill && self.network.branches == 1 || args.no_gate && self.network.branches == 1 {
+            return Err(usage("--no-distill and --no-gate need several branches: there is nothing to distil from one"));
+        }
+        Ok(())
+    }
+
+    fn apply_recipe(&mut self, recipe: Recipe) {
+        (self.lr, self.momentum) = (0.1, 0.9);
+        (self.nesterov, self.weight_decay, self.schedule, self.kl_ramp) = match recipe {
+            Recipe::Paper => (true, 1e-4, Schedule::Steps, None),
+            Recipe::Authors => (false, 1e-4, Schedule::Steps, Some(80)),
+            Recipe::Strong => (true, 5e-4, Schedule::Cosine, None),
+        };
+    }
+
+    fn check(&self) -> Result<()> {
+        let branches = self.network.branches;
+        match self.method {
+            Method::Vanilla if branches > 1 => Err(usage(format!(
+                "--method vanilla trains one network, and --branches {branches} were asked for: leave one of the two out"
+            ))),
+            Method::One if branches == 1 => {
+                Err(usage("--method one needs at least two branches: one branch is --method vanilla"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Fills in what depends on the dataset.
+    pub fn settle(&mut self, dataset: &Dataset) {
+        self.classes.get_or_insert(dataset.classes.len());
+        self.mean.get_or_insert(dataset.mean.map(decimal));
+        self.std.get_or_insert(dataset.std.map(decimal));
+    }
+
+    /// How branches form the teacher.
+    pub fn teacher(&self) -> Teacher {
+        match (self.network.branches, self.gate) {
+            (1, _) => Teacher::None,
+            (_, true) => Teacher::Gated,
+            (_, false) => Teacher::Mean,
+        }
+    }
+
+    /// The method's configuration for `classes` classes.
+    ///
+    /// # Errors
+    /// When there is no such network or stage.
+    pub fn method_config(&self, classes: usize) -> Result<one::Config> {
+        let config = self.network.method(self.teacher(), classes)?;
+        Ok(one::Config { temperature: self.temperature as f32, distill: self.distill, ..config })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::Config;
+    use crate::args::Cli;
+
+    fn config(line: &str) -> anyhow::Result<Config> {
+        Config::new(&Cli::try_parse_from(line.split_whitespace()).expect("valid options").train)
+    }
+
+    #[test]
+    fn a_configuration_survives_its_file() {
+        for line in ["train", "train --recipe authors --save-every 10m --limit-train 5 --mean 0.1,0.2,0.3 --lr 0.02"] {
+            let config = config(line).expect("valid");
+            let text = toml::to_string(&config).expect("written");
+            assert_eq!(toml::from_str::<Config>(&text).expect("read"), config, "{text}");
+        }
+    }
+
+    #[test]
+    fn recipes_are_overridden_by_options_and_resuming_keeps_what_counts() {
+        let saved = config("train --recipe strong --lr 0.05").expect("valid");
+        assert!((saved.lr - 0.05).abs() < 1e-12 && (saved.weight_decay - 5e-4).abs() < 1e-12 && saved.nesterov);
+        let resume =
+            |line: &str| saved.resumed(&Cli::try_parse_from(line.split_whitespace()).expect("valid options").train);
+        let same = resume("train --resume x --lr 0.05 --device cpu --save-every 5").expect("nothing that counts");
+        assert_eq!(
+            (same.device.as_str(), same.save_every.map(|every| every.to_string())),
+            ("cpu", Some("5".to_owned()))
+        );
+        for line in [
+            "train --epochs 5",
+            "train --no-gate",
+            "train --net resnet20",
+            "train --limit-train 7",
+            "train --fan-out 1",
+        ] {
+            resume(line).expect_err(line);
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for line in
+            ["--method vanilla --branches 2", "--method one --branches 1", "--branches 1 --no-gate", "--fan-out 9"]
+        {
+            config(&format!("train {line}")).expect_err(line);
+        }
+        let vanilla = config("train --method vanilla").expect("one branch");
+        assert_eq!(vanilla.network.branches, 1);
+        assert_eq!(config("train --fan-out 2").expect("a number").network.fan_out, "layer2");
+    }
+}

@@ -1,0 +1,178 @@
+//! What runs: the lines that every run begins with.
+
+use std::fmt::Write;
+
+use anyhow::Result;
+use nets::{Macs, Mode, Model};
+use tensor::{Device, Graph, Spec};
+
+use crate::config::{Config, Network};
+use crate::programs::{EvaluationProgram, TrainingProgram};
+
+/// Parameters and operations of a network, deployed and in training.
+#[derive(Debug, Clone, Copy)]
+pub struct Cost {
+    /// Trained values of the target network alone.
+    pub deployed_parameters: usize,
+    /// Trained values of all branches, without the gate's.
+    pub training_parameters: usize,
+    /// Trained values of the gate.
+    pub gate_parameters: usize,
+    /// Of one image, forward.
+    pub deployed: Macs,
+    /// Of one image, forward, all branches.
+    pub training: Macs,
+}
+
+/// Counts a network's parameters and operations.
+///
+/// # Errors
+/// When there is no such network.
+pub fn cost(network: &Network, method: &one::Config) -> Result<Cost> {
+    let architecture = network.architecture()?;
+    let size = architecture.image_size();
+    let count = |method: &one::Config| -> Result<(Model, Macs)> {
+        let (mut graph, mut model) = (Graph::new(), Model::new());
+        let image = graph.input("image", Spec::f32([1, 1, size, size, 4]));
+        let heads = one::record(&mut graph, &mut model, &*architecture, Mode::Inference, image, method)?;
+        Ok((model, heads.macs))
+    };
+    let single = one::Config { branches: 1, teacher: one::Teacher::None, distill: false, ..*method };
+    let ((alone, deployed), (all, training)) = (count(&single)?, count(method)?);
+    let gate_parameters = gate_parameters(&all);
+    Ok(Cost {
+        deployed_parameters: alone.parameters(None),
+        training_parameters: all.parameters(None) - gate_parameters,
+        gate_parameters,
+        deployed,
+        training,
+    })
+}
+
+/// Trained values of the gate.
+fn gate_parameters(model: &Model) -> usize {
+    let trained = |kind| matches!(kind, tensor::Kind::Trained { .. });
+    let entries = model.params().entries().iter();
+    entries.filter(|param| trained(param.kind) && param.name.starts_with("gate.")).map(|param| param.spec.words()).sum()
+}
+
+/// 10^8 floating-point operations, as the paper counts them.
+pub fn flops(macs: Macs) -> String {
+    format!("{:.4}e8", macs.flops() as f64 / 1e8)
+}
+
+/// Digits in groups of three.
+pub fn grouped(n: usize) -> String {
+    let digits = n.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// MiB.
+pub fn mebibytes(bytes: usize) -> String {
+    format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+/// The network in words.
+pub fn describe(network: &Network) -> String {
+    match network.branches {
+        1 => network.net.clone(),
+        k => format!("{}, {k} branches from {} on", network.net, network.fan_out),
+    }
+}
+
+/// The device, its driver and kind.
+pub fn describe_device(device: &Device) -> String {
+    let adapter = || tensor::device::adapters().into_iter().find(|adapter| adapter.name == device.name());
+    match device.is_gpu().then(adapter).flatten() {
+        Some(adapter) => format!("{} ({}, {}, driver {})", adapter.name, adapter.kind, adapter.backend, adapter.driver),
+        None => device.name().to_owned(),
+    }
+}
+
+/// Numbers of training and test images.
+pub type Counts = (usize, usize);
+
+/// The lines that a run begins with.
+///
+/// # Errors
+/// When there is no such network.
+pub fn overview(
+    device: &Device,
+    config: &Config,
+    (train, test): Counts,
+    training: &TrainingProgram,
+    evaluation: &EvaluationProgram,
+) -> Result<String> {
+    let classes = config.classes.unwrap_or_default();
+    let method = config.method_config(classes)?;
+    let cost = cost(&config.network, &method)?;
+    let memory = training.program.memory();
+    let mut text = String::new();
+    let mut line = |what: &str, is: String| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{what:<12} {is}");
+    };
+    line("device", describe_device(device));
+    line("network", describe(&config.network));
+    line(
+        "parameters",
+        format!(
+            "{} deployed, {} in training",
+            grouped(cost.deployed_parameters),
+            grouped(cost.training_parameters + cost.gate_parameters)
+        ),
+    );
+    line(
+        "FLOPs",
+        format!("{} deployed, {} in training (one image, forward)", flops(cost.deployed), flops(cost.training)),
+    );
+    line(
+        "data",
+        format!("{}: {} training and {} test images, {classes} classes", config.data, grouped(train), grouped(test)),
+    );
+    line(
+        "step",
+        format!(
+            "batch {}, {} steps per epoch, {} epochs, {} dispatches ({} in evaluation)",
+            config.batch,
+            train / config.batch,
+            config.epochs,
+            training.program.kernels().len(),
+            evaluation.program.kernels().len()
+        ),
+    );
+    line(
+        "memory",
+        format!("{} of activations ({} without sharing)", mebibytes(memory.planned), mebibytes(memory.unshared)),
+    );
+    Ok(text.trim_end().to_owned())
+}
+
+/// Memory of the activations of a training step and of an evaluation step at this batch, in bytes, without a device.
+///
+/// # Errors
+/// When there is no such network.
+pub fn activation_memory(network: &Network, method: &one::Config, batch: usize) -> Result<(usize, usize)> {
+    let architecture = network.architecture()?;
+    let size = architecture.image_size();
+    let record = |training: bool| -> Result<usize> {
+        let (mut graph, mut model) = (Graph::new(), Model::new());
+        let image = graph.input("image", Spec::f32([1, batch, size, size, 4]));
+        let sample = (image, graph.input("labels", Spec::u32([batch])));
+        if training {
+            let optimizer = one::Optimizer { nesterov: true };
+            one::training(&mut graph, &mut model, &*architecture, sample, method, optimizer)?;
+        } else {
+            one::evaluation(&mut graph, &mut model, &*architecture, sample, method)?;
+        }
+        Ok(4 * tensor::plan::plan(&graph)?.words())
+    };
+    Ok((record(true)?, record(false)?))
+}

@@ -1,0 +1,137 @@
+//! What is seen of an epoch while it runs: a bar on a terminal, a line now and then elsewhere, both on stderr.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use one::Metrics;
+
+use crate::output;
+
+/// How often losses are read from the device: on a terminal, and elsewhere.
+const BAR_PERIOD: Duration = Duration::from_millis(500);
+const LINE_PERIOD: Duration = Duration::from_secs(10);
+
+/// The progress of an epoch.
+#[derive(Debug)]
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    title: String,
+    steps: usize,
+    first: usize,
+    batch: usize,
+    started: Instant,
+    shown: Instant,
+    /// Time of the epochs that follow, besides their training steps, and their steps.
+    later: (Duration, usize),
+}
+
+/// An epoch that begins at one of its steps.
+#[derive(Debug, Clone, Copy)]
+pub struct Span {
+    /// Which epoch, from 1, of how many.
+    pub epoch: usize,
+    pub epochs: usize,
+    /// The step that it begins at, of how many.
+    pub first: usize,
+    pub steps: usize,
+    pub batch: usize,
+    /// What an evaluation took.
+    pub evaluation: Duration,
+}
+
+/// `1h 02m`, `3m 04s`, `5s`.
+pub fn duration(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
+        (0, 0, 0, s) => format!("{s}s"),
+        (0, 0, m, s) => format!("{m}m {s:02}s"),
+        (0, h, m, _) => format!("{h}h {m:02}m"),
+        (d, h, _, _) => format!("{d}d {h:02}h"),
+    }
+}
+
+impl Progress {
+    /// The progress of an epoch that begins now.
+    pub fn new(span: Span) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{prefix} [{bar:24}] {pos}/{len} {wide_msg}");
+            let style = style.expect("the template is well-formed").progress_chars("=> ");
+            let bar = ProgressBar::new(span.steps as u64).with_style(style);
+            bar.set_prefix(format!("epoch {}/{}", span.epoch, span.epochs));
+            bar.set_position(span.first as u64);
+            bar
+        });
+        let now = Instant::now();
+        let epochs_left = span.epochs - span.epoch;
+        Self {
+            bar,
+            title: format!("epoch {}/{}", span.epoch, span.epochs),
+            steps: span.steps,
+            first: span.first,
+            batch: span.batch,
+            started: now,
+            shown: now,
+            later: (span.evaluation * (epochs_left as u32 + 1), epochs_left * span.steps),
+        }
+    }
+
+    /// Counts a step; true when it is time to read the losses and [`Progress::show`] them.
+    pub fn advance(&mut self, step: usize) -> bool {
+        if let Some(bar) = &self.bar {
+            bar.set_position(step as u64);
+        }
+        self.shown.elapsed() >= if self.bar.is_some() { BAR_PERIOD } else { LINE_PERIOD }
+    }
+
+    /// Images per second since the epoch (or this part of it) began, up to `step`.
+    pub fn rate(&self, step: usize) -> f64 {
+        ((step - self.first) * self.batch) as f64 / self.started.elapsed().as_secs_f64().max(1e-9)
+    }
+
+    /// Shows the means of the epoch so far.
+    pub fn show(&mut self, step: usize, metrics: &Metrics, loss: f64) {
+        self.shown = Instant::now();
+        let error = metrics.top1_errors()[0];
+        let rate = self.rate(step);
+        let time = |steps: usize| Duration::from_secs_f64((steps * self.batch) as f64 / rate.max(1e-3));
+        let epoch = time(self.steps - step);
+        let run = epoch + time(self.later.1) + self.later.0;
+        let text = format!(
+            "loss {loss:.4}, error {error:.2} %, {rate:.0} images/s, {} left ({} of the run)",
+            duration(epoch),
+            duration(run)
+        );
+        match &self.bar {
+            Some(bar) => bar.set_message(text),
+            None => output::note(format!("{}, step {step}/{}: {text}", self.title, self.steps)),
+        }
+    }
+
+    /// Shows that the epoch is being evaluated.
+    pub fn evaluating(&self, step: usize, steps: usize) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("evaluating, {step}/{steps}"));
+        }
+    }
+
+    /// Removes the bar.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::duration;
+
+    #[test]
+    fn durations_have_two_units_at_most() {
+        let texts = [0, 59, 61, 3600, 90_061].map(|seconds| duration(Duration::from_secs(seconds)));
+        assert_eq!(texts, ["0s", "59s", "1m 01s", "1h 00m", "1d 01h"]);
+    }
+}

@@ -1,0 +1,178 @@
+//! A run's directory: `config.toml`, `metrics.jsonl`, `last.safetensors`, `best.safetensors`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde::Serialize;
+
+use crate::config::Config;
+
+/// Where runs lie unless `--out` says otherwise.
+const RUNS: &str = "runs";
+const CONFIG: &str = "config.toml";
+
+/// The directory of one run.
+#[derive(Debug)]
+pub struct RunDir {
+    path: PathBuf,
+}
+
+/// Writes a file so that under its name there is always a whole one: to a temporary file beside it, which is renamed when
+/// it is on the disk.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let write = || -> std::io::Result<()> {
+        let mut file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(folder)?;
+        file.write_all(bytes)?;
+        share(file.as_file())?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        #[cfg(unix)]
+        File::open(folder)?.sync_all()?;
+        Ok(())
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Temporary files are private to their owner; a run's files are as readable as any other.
+#[cfg(unix)]
+fn share(file: &File) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    file.set_permissions(fs::Permissions::from_mode(0o644))
+}
+
+#[cfg(not(unix))]
+fn share(_file: &File) -> std::io::Result<()> {
+    Ok(())
+}
+
+impl RunDir {
+    /// Makes the directory of a new run: `out`, which must not hold one, or one with a name that tells what is run.
+    ///
+    /// # Errors
+    /// When `out` holds a run, or the directory cannot be made or written.
+    pub fn create(out: Option<&Path>, config: &Config) -> Result<Self> {
+        let path = match out {
+            Some(out) => {
+                fs::create_dir_all(out).with_context(|| format!("cannot make the directory {}", out.display()))?;
+                out.to_owned()
+            }
+            None => make_numbered(config)?,
+        };
+        let run = Self { path };
+        if [run.config(), run.last(), run.metrics()].iter().any(|file| file.exists()) {
+            let dir = run.path.display();
+            bail!("{dir} holds a run already: give another --out, or go on with it by --resume {dir}");
+        }
+        run.save_config(config)?;
+        Ok(run)
+    }
+
+    /// The directory of a run that there is, and what it does.
+    ///
+    /// # Errors
+    /// When there is no run, or its configuration cannot be read.
+    pub fn open(path: &Path) -> Result<(Self, Config)> {
+        let run = Self { path: path.to_owned() };
+        let file = run.config();
+        let text = fs::read_to_string(&file).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => anyhow!("{} is no run's directory: it has no {CONFIG}", path.display()),
+            _ => anyhow!("cannot read {}: {error}", file.display()),
+        })?;
+        let config = toml::from_str(&text)
+            .map_err(|error| anyhow!("{} is not what a run writes: {}", file.display(), error.message()))?;
+        Ok((run, config))
+    }
+
+    /// Writes what the run does.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save_config(&self, config: &Config) -> Result<()> {
+        write_atomically(&self.config(), toml::to_string(config)?.as_bytes())
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The complete state after the last save.
+    pub fn last(&self) -> PathBuf {
+        self.path.join("last.safetensors")
+    }
+
+    /// The weights with the lowest test error of branch 0.
+    pub fn best(&self) -> PathBuf {
+        self.path.join("best.safetensors")
+    }
+
+    fn config(&self) -> PathBuf {
+        self.path.join(CONFIG)
+    }
+
+    fn metrics(&self) -> PathBuf {
+        self.path.join("metrics.jsonl")
+    }
+
+    /// Appends lines to the metrics, and has them on the disk when it returns.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn append_metrics(&self, lines: &[impl Serialize]) -> Result<()> {
+        let path = self.metrics();
+        let mut text = String::new();
+        for line in lines {
+            text.push_str(&serde_json::to_string(line)?);
+            text.push('\n');
+        }
+        let append = || -> std::io::Result<()> {
+            let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()
+        };
+        append().with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Drops the metrics of epochs after `epoch`: the run was ended between writing them and saving its state.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn trim_metrics(&self, epoch: usize) -> Result<()> {
+        let path = self.metrics();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        };
+        let within = |line: &&str| {
+            let value: Option<serde_json::Value> = serde_json::from_str(line).ok();
+            value.and_then(|value| value.get("epoch")?.as_u64()).is_some_and(|found| found <= epoch as u64)
+        };
+        let kept: String = text.lines().filter(within).flat_map(|line| [line, "\n"]).collect();
+        if kept == text { Ok(()) } else { write_atomically(&path, kept.as_bytes()) }
+    }
+}
+
+/// Makes `runs/NET-BRANCHES-DATA-seedSEED`, with a number behind it where that is taken.
+fn make_numbered(config: &Config) -> Result<PathBuf> {
+    fs::create_dir_all(RUNS).with_context(|| format!("cannot make the directory {RUNS}"))?;
+    let name = format!("{}-{}-{}-seed{}", config.network.net, config.network.branches, config.data, config.seed);
+    let mut path = Path::new(RUNS).join(&name);
+    let mut number = 1;
+    loop {
+        match fs::create_dir(&path) {
+            Ok(()) => return Ok(path),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                number += 1;
+                path = Path::new(RUNS).join(format!("{name}-{number}"));
+            }
+            Err(error) => return Err(error).with_context(|| format!("cannot make the directory {}", path.display())),
+        }
+    }
+}
