@@ -154,6 +154,26 @@ fn references_are_adjoint() {
     }
 }
 
+/// Work is divided by shape alone: the number of threads changes no bit.
+#[test]
+fn threads_change_no_bit() {
+    let all = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
+        pool.install(|| {
+            let mut outputs = Vec::new();
+            for geometry in geometries() {
+                let words = [geometry.input_spec(), geometry.weight_spec(), geometry.output_spec()].map(|s| s.words());
+                let [x, w, dy] = [0, 1, 2].map(|key| random(words[key], 20 + key as u64));
+                outputs.push(run(&Conv2dForward { geometry }, &[&x, &w]));
+                outputs.push(run(&Conv2dGradInput { geometry, addend: false }, &[&dy, &w]));
+                outputs.push(grad_weight(geometry, &x, &dy));
+            }
+            outputs
+        })
+    };
+    assert!(all(1) == all(3), "results depend on the number of threads");
+}
+
 /// The split of the long reduction serves a GPU without growing the memory beyond the activations'.
 #[test]
 fn partials_are_moderate() {

@@ -211,26 +211,36 @@ impl Window {
     /// Fills `columns`, `[positions, depth]`, for consecutive positions of row `row` of `image`, from the first.
     pub fn gather(&self, image: &[f32], group: usize, row: usize, columns: &mut [f32]) {
         let line = self.horizontal.taps * self.group_channels;
+        let source_row = self.horizontal.source * self.channels;
         let (first_row, top, bottom) = self.vertical.taps_inside(row);
-        for (j, column) in columns.chunks_exact_mut(self.depth()).enumerate() {
+        for tap in 0..self.vertical.taps {
+            let lines = columns.chunks_exact_mut(self.depth()).map(|column| &mut column[tap * line..][..line]);
+            if (top..bottom).contains(&tap) {
+                let start = (first_row + tap as isize) as usize * source_row + group * self.group_channels;
+                self.gather_lines(&image[start..][..source_row - group * self.group_channels], lines);
+            } else {
+                lines.for_each(|line| line.fill(0.0));
+            }
+        }
+    }
+
+    /// Fills the line of each position with the horizontal taps that it has in one row of the source.
+    fn gather_lines<'a>(&self, row: &[f32], lines: impl Iterator<Item = &'a mut [f32]>) {
+        let (channels, group_channels) = (self.channels, self.group_channels);
+        for (j, line) in lines.enumerate() {
             let (first, low, high) = self.horizontal.taps_inside(j);
-            for (t, taps) in column.chunks_exact_mut(line).enumerate() {
-                if t < top || t >= bottom || low >= high {
-                    taps.fill(0.0);
-                    continue;
-                }
-                let source_row = (first_row + t as isize) as usize;
-                let source = (source_row * self.horizontal.source) as isize + first;
-                let source = (source + low as isize) as usize * self.channels + group * self.group_channels;
-                let inside = low * self.group_channels..high * self.group_channels;
-                taps[..inside.start].fill(0.0);
-                taps[inside.end..].fill(0.0);
-                if self.group_channels == self.channels {
-                    taps[inside.clone()].copy_from_slice(&image[source..][..inside.len()]);
-                } else {
-                    for (tap, pixel) in taps[inside].chunks_exact_mut(self.group_channels).zip(0..) {
-                        tap.copy_from_slice(&image[source + pixel * self.channels..][..self.group_channels]);
-                    }
+            line[..low * group_channels].fill(0.0);
+            line[high * group_channels..].fill(0.0);
+            if low == high {
+                continue;
+            }
+            let inside = &mut line[low * group_channels..high * group_channels];
+            let source = &row[(first + low as isize) as usize * channels..];
+            if group_channels == channels {
+                inside.copy_from_slice(&source[..inside.len()]);
+            } else {
+                for (tap, pixel) in inside.chunks_exact_mut(group_channels).zip(source.chunks(channels)) {
+                    tap.copy_from_slice(&pixel[..group_channels]);
                 }
             }
         }
