@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# The test command: makes sure that there is an adapter to test WGSL on, then runs all tests.
+#
+# Where the machine has no Vulkan, Metal or DX12 adapter, the software Vulkan driver of Debian and Ubuntu is installed.
+# ONFLY_TEST_DEVICES=cpu tests the CPU device alone, and installs nothing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cargo test --workspace --locked --no-run
+if [ "${ONFLY_TEST_DEVICES:-}" != cpu ]; then
+    tools/setup.sh
+fi
+cargo test --workspace --locked "$@"
