@@ -24,6 +24,9 @@ const FLOPS_PER_BYTE: u64 = 8;
 /// Submissions in flight at most, so that a step's inputs are never far ahead of the device.
 const SUBMISSIONS_IN_FLIGHT: usize = 4;
 
+/// Bindings of all bind groups together: a step of the deepest networks has some thousand dispatches of up to eight.
+const MAX_BINDINGS: u32 = 200_000;
+
 /// An opened adapter.
 #[derive(Debug)]
 pub struct GpuDevice {
@@ -40,10 +43,13 @@ impl GpuDevice {
         let info = adapter.get_info();
         let name = info.name.clone();
         let features = adapter.features() & wgpu::Features::TIMESTAMP_QUERY;
+        let mut limits = adapter.limits();
+        // DX12 allocates a descriptor heap of this size up front, and its default is a million.
+        limits.max_non_sampler_bindings = limits.max_non_sampler_bindings.min(MAX_BINDINGS);
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("onfly"),
             required_features: features,
-            required_limits: adapter.limits(),
+            required_limits: limits,
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
         };
