@@ -29,14 +29,11 @@ pub fn run(args: &InfoArgs) -> Result<()> {
         k => entry("stages", format!("shared: {shared}; in {k} branches: {}, classifier", copied.join(", ")))?,
     }
     entry("parameters", format!("{} deployed", millions(cost.deployed_parameters)))?;
-    entry(
-        "",
-        format!(
-            "{} in training, and {} of the gate",
-            millions(cost.training_parameters),
-            grouped(cost.gate_parameters)
-        ),
-    )?;
+    let whole = cost.training_parameters + cost.gate_parameters;
+    match cost.gate_parameters {
+        0 => entry("", format!("{} in training", millions(whole)))?,
+        gate => entry("", format!("{} in training, of which {} are the gate's", millions(whole), grouped(gate)))?,
+    }
     entry("FLOPs", format!("{} deployed", flops(cost.deployed)))?;
     entry("", format!("{} in training (2 per multiply-accumulate; one image, forward)", flops(cost.training)))?;
     entry(
