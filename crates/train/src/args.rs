@@ -13,7 +13,13 @@ use crate::schedule::Schedule;
 
 /// Train image classifiers by on-the-fly native ensemble distillation; without a subcommand, a network is trained.
 #[derive(Debug, Parser)]
-#[command(name = "train", version, args_conflicts_with_subcommands = true, max_term_width = 110)]
+#[command(
+    name = "train",
+    version,
+    args_conflicts_with_subcommands = true,
+    args_override_self = true,
+    max_term_width = 110
+)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Option<Command>,

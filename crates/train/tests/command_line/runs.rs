@@ -1,13 +1,11 @@
 //! Whole runs: the same bits again, the same bits after an interruption, and files without gaps.
 
-mod common;
-
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Stdio;
 
-use common::{SMALL, argument, command, error_line, folder, last, metrics, succeed, text};
+use crate::program::{SMALL, argument, command, error_line, folder, last, metrics, succeed, text};
 use safetensors::SafeTensors;
 
 fn train(run: &Path, options: &str) -> String {
@@ -157,8 +155,7 @@ fn a_single_network_and_the_ablations_train() {
     ];
     for (i, options) in variants.into_iter().enumerate() {
         let run = path(&i.to_string());
-        let arguments = SMALL.replace("--branches 2", if options.contains("--branches") { "" } else { "--branches 2" });
-        succeed(&format!("{arguments} {options} --epochs 1 --out {}", argument(&run)));
+        succeed(&format!("{SMALL} {options} --epochs 1 --out {}", argument(&run)));
         assert_eq!(metrics(&run).len(), 2);
         let text = succeed(&format!(
             "eval --device cpu --limit-test 20 --weights {}",

@@ -1,8 +1,6 @@
 //! `info` against the numbers that the paper's method has: computed once, independently, for 100 classes.
 
-mod common;
-
-use common::succeed;
+use crate::program::succeed;
 
 fn check(net: &str, branches: usize, deployed: &str, training: &str, parameters: [&str; 2]) {
     let text = succeed(&format!("info --net {net} --branches {branches} --classes 100"));

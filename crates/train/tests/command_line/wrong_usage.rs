@@ -1,11 +1,9 @@
 //! What cannot be done ends with one sentence and the right exit status: 2 for wrong usage, 1 for anything else.
 
-mod common;
-
 use std::fs;
 use std::process::Stdio;
 
-use common::{SMALL, argument, command, error_line, fail, folder, succeed, text};
+use crate::program::{SMALL, argument, command, error_line, fail, folder, succeed, text};
 
 /// Bytes of one CIFAR record, and records of one file.
 const RECORD: u64 = 3073;

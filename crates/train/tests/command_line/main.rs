@@ -1,0 +1,6 @@
+//! The program as its users run it, on the CPU device.
+
+mod info;
+mod program;
+mod runs;
+mod wrong_usage;
