@@ -94,7 +94,7 @@ impl SaveEvery {
     /// Whether a checkpoint is due at `step`, `since` the last one.
     pub fn is_due(self, step: usize, since: Duration) -> bool {
         match self {
-            Self::Steps(steps) => step % steps == 0,
+            Self::Steps(steps) => step.is_multiple_of(steps),
             Self::Minutes(minutes) => since >= Duration::from_secs(60 * u64::from(minutes)),
         }
     }

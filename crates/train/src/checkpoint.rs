@@ -191,10 +191,8 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
             None => checkpoint.state.push(tensor(name, data)),
         }
     }
-    if let Some(header) = &checkpoint.header {
-        if header.checksum != checksum(raw.into_iter()) {
-            return Err(damaged("its checksum is wrong".to_owned()));
-        }
+    if checkpoint.header.as_ref().is_some_and(|header| header.checksum != checksum(raw.into_iter())) {
+        return Err(damaged("its checksum is wrong".to_owned()));
     }
     Ok(checkpoint)
 }

@@ -240,7 +240,7 @@ impl Config {
         assign(&mut self.seed, &args.seed);
         assign(&mut self.eval_batch, &args.eval_batch);
         assign_some(&mut self.save_every, &args.save_every);
-        if args.no_distill && self.network.branches == 1 || args.no_gate && self.network.branches == 1 {
+        if self.network.branches == 1 && (args.no_distill || args.no_gate) {
             return Err(usage("--no-distill and --no-gate need several branches: there is nothing to distil from one"));
         }
         Ok(())

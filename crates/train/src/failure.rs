@@ -47,7 +47,7 @@ fn is_usage(error: &(dyn std::error::Error + 'static)) -> bool {
 /// Prints the error and gives the exit status: 2 for wrong usage, 1 for anything else, 0 when nobody reads the output
 /// any more.
 pub fn report(error: &anyhow::Error) -> ExitCode {
-    if error.chain().any(|cause| cause.is::<ClosedOutput>()) {
+    if error.chain().any(<dyn std::error::Error>::is::<ClosedOutput>) {
         return ExitCode::SUCCESS;
     }
     // Some causes come with line breaks and excerpts of files.

@@ -13,10 +13,8 @@ use crate::output;
 /// # Errors
 /// When the data are damaged, or cannot be had.
 pub fn load(name: &str, options: &LoadOptions) -> Result<Dataset> {
-    if let Some(dir) = options.data_dir.as_deref().filter(|dir| !dir.is_dir()) {
-        if name != data::shapes::NAME {
-            bail!("the data directory {} does not exist: create it, or leave --data-dir out", dir.display());
-        }
+    if let Some(dir) = options.data_dir.as_deref().filter(|dir| name != data::shapes::NAME && !dir.is_dir()) {
+        bail!("the data directory {} does not exist: create it, or leave --data-dir out", dir.display());
     }
     match data::load(name, options) {
         Err(DataError::Missing { .. }) => {
