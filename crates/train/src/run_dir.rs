@@ -12,6 +12,7 @@ use crate::config::Config;
 /// Where runs lie unless `--out` says otherwise.
 const RUNS: &str = "runs";
 const CONFIG: &str = "config.toml";
+const TEMPORARY: &str = ".tmp-";
 
 /// The directory of one run.
 #[derive(Debug)]
@@ -27,9 +28,8 @@ pub struct RunDir {
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let write = || -> std::io::Result<()> {
-        let mut file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(folder)?;
+        let mut file = temporary(folder)?;
         file.write_all(bytes)?;
-        share(file.as_file())?;
         file.as_file().sync_all()?;
         file.persist(path)?;
         #[cfg(unix)]
@@ -39,16 +39,25 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     write().with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Temporary files are private to their owner; a run's files are as readable as any other.
-#[cfg(unix)]
-fn share(file: &File) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    file.set_permissions(fs::Permissions::from_mode(0o644))
+/// A temporary file, as readable as any other file of its owner: by default it would be private.
+fn temporary(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(TEMPORARY);
+    #[cfg(unix)]
+    let builder = {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o666))
+    };
+    builder.tempfile_in(folder)
 }
 
-#[cfg(not(unix))]
-fn share(_file: &File) -> std::io::Result<()> {
-    Ok(())
+/// Removes temporary files of a run that was killed while it wrote one.
+fn remove_leftovers(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(TEMPORARY)) {
+        // What cannot be removed only takes up space.
+        let _ = fs::remove_file(entry.path());
+    }
 }
 
 impl RunDir {
@@ -86,6 +95,7 @@ impl RunDir {
         })?;
         let config = toml::from_str(&text)
             .map_err(|error| anyhow!("{} is not what a run writes: {}", file.display(), error.message()))?;
+        remove_leftovers(path);
         Ok((run, config))
     }
 

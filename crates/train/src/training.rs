@@ -253,7 +253,7 @@ impl Trainer {
         }
         let Position { epoch, step, .. } = self.header.position;
         bail!(
-            "the loss is not finite any more at step {step} (epoch {}): the last checkpoint is kept; a lower --lr than {} \
+            "the loss is not finite any more at step {step} (epoch {}): earlier checkpoints are kept; a lower --lr than {} \
              may help",
             epoch + 1,
             self.config.lr
