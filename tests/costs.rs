@@ -39,11 +39,8 @@ fn deployed_parameters() {
 
 #[test]
 fn operations_alone_and_with_three_branches() {
-    let table = [
-        ("resnet32", "1.3826", "2.2846"),
-        ("resnet110", "5.0631", "8.4188"),
-        ("resnet164", "4.9534", "8.2889"),
-    ];
+    let table =
+        [("resnet32", "1.3826", "2.2846"), ("resnet110", "5.0631", "8.4188"), ("resnet164", "4.9534", "8.2889")];
     for (name, single, three) in table {
         assert_eq!(hundred_millions(cost(name, Shortcut::B, 1, 100).2), single, "{name}");
         assert_eq!(hundred_millions(cost(name, Shortcut::B, 3, 100).2), three, "{name}, 3 branches");

@@ -29,9 +29,13 @@ impl Golden {
         let file = SafeTensors::deserialize(&bytes).expect("a golden file is a safetensors file");
         let tensors = file.iter().map(|(name, view)| {
             let values = match view.dtype() {
-                Dtype::F32 => view.data().chunks(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().expect("4")))).collect(),
+                Dtype::F32 => {
+                    view.data().chunks(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().expect("4")))).collect()
+                }
                 Dtype::F64 => view.data().chunks(8).map(|b| f64::from_le_bytes(b.try_into().expect("8"))).collect(),
-                Dtype::I32 => view.data().chunks(4).map(|b| f64::from(i32::from_le_bytes(b.try_into().expect("4")))).collect(),
+                Dtype::I32 => {
+                    view.data().chunks(4).map(|b| f64::from(i32::from_le_bytes(b.try_into().expect("4")))).collect()
+                }
                 other => panic!("{name} is {other:?}"),
             };
             (name.to_owned(), (view.shape().to_vec(), values))

@@ -117,11 +117,7 @@ impl<'a> Builder<'a> {
         let init = Init::Normal((2.0 / (kernel * kernel * filters) as f64).sqrt());
         let shape = [kernel, kernel, padded, filters];
         let w = self.parameter(&format!("{name}.weight"), &shape, Kind::Trained { decay: true }, layout, init)?;
-        let y = self.graph.conv2d(
-            x,
-            w,
-            Conv2d { stride: [stride, stride], padding: [padding, padding], groups },
-        )?;
+        let y = self.graph.conv2d(x, w, Conv2d { stride: [stride, stride], padding: [padding, padding], groups })?;
         let &[_, _, p, q, _] = self.graph.shape(y) else { unreachable!("convolutions give five axes") };
         self.macs.0 += (self.members * p * q * kernel * kernel * group_channels * filters) as u64;
         Ok(y)

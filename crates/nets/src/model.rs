@@ -86,7 +86,8 @@ impl Model {
             .filter(|param| branch.is_none() || !param.name.starts_with("gate."))
             .map(|param| {
                 let members = param.spec.members();
-                let one: usize = self.declaration(param).layout.torch_shape(param.spec.words() / members).iter().product();
+                let one: usize =
+                    self.declaration(param).layout.torch_shape(param.spec.words() / members).iter().product();
                 one * if branch.is_some() { 1 } else { members }
             })
             .sum()

@@ -4,9 +4,9 @@
 
 use tensor::Var;
 
+use crate::Architecture;
 use crate::builder::{Builder, ConvSpec};
 use crate::error::Result;
-use crate::Architecture;
 
 /// How a block whose output differs in shape from its input passes the input on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -65,14 +65,27 @@ fn geometry(x: &[usize], w: &[usize], spec: Conv2d) -> Result<ConvGeometry> {
     if input_members != members && input_members != 1 {
         return shape_error("conv2d", format!("an input of {input_members} members and weights of {members}"));
     }
-    if stride.contains(&0) || height + 2 * padding[0] < r || width + 2 * padding[1] < s || x.contains(&0) || r * s == 0 {
+    if stride.contains(&0) || height + 2 * padding[0] < r || width + 2 * padding[1] < s || x.contains(&0) || r * s == 0
+    {
         return shape_error(
             "conv2d",
             format!("input {x:?} is too small for kernel {r}x{s} with stride {stride:?} and padding {padding:?}"),
         );
     }
     let kernel = [r, s];
-    Ok(ConvGeometry { members, input_members, batch, height, width, channels, filters, kernel, stride, padding, groups })
+    Ok(ConvGeometry {
+        members,
+        input_members,
+        batch,
+        height,
+        width,
+        channels,
+        filters,
+        kernel,
+        stride,
+        padding,
+        groups,
+    })
 }
 
 impl Differentiable for Backward {
