@@ -17,6 +17,7 @@ mod source;
 mod table;
 mod training;
 
+use std::env;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -34,7 +35,18 @@ fn run(cli: Cli) -> Result<()> {
     }
 }
 
+/// Without a desktop session, the layer by which Mesa lets a user choose among GPUs prints an error for every
+/// enumeration of adapters; there it is switched off.
+fn silence_mesa_without_a_session() {
+    const SWITCH: &str = "NODEVICE_SELECT";
+    if cfg!(target_os = "linux") && env::var_os("XDG_RUNTIME_DIR").is_none() && env::var_os(SWITCH).is_none() {
+        // SAFETY: `main` calls this first, when there is no other thread that could read the environment.
+        unsafe { env::set_var(SWITCH, "1") };
+    }
+}
+
 fn main() -> ExitCode {
+    silence_mesa_without_a_session();
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error),
