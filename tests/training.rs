@@ -1,0 +1,152 @@
+//! Twenty steps of a small ensemble on the built-in dataset, batches made by the augmentation kernel: GPUs learn as
+//! the CPU device does, and the same seed gives the same bits.
+
+mod common;
+
+use std::sync::OnceLock;
+
+use data::{Augment, Dataset, LoadOptions, PADDING, Pick, Sampler, shards};
+use nets::Model;
+use nets::resnet::{Block, CifarResNet, Shortcut};
+use one::{Config, Metrics};
+use tensor::optim::SgdConfig;
+use tensor::{Bank, CompileOptions, Device, Graph, Program, Spec, Var};
+
+const STEPS: usize = 20;
+const BATCH: usize = 16;
+const BRANCHES: usize = 3;
+const IMAGES: usize = 96;
+
+fn dataset() -> &'static Dataset {
+    static DATASET: OnceLock<Dataset> = OnceLock::new();
+    DATASET.get_or_init(|| {
+        let options = LoadOptions { limit_train: Some(IMAGES), limit_test: Some(1), ..LoadOptions::default() };
+        data::load("shapes", &options).expect("the dataset is built in")
+    })
+}
+
+/// A compiled training step that makes its batches on the device.
+struct Run {
+    device: Device,
+    model: Model,
+    step: one::Training,
+    program: Program,
+    picks: Var,
+}
+
+/// Everything that a run leaves behind.
+#[derive(PartialEq)]
+struct Outcome {
+    losses: Vec<f64>,
+    /// Parameters, velocities and running statistics.
+    state: [Vec<u32>; 3],
+}
+
+impl Run {
+    fn new(device: &Device) -> Self {
+        let data = dataset();
+        let (mut graph, mut model) = (Graph::new(), Model::new());
+        // Two shards: the second one's images are found, too.
+        let (words, images) = (data.train.pixels_per_image(), data.train.len());
+        let shard_images = shards(images, words, images / 2 * words).expect("two shards suffice");
+        let mut inputs = Vec::new();
+        let mut first = 0;
+        for &count in &shard_images {
+            let pixels = &data.train.pixels[first * words..][..count * words];
+            let bank = Bank::with_data("images", device, pixels).expect("memory");
+            let spec = Spec::u32([count, data.train.size, data.train.size]);
+            inputs.push(graph.state(&bank, 0, spec, false).expect("the shard fills its bank"));
+            first += count;
+        }
+        let bank = Bank::with_data("labels", device, &data.train.labels).expect("memory");
+        inputs.push(graph.state(&bank, 0, Spec::u32([images]), false).expect("the labels fill their bank"));
+        let picks = graph.input("picks", Spec::u32([BATCH, 2]));
+        inputs.push(picks);
+        let (size, mean, std) = (data.train.size, data.mean, data.std);
+        let augment = Augment { shard_images, size, batch: BATCH, padding: PADDING, mean, std };
+        let batch = graph.launch(augment, &inputs).expect("the operands fit");
+        let net = CifarResNet { block: Block::Basic, blocks: 1, width: 8, shortcut: Shortcut::B };
+        let config = Config::paper(&net, BRANCHES, data.classes.len());
+        let optimizer = SgdConfig { nesterov: true };
+        let step = one::training(&mut graph, &mut model, &net, (batch[0], batch[1]), &config, optimizer)
+            .expect("the network can be recorded");
+        let program = graph
+            .compile_with(device, CompileOptions { poison: true })
+            .unwrap_or_else(|error| panic!("{}: {error}", device.name()));
+        step.optimizer.initialize(device, model.params()).expect("decay table");
+        Self { device: device.clone(), model, step, program, picks }
+    }
+
+    /// Starts anew from a seed and takes all steps.
+    fn train(&mut self, seed: u64) -> Outcome {
+        self.model.initialize(&self.device, seed).expect("initial values");
+        let sampler = Sampler::new(seed, IMAGES, BATCH, true).expect("several batches");
+        let epochs = (0..).map(|epoch| sampler.epoch(epoch));
+        let batches: Vec<Vec<Pick>> =
+            epochs.flat_map(|epoch| epoch.iter().map(<[Pick]>::to_vec).collect::<Vec<_>>()).take(STEPS).collect();
+        let losses = batches.iter().map(|picks| {
+            self.program.feed_u32(self.picks, picks.as_flattened()).expect("picks");
+            self.step.feed(&mut self.program, [0.05, 0.9, 1e-4], 1.0, BATCH).expect("settings");
+            self.program.run().unwrap_or_else(|error| panic!("{error}"));
+            let mut metrics = Metrics::new(BRANCHES);
+            metrics.add(&self.step.take_totals(&self.device).expect("totals"), BATCH);
+            metrics.loss(1.0)
+        });
+        let losses = losses.collect();
+        let params = self.model.params();
+        let banks = [params.values(), params.velocities(), params.running()];
+        Outcome { losses, state: banks.map(|bank| bank.read(&self.device).expect("readable")) }
+    }
+}
+
+fn assert_same_bits(what: &str, a: &Outcome, b: &Outcome) {
+    assert_eq!(a.losses, b.losses, "{what}: losses");
+    for (name, (a, b)) in ["parameters", "velocities", "running statistics"].iter().zip(a.state.iter().zip(&b.state)) {
+        let differing = a.iter().zip(b).filter(|(a, b)| a != b).count();
+        assert!(a.len() == b.len() && differing == 0, "{what}: {differing} of {} words of {name} differ", a.len());
+    }
+}
+
+/// The run that all others are compared with.
+fn on_the_cpu() -> &'static Outcome {
+    static OUTCOME: OnceLock<Outcome> = OnceLock::new();
+    OUTCOME.get_or_init(|| Run::new(&Device::cpu()).train(7))
+}
+
+#[test]
+fn the_cpu_device_learns_and_repeats_itself() {
+    let first = on_the_cpu();
+    let mut run = Run::new(&Device::cpu());
+    let second = run.train(7);
+    assert_same_bits("a second program", first, &second);
+    assert_same_bits("the same program again", first, &run.train(7));
+    assert!(run.train(8) != *first, "another seed must give another run");
+    let (early, late): (f64, f64) = (first.losses[..5].iter().sum(), first.losses[STEPS - 5..].iter().sum());
+    eprintln!("loss {:.3} to {:.3}", first.losses[0], first.losses[STEPS - 1]);
+    assert!(late < early, "the loss does not fall: {:?}", first.losses);
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    for threads in [1, 2, 5] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
+        let outcome = pool.install(|| Run::new(&Device::cpu()).train(7));
+        assert_same_bits(&format!("{threads} threads"), on_the_cpu(), &outcome);
+    }
+}
+
+#[test]
+fn gpus_learn_as_the_cpu_device_does_and_repeat_themselves() {
+    for device in common::gpus() {
+        let mut run = Run::new(&device);
+        let first = run.train(7);
+        let mut worst = 0.0f64;
+        for (step, (got, expected)) in first.losses.iter().zip(&on_the_cpu().losses).enumerate() {
+            let error = (got - expected).abs() / expected;
+            worst = worst.max(error);
+            assert!(error < 0.01, "{}: loss of step {step} is {got}, on the CPU {expected}", device.name());
+        }
+        eprintln!("{}: loss curve within {worst:.1e} of the CPU's", device.name());
+        assert_same_bits(device.name(), &first, &run.train(7));
+    }
+}
