@@ -6,7 +6,11 @@ use std::collections::BTreeMap;
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, StorageAccess};
-use tensor::{Binding, Launch};
+use nets::resnet::Shortcut;
+use nets::{Model, architecture};
+use one::Config;
+use tensor::optim::SgdConfig;
+use tensor::{Binding, Graph, Launch, Spec};
 
 /// WebGPU's default limits, which every kernel stays within.
 const MAX_BINDINGS: usize = 8;
@@ -99,4 +103,45 @@ fn check_all(launches: impl IntoIterator<Item = (String, Launch)>) {
 #[test]
 fn every_case_is_valid_everywhere() {
     check_all(cases::all().into_iter().map(|case| (case.name, case.kernel.launch())));
+}
+
+/// The kernels of a network's training and evaluation steps, described and launched.
+fn launches(name: &str, shortcut: Shortcut, branches: usize, batch: usize) -> Vec<(String, Launch)> {
+    let net = architecture(name, shortcut).expect("the network is known");
+    let config = Config::paper(net.as_ref(), branches, 10);
+    let mut launches = Vec::new();
+    for training in [true, false] {
+        let (mut graph, mut model) = (Graph::new(), Model::new());
+        let image = graph.input("image", Spec::f32([1, batch, 32, 32, 4]));
+        let labels = graph.input("labels", Spec::u32([batch]));
+        let operands = (image, labels);
+        let recorded = if training {
+            let optimizer = SgdConfig { nesterov: true };
+            one::training(&mut graph, &mut model, net.as_ref(), operands, &config, optimizer).map(|_| ())
+        } else {
+            one::evaluation(&mut graph, &mut model, net.as_ref(), operands, &config).map(|_| ())
+        };
+        recorded.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let kernels = graph.kernels().map(|kernel| (format!("{name}: {}", kernel.describe()), kernel.launch()));
+        launches.extend(kernels);
+    }
+    launches
+}
+
+/// No device runs here, so that the batch may be the one that people train with.
+#[test]
+fn every_network_is_valid_everywhere() {
+    let networks = [
+        ("resnet20", Shortcut::B),
+        ("resnet32", Shortcut::A),
+        ("resnet32", Shortcut::B),
+        ("resnet110", Shortcut::B),
+        ("resnet164", Shortcut::B),
+    ];
+    let cases = networks.into_iter().flat_map(|(name, shortcut)| {
+        [1, 3, 5].into_iter().flat_map(move |branches| {
+            [2, 128].into_iter().flat_map(move |batch| launches(name, shortcut, branches, batch))
+        })
+    });
+    check_all(cases);
 }

@@ -86,7 +86,7 @@ impl Run {
             epochs.flat_map(|epoch| epoch.iter().map(<[Pick]>::to_vec).collect::<Vec<_>>()).take(STEPS).collect();
         let losses = batches.iter().map(|picks| {
             self.program.feed_u32(self.picks, picks.as_flattened()).expect("picks");
-            self.step.feed(&mut self.program, [0.05, 0.9, 1e-4], 1.0, BATCH).expect("settings");
+            self.step.feed(&mut self.program, [0.02, 0.9, 1e-4], 1.0, BATCH).expect("settings");
             self.program.run().unwrap_or_else(|error| panic!("{error}"));
             let mut metrics = Metrics::new(BRANCHES);
             metrics.add(&self.step.take_totals(&self.device).expect("totals"), BATCH);
