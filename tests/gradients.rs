@@ -353,8 +353,8 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
 }
 
 /// Every gradient of a case against differences of its loss. Returns the largest error, relative to its tolerance.
-fn against_differences(case: (&'static str, Record)) -> Result<f64> {
-    let mut checked = Checked::new(std::slice::from_ref(&case), &Device::cpu())?;
+fn against_differences(case: &(&'static str, Record)) -> Result<f64> {
+    let mut checked = Checked::new(std::slice::from_ref(case), &Device::cpu())?;
     let gradients = checked.read_gradients()?;
     let trained: Vec<(String, Var, Vec<f32>)> =
         checked.trained().map(|(tensor, _)| (tensor.name.clone(), tensor.var, tensor.values.clone())).collect();
@@ -386,7 +386,7 @@ fn against_differences(case: (&'static str, Record)) -> Result<f64> {
 fn gradients_are_the_limits_of_differences() {
     for case in cases() {
         let name = case.0;
-        let worst = against_differences(case).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let worst = against_differences(&case).unwrap_or_else(|error| panic!("{name}: {error}"));
         eprintln!("{name}: within {worst:.1e}");
     }
 }

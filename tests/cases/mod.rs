@@ -8,10 +8,14 @@ mod batch_norm;
 mod conv2d;
 mod ensemble_distillation;
 mod gemm;
+mod layers;
 mod optimizer;
 mod pointwise;
 mod reduction;
 
+use std::sync::Arc;
+
+pub use layers::layers;
 use tensor::device::{Dispatch, Executable, View};
 use tensor::{DType, Device, Kernel, Rng, Spec};
 
@@ -20,7 +24,7 @@ pub struct Case {
     /// Filter string, printed so that it can be pasted back: `family/what`.
     pub name: String,
     /// The kernel itself.
-    pub kernel: Box<dyn Kernel>,
+    pub kernel: Arc<dyn Kernel>,
     /// How each input is filled.
     pub inputs: Vec<Fill>,
     /// What each updated output (see `Kernel::updates`) holds beforehand, in order.
@@ -67,7 +71,7 @@ impl Case {
             name: name.into(),
             inputs: vec![Fill::Normal(0.1, 1.0); kernel.inputs().len()],
             updates: vec![Fill::Normal(0.1, 1.0); updates],
-            kernel: Box::new(kernel),
+            kernel: Arc::new(kernel),
             tolerance: f64::from(f32::EPSILON) * (8.0 + 4.0 * (reduction as f64).sqrt()),
         }
     }
@@ -136,6 +140,11 @@ impl Case {
 
     /// Uploads the operands and prepares the kernel.
     pub fn prepare(self, device: &Device) -> Result<Prepared, tensor::Error> {
+        self.prepare_repeated(device, 1)
+    }
+
+    /// As [`Case::prepare`], for a run that executes the kernel `repeats` times.
+    pub fn prepare_repeated(self, device: &Device, repeats: usize) -> Result<Prepared, tensor::Error> {
         let (inputs, outputs) = self.operands();
         let mut id = 0;
         let mut view = |words: &[u32], spec: &Spec, guard: usize| {
@@ -152,16 +161,21 @@ impl Case {
         let input_views = input_views.collect::<Result<Vec<_>, tensor::Error>>()?;
         let output_views = outputs.iter().zip(&output_specs).map(|(words, spec)| view(words, spec, GUARD));
         let output_views = output_views.collect::<Result<Vec<_>, tensor::Error>>()?;
-        let dispatch = Dispatch { kernel: self.kernel.into(), inputs: input_views, outputs: output_views.clone() };
-        let executable = device.prepare(vec![dispatch])?;
+        let dispatch = Dispatch { kernel: self.kernel, inputs: input_views, outputs: output_views.clone() };
+        let executable = device.prepare(vec![dispatch; repeats])?;
         Ok(Prepared { device: device.clone(), executable, outputs: output_views })
     }
 }
 
 impl Prepared {
-    /// Runs the kernel once and waits for it.
+    /// Runs the kernel; on a GPU, returns when it is submitted.
+    pub fn launch(&mut self) -> Result<(), tensor::Error> {
+        self.executable.run()
+    }
+
+    /// Runs the kernel and waits for it.
     pub fn run(&mut self) -> Result<(), tensor::Error> {
-        self.executable.run()?;
+        self.launch()?;
         self.device.synchronize()
     }
 

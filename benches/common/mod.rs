@@ -1,0 +1,95 @@
+//! What the benches share: the device, criterion's settings, and a table of rates at the end.
+
+use std::time::{Duration, Instant};
+
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, Throughput};
+use tensor::device::open;
+use tensor::{Cost, Device};
+
+/// Names the device to measure, as `--device` does; `auto` if unset.
+const DEVICE: &str = "ONFLY_BENCH_DEVICE";
+/// Images in a batch of the layers and steps; 128 if unset.
+const BATCH: &str = "ONFLY_BENCH_BATCH";
+
+/// The device to measure, without the checks that tests switch on.
+pub fn device() -> Device {
+    let wanted = std::env::var(DEVICE).unwrap_or_else(|_| "auto".to_owned());
+    open(&wanted).unwrap_or_else(|error| panic!("{DEVICE}: {error}"))
+}
+
+/// Images in a batch.
+pub fn batch() -> usize {
+    let wanted = std::env::var(BATCH).unwrap_or_else(|_| "128".to_owned());
+    match wanted.parse() {
+        Ok(batch) if batch > 0 => batch,
+        _ => panic!("{BATCH} should be a whole number above 0, got \"{wanted}\""),
+    }
+}
+
+/// Ten samples after `warm_up`, spread over `time` where they fit; the command line may ask for others.
+pub fn criterion(warm_up: Duration, time: Duration) -> Criterion {
+    Criterion::default().sample_size(10).warm_up_time(warm_up).measurement_time(time).configure_from_args()
+}
+
+/// One line of the table: the fastest that was seen.
+struct Row {
+    name: String,
+    cost: Cost,
+    time: Duration,
+}
+
+/// Benches of one group, and what they took.
+pub struct Suite<'a> {
+    group: BenchmarkGroup<'a, WallTime>,
+    rows: Vec<Row>,
+}
+
+impl<'a> Suite<'a> {
+    /// A group of this name.
+    pub fn new(criterion: &'a mut Criterion, name: &str) -> Self {
+        Self { group: criterion.benchmark_group(name), rows: Vec::new() }
+    }
+
+    /// Measures `run(prepared, n)`, which does `repeats` times what costs `cost`, n times over, and waits for the last.
+    /// `prepare` is called once, if the command line selects this bench.
+    pub fn measure<P>(
+        &mut self,
+        name: &str,
+        (cost, repeats): (Cost, u64),
+        prepare: impl FnOnce() -> P,
+        mut run: impl FnMut(&mut P, u64),
+    ) {
+        let throughput = if cost.flops > 0 { Throughput::Elements(cost.flops) } else { Throughput::Bytes(cost.bytes) };
+        let (mut prepare, mut prepared, mut best) = (Some(prepare), None, None::<Duration>);
+        self.group.throughput(throughput).bench_function(name, |bencher| {
+            if let Some(prepare) = prepare.take() {
+                prepared = Some(prepare());
+            }
+            let prepared = prepared.as_mut().expect("the first call prepares");
+            bencher.iter_custom(|count| {
+                let runs = count.div_ceil(repeats);
+                let start = Instant::now();
+                run(prepared, runs);
+                let once = start.elapsed().div_f64((runs * repeats) as f64);
+                best = Some(best.map_or(once, |best| best.min(once)));
+                once.mul_f64(count as f64)
+            });
+        });
+        self.rows.extend(best.map(|time| Row { name: name.to_owned(), cost, time }));
+    }
+
+    /// Ends the group, and prints time and rates of what was measured.
+    pub fn finish(self) {
+        self.group.finish();
+        let width = self.rows.iter().map(|row| row.name.len()).max().unwrap_or(0);
+        if width > 0 {
+            println!("\n{:width$}  {:>10}  {:>9}  {:>8}", "fastest of all samples", "ms", "GFLOP/s", "GB/s");
+        }
+        for Row { name, cost, time } in &self.rows {
+            let seconds = time.as_secs_f64().max(1e-12);
+            let (flops, bytes) = (cost.flops as f64 / seconds / 1e9, cost.bytes as f64 / seconds / 1e9);
+            println!("{name:width$}  {:>10.4}  {flops:>9.2}  {bytes:>8.2}", 1e3 * seconds);
+        }
+    }
+}
