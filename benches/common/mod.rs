@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
-use criterion::{BenchmarkGroup, Criterion, Throughput};
+use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
 use tensor::device::open;
 use tensor::{Cost, Device};
 
@@ -48,7 +48,10 @@ pub struct Suite<'a> {
 impl<'a> Suite<'a> {
     /// A group of this name.
     pub fn new(criterion: &'a mut Criterion, name: &str) -> Self {
-        Self { group: criterion.benchmark_group(name), rows: Vec::new() }
+        let mut group = criterion.benchmark_group(name);
+        // Every sample alike: steps are too long for samples that grow.
+        group.sampling_mode(SamplingMode::Flat);
+        Self { group, rows: Vec::new() }
     }
 
     /// Measures `run(prepared, n)`, which does `repeats` times what costs `cost`, n times over, and waits for the last.
