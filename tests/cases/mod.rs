@@ -10,6 +10,7 @@ mod ensemble_distillation;
 mod gemm;
 mod optimizer;
 mod pointwise;
+mod pooling;
 mod reduction;
 
 use tensor::device::{Dispatch, Executable, View};
@@ -97,6 +98,7 @@ pub fn all() -> Vec<Case> {
         gemm::cases(),
         optimizer::cases(),
         pointwise::cases(),
+        pooling::cases(),
         reduction::cases(),
     ];
     families.into_iter().flatten().collect()
