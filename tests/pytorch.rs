@@ -6,8 +6,11 @@ mod common;
 use std::collections::HashMap;
 use std::path::Path;
 
+use nets::densenet::DenseNetBc;
+use nets::imagenet::{self, ImageNetResNet};
 use nets::resnet::{Block, CifarResNet, Shortcut};
-use nets::{Model, NamedTensor};
+use nets::resnext::CifarResNeXt;
+use nets::{Architecture, Model, NamedTensor};
 use one::kernels::ensemble_distillation::TERMS;
 use one::{Config, Teacher};
 use safetensors::{Dtype, SafeTensors};
@@ -55,12 +58,29 @@ impl Golden {
         &self.tensors.get(name).unwrap_or_else(|| panic!("no tensor {name} in the golden file")).1
     }
 
-    fn architecture(&self) -> CifarResNet {
-        CifarResNet {
-            block: if self.text("block") == "basic" { Block::Basic } else { Block::Bottleneck },
-            blocks: self.number("blocks"),
-            width: self.number("width"),
-            shortcut: if self.text("shortcut") == "a" { Shortcut::A } else { Shortcut::B },
+    fn architecture(&self) -> Box<dyn Architecture> {
+        let shortcut = if self.text("shortcut") == "a" { Shortcut::A } else { Shortcut::B };
+        match self.metadata.get("family").map(String::as_str) {
+            Some("resnext") => Box::new(CifarResNeXt {
+                blocks: self.number("blocks"),
+                cardinality: self.number("cardinality"),
+                width: self.number("width"),
+                stem: self.number("stem"),
+                shortcut,
+            }),
+            Some("densenet") => Box::new(DenseNetBc { layers: self.number("layers"), growth: self.number("growth") }),
+            Some("imagenet") => Box::new(ImageNetResNet {
+                block: imagenet::Block::Basic,
+                blocks: [self.number("blocks"); 4],
+                stem: self.number("stem"),
+                shortcut,
+            }),
+            _ => Box::new(CifarResNet {
+                block: if self.text("block") == "basic" { Block::Basic } else { Block::Bottleneck },
+                blocks: self.number("blocks"),
+                width: self.number("width"),
+                shortcut,
+            }),
         }
     }
 
@@ -71,17 +91,25 @@ impl Golden {
             _ => Teacher::None,
         };
         let branches = self.number("branches");
-        Config { branches, fan_out: 3, classes: 10, temperature: 3.0, teacher, distill: branches > 1 }
+        let stages = self.architecture().stages();
+        let fan_out = stages.iter().position(|stage| stage == self.text("fan_out")).expect("a stage");
+        Config { branches, fan_out, classes: 10, temperature: 3.0, teacher, distill: branches > 1 }
     }
 
-    /// `[1, N, 32, 32, 4]` from NCHW.
+    /// Shape `[1, N, H, W, 4]` of the image.
+    fn image_shape(&self) -> [usize; 5] {
+        let [n, _, h, w] = self.tensors["input"].0[..] else { panic!("images have four axes in PyTorch") };
+        [1, n, h, w, 4]
+    }
+
+    /// The image from NCHW.
     fn image(&self) -> Vec<f32> {
-        let values = self.values("input");
-        let batch = self.number("batch");
-        let mut image = vec![0.0; batch * 1024 * 4];
-        for (i, &value) in values.iter().enumerate() {
-            let (n, c, pixel) = (i / 3072, i / 1024 % 3, i % 1024);
-            image[(n * 1024 + pixel) * 4 + c] = value as f32;
+        let [_, batch, height, width, _] = self.image_shape();
+        let area = height * width;
+        let mut image = vec![0.0; batch * area * 4];
+        for (i, &value) in self.values("input").iter().enumerate() {
+            let (n, c, pixel) = (i / (3 * area), i / area % 3, i % area);
+            image[(n * area + pixel) * 4 + c] = value as f32;
         }
         image
     }
@@ -119,10 +147,10 @@ impl Run {
         let (architecture, config) = (golden.architecture(), golden.config());
         let (mut graph, mut model) = (Graph::new(), Model::new());
         let batch = golden.number("batch");
-        let image = graph.input("image", Spec::f32([1, batch, 32, 32, 4]));
+        let image = graph.input("image", Spec::f32(golden.image_shape()));
         let labels = graph.input("labels", Spec::u32([batch]));
         let sgd = SgdConfig { nesterov: true };
-        let step = one::training(&mut graph, &mut model, &architecture, (image, labels), &config, sgd)
+        let step = one::training(&mut graph, &mut model, &*architecture, (image, labels), &config, sgd)
             .expect("the golden network can be recorded");
         graph.keep(step.heads.logits);
         graph.keep(step.terms);
@@ -241,9 +269,9 @@ fn evaluation(name: &str, device: &Device) {
     let (architecture, config) = (golden.architecture(), golden.config());
     let (mut graph, mut model) = (Graph::new(), Model::new());
     let batch = golden.number("batch");
-    let image = graph.input("image", Spec::f32([1, batch, 32, 32, 4]));
+    let image = graph.input("image", Spec::f32(golden.image_shape()));
     let labels = graph.input("labels", Spec::u32([batch]));
-    let step = one::evaluation(&mut graph, &mut model, &architecture, (image, labels), &config).expect("recorded");
+    let step = one::evaluation(&mut graph, &mut model, &*architecture, (image, labels), &config).expect("recorded");
     graph.keep(step.heads.logits);
     let mut program = graph.compile_with(device, CompileOptions { poison: true }).expect("compiles");
     model.load(device, &golden.state()).expect("the golden state fits");
@@ -258,7 +286,14 @@ fn evaluation(name: &str, device: &Device) {
     }
 }
 
-const FILES: [&str; 3] = ["one_resnet8.safetensors", "one_resnet8_a.safetensors", "bottleneck.safetensors"];
+const FILES: [&str; 6] = [
+    "one_resnet8.safetensors",
+    "one_resnet8_a.safetensors",
+    "bottleneck.safetensors",
+    "resnext.safetensors",
+    "densenet.safetensors",
+    "imagenet.safetensors",
+];
 
 #[test]
 fn a_step_on_the_cpu_device_is_pytorchs() {

@@ -7,6 +7,9 @@
     one_resnet8.safetensors     ONE, 3 branches, ResNet-8 (basic blocks), option-B shortcuts, gate; loss curve
     one_resnet8_a.safetensors   ONE, 2 branches, ResNet-8, option-A shortcuts, no gate (mean of the logits)
     bottleneck.safetensors      one plain network, ResNet-11 of bottleneck blocks, cross-entropy
+    resnext.safetensors         ONE, 2 branches, ResNeXt-11 4x2d with a stem of 4 channels, on 16x16 images
+    densenet.safetensors        ONE, 2 branches, DenseNet-BC-16-6, on 16x16 images
+    imagenet.safetensors        one plain network, ResNet-10 for ImageNet with a stem of 4 channels, on 36x36 images
 
 Parameters, running statistics and images are float32 values drawn from a seed by NumPy, whose stream does not
 change between versions. The model runs in float64; results are rounded once, when they are written: to float32,
@@ -40,6 +43,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pytorch_families import DenseNetBc, ImageNetResNet, OneNetwork, ResNeXt
 from pytorch_one import TEMPERATURE, BasicBlock, Bottleneck, ResNet, loss_terms
 
 DTYPES = {"float64": "F64", "int64": "I64", "float32": "F32", "int32": "I32"}
@@ -56,6 +60,19 @@ FILES = {
 }
 WIDTH = 8
 BLOCKS = 1
+
+# The other families, their numbers as the metadata has them.
+FAMILIES = {
+    "resnext": {
+        "class": ResNeXt,
+        "sizes": {"blocks": 1, "cardinality": 4, "width": 2, "stem": 4},
+        "branches": 2,
+        "image": 16,
+        "batch": 5,
+    },
+    "densenet": {"class": DenseNetBc, "sizes": {"layers": 2, "growth": 6}, "branches": 2, "image": 16, "batch": 4},
+    "imagenet": {"class": ImageNetResNet, "sizes": {"blocks": 1, "stem": 4}, "branches": 1, "image": 36, "batch": 3},
+}
 
 
 def write_safetensors(path, tensors, metadata):
@@ -98,14 +115,14 @@ def draw_state(model, rng):
         value.copy_(torch.from_numpy(drawn.astype(np.float32)))
 
 
-def draw_images(count, rng):
-    """Normalised images [count, 3, 32, 32]: a colour, a slope in each direction, and noise.
+def draw_images(count, rng, size=32):
+    """Normalised images [count, 3, size, size]: a colour, a slope in each direction, and noise.
 
     Plain noise would have nearly equal means over every image, and the gate would see nothing.
     """
-    slope = np.linspace(-1.0, 1.0, 32)
+    slope = np.linspace(-1.0, 1.0, size)
     colour, down, right = (rng.normal(0.0, 1.0, (count, 3, 1, 1)) for _ in range(3))
-    noise = rng.normal(0.0, 0.5, (count, 3, 32, 32))
+    noise = rng.normal(0.0, 0.5, (count, 3, size, size))
     return (colour + down * slope[:, None] + right * slope + noise).astype(np.float32)
 
 
@@ -186,16 +203,6 @@ def make_file(path, name, options, seed):
     model = ResNet(blocks=BLOCKS, width=WIDTH, classes=CLASSES, **kind)
     draw_state(model, rng)
     images = torch.from_numpy(draw_images(options["batch"], rng))
-    labels = torch.from_numpy(rng.randint(0, CLASSES, options["batch"]))
-    double = copy.deepcopy(model).double()
-    check_kinks(double, images.double())
-    exact = results(double, images.double(), labels, options["curve"])
-
-    tensors = {key: value.numpy() for key, value in model.state_dict().items() if "num_batches" not in key}
-    tensors["input"] = images.numpy()
-    tensors["labels"] = labels.numpy().astype(np.int32)
-    for key, value in exact.items():
-        tensors[key] = value if key.startswith("loss") else value.astype(np.float32)
     bottleneck = options["block"] is Bottleneck
     metadata = {
         "generator": "tools/goldens.py",
@@ -220,10 +227,52 @@ def make_file(path, name, options, seed):
         "nesterov": "true",
         "weight_decay": SGD["weight_decay"],
     }
+    write_file(path, model, images, rng, options["curve"], metadata)
+
+
+def make_family_file(path, name, seed):
+    rng = np.random.RandomState([seed, len(FILES) + list(FAMILIES).index(name)])
+    options = FAMILIES[name]
+    family = options["class"](**options["sizes"])
+    model = OneNetwork(family, options["branches"], CLASSES)
+    draw_state(model, rng)
+    images = torch.from_numpy(draw_images(options["batch"], rng, options["image"]))
+    metadata = {
+        "generator": "tools/goldens.py",
+        "seed": seed,
+        "family": name,
+        **options["sizes"],
+        "classes": CLASSES,
+        "branches": options["branches"],
+        "shortcut": "b",
+        "teacher": "none" if options["branches"] == 1 else "gate",
+        "fan_out": family.fan_out,
+        "batch": options["batch"],
+        "layout": "NCHW",
+        "temperature": TEMPERATURE,
+        "distillation_weight": 1.0,
+        "bn_eps": 1e-5,
+        "bn_momentum": 0.1,
+    }
+    write_file(path, model, images, rng, False, metadata)
+
+
+def write_file(path, model, images, rng, curve, metadata):
+    """Draws the labels, runs the model in both precisions, and writes everything."""
+    labels = torch.from_numpy(rng.randint(0, CLASSES, len(images)))
+    double = copy.deepcopy(model).double()
+    check_kinks(double, images.double())
+    exact = results(double, images.double(), labels, curve)
+
+    tensors = {key: value.numpy() for key, value in model.state_dict().items() if "num_batches" not in key}
+    tensors["input"] = images.numpy()
+    tensors["labels"] = labels.numpy().astype(np.int32)
+    for key, value in exact.items():
+        tensors[key] = value if key.startswith("loss") else value.astype(np.float32)
     write_safetensors(path, tensors, {key: str(value) for key, value in metadata.items()})
     print(f"{path}: {path.stat().st_size} bytes, {len(tensors)} tensors, loss {exact['loss'][0]:.6f}")
-    print_deviation(exact, results(model, images, labels, options["curve"]))
-    if options["curve"]:
+    print_deviation(exact, results(model, images, labels, curve))
+    if curve:
         print("  loss_curve", " ".join(f"{loss:.4f}" for loss in exact["loss_curve"]))
 
 
@@ -237,6 +286,8 @@ def main():
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, options in FILES.items():
         make_file(arguments.out / f"{name}.safetensors", name, options, arguments.seed)
+    for name in FAMILIES:
+        make_family_file(arguments.out / f"{name}.safetensors", name, arguments.seed)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ use super::{Case, Fill};
 
 /// Members, rows and channels: those of the networks at a small batch, channels that are no multiple of four, columns
 /// that leave threads idle, rows that leave a ragged last chunk or block, several tiles per row, and one of each.
-const SHAPES: [(usize, usize, usize); 6] =
-    [(1, 512, 16), (3, 128, 64), (2, 300, 12), (2, 1030, 5), (1, 11, 324), (1, 1, 1)];
+const SHAPES: [(usize, usize, usize); 7] =
+    [(1, 512, 16), (3, 128, 64), (2, 300, 12), (2, 1030, 5), (1, 11, 324), (1, 1, 1), (3, 37, 38)];
 
 /// Inverse deviations and variances must be positive.
 fn positive() -> Fill {
@@ -56,8 +56,9 @@ pub fn cases() -> Vec<Case> {
         let name = format!("batch_norm_backward/{shape} {activation:?}");
         cases.push(Case::new(name, first, rows).input(2, positive()));
         let relu = activation == Activation::Relu;
-        let third = BatchNormGradInput { members, rows, channels, relu };
-        cases.push(Case::new(format!("batch_norm_backward_input/{shape} relu={relu}"), third, 1));
+        let addend = index % 3 == 2;
+        let third = BatchNormGradInput { members, rows, channels, relu, addend };
+        cases.push(Case::new(format!("batch_norm_backward_input/{shape} relu={relu} addend={addend}"), third, 1));
     }
     // The remaining pairs of a vector width and an activation.
     for (activation, channels) in [(Activation::Relu, 7), (Activation::ReluOfSum, 3), (Activation::Linear, 8)] {

@@ -37,6 +37,16 @@ fn geometries() -> Vec<(&'static str, ConvGeometry)> {
         // What they do not: extents, strides and paddings that differ by axis, edges of tiles, groups.
         ("uneven", ConvGeometry { kernel: [2, 5], padding: [0, 3], stride: [3, 2], height: 11, width: 5, ..BASE }),
         ("groups", ConvGeometry { groups: 2, channels: 24, filters: 40, height: 5, width: 3, members: 2, ..BASE }),
+        // ResNeXt: groups of 4, of 8 on the way into a stage with branches, of 64.
+        ("groups_of_4", ConvGeometry { groups: 32, channels: 128, filters: 128, height: 4, width: 4, ..BASE }),
+        (
+            "groups_of_8",
+            ConvGeometry { groups: 4, channels: 32, filters: 32, stride: [2, 2], height: 6, members: 3, ..BASE },
+        ),
+        (
+            "groups_of_64",
+            ConvGeometry { groups: 2, channels: 128, filters: 128, batch: 1, height: 3, width: 5, ..BASE },
+        ),
         ("one_pixel", ConvGeometry { batch: 17, height: 1, width: 1, ..BASE }),
         // Channels that do not come in fours.
         ("scalar", ConvGeometry { channels: 3, filters: 5, stride: [2, 1], height: 7, members: 2, ..BASE }),

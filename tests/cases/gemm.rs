@@ -33,6 +33,22 @@ pub fn cases() -> Vec<Case> {
         ("both_transposed", Gemm { rows: 8, columns: 12, inner: 133, transpose_a: true, transpose_b: true, ..BASE }),
         ("outer", Gemm { rows: 11, columns: 7, inner: 1, ..BASE }),
         ("row", Gemm { rows: 1, columns: 1, inner: 17, bias: true, sum_members: true, members: 2, ..BASE }),
+        // A 1x1 convolution of 38 channels, and its gradients.
+        ("pixels", Gemm { members: 3, rows: 65, columns: 24, inner: 38, ..BASE }),
+        (
+            "pixels_grad_input",
+            Gemm {
+                members: 3,
+                a_members: 3,
+                rows: 65,
+                columns: 38,
+                inner: 24,
+                transpose_b: true,
+                sum_members: true,
+                ..BASE
+            },
+        ),
+        ("pixels_grad_weight", Gemm { members: 3, rows: 38, columns: 24, inner: 65, transpose_a: true, ..BASE }),
         ("square", Gemm { rows: 68, columns: 36, inner: 20, ..BASE }),
     ]
     .into_iter()

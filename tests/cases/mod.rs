@@ -11,6 +11,7 @@ mod gemm;
 mod layers;
 mod optimizer;
 mod pointwise;
+mod pooling;
 mod reduction;
 
 use std::sync::Arc;
@@ -101,6 +102,7 @@ pub fn all() -> Vec<Case> {
         gemm::cases(),
         optimizer::cases(),
         pointwise::cases(),
+        pooling::cases(),
         reduction::cases(),
     ];
     families.into_iter().flatten().collect()

@@ -93,6 +93,14 @@ impl<'a> Builder<'a> {
         self.vars
     }
 
+    /// Makes `x` a tensor of all members, by copying one that they share: for layers that do not fan out themselves.
+    ///
+    /// # Errors
+    /// When `x` has another number of members.
+    pub fn expand(&mut self, x: Var) -> Result<Var> {
+        Ok(self.graph.expand_members(x, self.members)?)
+    }
+
     fn parameter(&mut self, name: &str, shape: &[usize], kind: Kind, layout: Layout, init: Init) -> Result<Var> {
         let mut full = vec![self.members];
         full.extend_from_slice(shape);

@@ -1,13 +1,17 @@
 //! Network architectures, recorded on the engine's graphs, with their state named as PyTorch users expect and their
 //! cost counted as the papers count it.
 
+mod block;
 mod builder;
 mod catalog;
 mod cost;
+pub mod densenet;
 mod error;
+pub mod imagenet;
 mod layout;
 mod model;
 pub mod resnet;
+pub mod resnext;
 
 pub use builder::{Builder, ConvSpec, Mode};
 pub use catalog::{architecture, names};
@@ -45,7 +49,7 @@ pub trait Architecture: Debug + Send + Sync {
     /// When the input does not fit it.
     fn classifier(&self, builder: &mut Builder<'_>, x: Var, classes: usize) -> Result<Var>;
 
-    /// Height and width of the images it is made for.
+    /// Height and width of the images that it is made for. It takes others, too, unless its pooling leaves nothing.
     fn image_size(&self) -> usize {
         32
     }

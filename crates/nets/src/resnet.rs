@@ -5,18 +5,10 @@
 use tensor::Var;
 
 use crate::Architecture;
+pub use crate::block::Shortcut;
+use crate::block::{basic, bottleneck, residual};
 use crate::builder::{Builder, ConvSpec};
 use crate::error::Result;
-
-/// How a block whose output differs in shape from its input passes the input on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Shortcut {
-    /// Every second pixel, zero channels added: no parameters.
-    A,
-    /// A 1x1 convolution with the block's stride, and batch-norm.
-    #[default]
-    B,
-}
 
 /// What a block is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,38 +56,6 @@ impl CifarResNet {
             Block::Bottleneck => 9 * self.blocks + 2,
         }
     }
-
-    fn block(&self, net: &mut Builder<'_>, name: &str, x: Var, planes: usize, stride: usize) -> Result<Var> {
-        let filters = match self.block {
-            Block::Basic => planes,
-            Block::Bottleneck => 4 * planes,
-        };
-        let channels = net.graph().spec(x).last();
-        let shortcut = if stride == 1 && channels == filters {
-            x
-        } else {
-            match self.shortcut {
-                Shortcut::A => net.graph().shortcut_a(x, filters, stride)?,
-                Shortcut::B => {
-                    let projected = net.conv(&format!("{name}.downsample.0"), x, ConvSpec::one(filters, stride))?;
-                    net.batch_norm(&format!("{name}.downsample.1"), projected, None, false)?
-                }
-            }
-        };
-        let convs = match self.block {
-            Block::Basic => vec![ConvSpec::three(planes, stride), ConvSpec::three(planes, 1)],
-            Block::Bottleneck => {
-                vec![ConvSpec::one(planes, 1), ConvSpec::three(planes, stride), ConvSpec::one(filters, 1)]
-            }
-        };
-        let last = convs.len();
-        let mut y = x;
-        for (i, spec) in (1..).zip(convs) {
-            y = net.conv(&format!("{name}.conv{i}"), y, spec)?;
-            y = net.batch_norm(&format!("{name}.bn{i}"), y, (i == last).then_some(shortcut), true)?;
-        }
-        Ok(y)
-    }
 }
 
 impl Architecture for CifarResNet {
@@ -116,7 +76,11 @@ impl Architecture for CifarResNet {
         let mut y = x;
         for i in 0..self.blocks {
             let stride = if i == 0 && index > 1 { 2 } else { 1 };
-            y = self.block(net, &format!("layer{index}.{i}"), y, planes, stride)?;
+            let convs = match self.block {
+                Block::Basic => basic(planes, stride),
+                Block::Bottleneck => bottleneck(planes, 1, 4 * planes, stride),
+            };
+            y = residual(net, &format!("layer{index}.{i}"), y, &convs, self.shortcut)?;
         }
         Ok(y)
     }

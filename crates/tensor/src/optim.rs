@@ -6,9 +6,14 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
 use crate::kernels::elementwise::{Copy, Fill};
-use crate::kernels::sgd::Sgd;
+use crate::kernels::sgd::{DECAY_BLOCK, Sgd};
 use crate::params::{Kind, Params};
 use crate::shape::Spec;
+
+/// Most words that one dispatch updates: 64 MiB of each bank. WebGPU only promises bindings of 128 MiB, which the
+/// parameters of ResNeXt-29 8x64d exceed. A multiple of what keeps the ranges aligned in every bank, that of weight
+/// decay blocks, too.
+const RANGE: usize = 1 << 24;
 
 /// Stochastic gradient descent with momentum and weight decay, as PyTorch defines it:
 /// `g += decay w; v = momentum v + g; w -= rate (g + momentum v)` with Nesterov, `w -= rate v` without.
@@ -66,7 +71,7 @@ impl Graph {
         Ok(())
     }
 
-    /// Records the update of all of `params` from the flat bank of gradients.
+    /// Records the update of all of `params` from the flat bank of gradients: one dispatch for each [`RANGE`] of it.
     ///
     /// # Errors
     /// When there is nothing to train.
@@ -79,13 +84,16 @@ impl Graph {
         let blocks = params.decay_blocks().len();
         decay.reserve(blocks)?;
         let hyper = self.input("optimizer settings", Spec::f32([3]));
-        let whole = |graph: &mut Self, bank: &Bank| graph.state(bank, 0, Spec::f32([words]), false);
-        let gradient = whole(self, params.gradients())?;
-        let table = self.state(&decay, 0, Spec::f32([blocks]), false)?;
-        let values = whole(self, params.values())?;
-        let velocities = whole(self, params.velocities())?;
-        let kernel = Sgd { words, nesterov: config.nesterov };
-        self.launch_into(kernel, &[gradient, table, hyper], &[Some(values), Some(velocities)])?;
+        for first in (0..words).step_by(RANGE) {
+            let words = RANGE.min(words - first);
+            let range = |graph: &mut Self, bank: &Bank| graph.state(bank, first, Spec::f32([words]), false);
+            let gradient = range(self, params.gradients())?;
+            let table = self.state(&decay, first / DECAY_BLOCK, Spec::f32([words / DECAY_BLOCK]), false)?;
+            let values = range(self, params.values())?;
+            let velocities = range(self, params.velocities())?;
+            let kernel = Sgd { words, nesterov: config.nesterov };
+            self.launch_into(kernel, &[gradient, table, hyper], &[Some(values), Some(velocities)])?;
+        }
         Ok(SgdInputs { hyper, decay })
     }
 }

@@ -139,10 +139,11 @@ impl From<SaveEvery> for String {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Network")]
 pub struct NetworkArgs {
-    /// resnet20, 32, 44, 56, 110 (basic blocks), resnet164 (bottlenecks), or another valid depth [default: resnet32]
+    /// resnet20, 32, 44, 56, 110 (basic blocks), resnet164 (bottlenecks), resnext29-8x64d, densenet-bc-190-40; for
+    /// ImageNet resnet18, resnet34, resnet50, resnext50-32x4d; or other valid depths and widths [default: resnet32]
     #[arg(long, value_name = "NAME")]
     pub net: Option<String>,
-    /// Shortcuts where shapes change [default: b]
+    /// Shortcuts of residual networks where shapes change [default: b]
     #[arg(long, value_enum)]
     pub shortcut: Option<Shortcut>,
     /// Branches, the target network counted [default: 3]

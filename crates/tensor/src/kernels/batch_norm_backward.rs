@@ -272,7 +272,8 @@ impl Kernel for BatchNormGradFinalize {
     }
 }
 
-/// Third pass: `x [M, rows, C]`, `g [M, rows, C]`, `coefficients [M, COEFFICIENTS, C]` -> `dx [M, rows, C]`.
+/// Third pass: `x [M, rows, C]`, `g [M, rows, C]`, `coefficients [M, COEFFICIENTS, C]` and, with [`Self::addend`], a
+/// gradient `[M, rows, C]` -> `dx [M, rows, C]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BatchNormGradInput {
     /// Members M.
@@ -283,6 +284,8 @@ pub struct BatchNormGradInput {
     pub channels: usize,
     /// Whether the second input is `dy`, to be masked where `gamma * xhat + beta <= 0`, instead of `g`.
     pub relu: bool,
+    /// Whether a fourth input is added: the gradient that reaches the same input on another way.
+    pub addend: bool,
 }
 
 impl Kernel for BatchNormGradInput {
@@ -292,7 +295,12 @@ impl Kernel for BatchNormGradInput {
 
     fn inputs(&self) -> Vec<Spec> {
         let activations = Spec::f32([self.members, self.rows, self.channels]);
-        vec![activations.clone(), activations, Spec::f32([self.members, COEFFICIENTS, self.channels])]
+        let coefficients = Spec::f32([self.members, COEFFICIENTS, self.channels]);
+        let mut specs = vec![activations.clone(), activations.clone(), coefficients];
+        if self.addend {
+            specs.push(activations);
+        }
+        specs
     }
 
     fn outputs(&self) -> Vec<Spec> {
@@ -300,13 +308,14 @@ impl Kernel for BatchNormGradInput {
     }
 
     fn cost(&self) -> Cost {
-        let per_element = if self.relu { 8 } else { 5 };
+        let per_element = if self.relu { 8 } else { 5 } + usize::from(self.addend);
         Cost::new(self, per_element * self.members * self.rows * self.channels)
     }
 
     fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
         let Self { rows, channels, relu, .. } = *self;
         let (x, g, coefficients) = (inputs[0].f32(), inputs[1].f32(), inputs[2].f32());
+        let addend = inputs.get(3).map(|slice| slice.f32());
         let task = task_words(channels);
         outputs[0].f32().par_chunks_mut(rows * channels).enumerate().for_each(|(member, dx)| {
             let coefficients = &coefficients[member * COEFFICIENTS * channels..][..COEFFICIENTS * channels];
@@ -333,6 +342,11 @@ impl Kernel for BatchNormGradInput {
                         }
                     }
                 }
+                if let Some(addend) = addend {
+                    for (dx, addend) in dx.iter_mut().zip(&addend[start..]) {
+                        *dx += addend;
+                    }
+                }
             });
         });
     }
@@ -342,7 +356,12 @@ impl Kernel for BatchNormGradInput {
         let block_rows = ROWS_PER_THREAD * tiling.lanes;
         let blocks = self.rows.div_ceil(block_rows);
         let wgsl = include_str!("../../../../shaders/batch_norm_backward_input.wgsl");
-        let launch = Launch::new(wgsl, 3, 1, self.members * blocks * tiling.tiles)
+        // Without an addend its binding sees `x`, and the shader leaves it alone.
+        let inputs = [0, 1, 2, if self.addend { 3 } else { 0 }].map(Binding::Input);
+        let bindings: Vec<Binding> = inputs.into_iter().chain([Binding::Output(0)]).collect();
+        let launch = Launch::new(wgsl, 0, 0, self.members * blocks * tiling.tiles)
+            .bindings(bindings)
+            .switch("ADDEND", self.addend)
             .size("ROWS", self.rows)
             .size("BLOCKS", blocks)
             .size("BLOCK_ROWS", block_rows)
@@ -444,7 +463,8 @@ mod tests {
         let partials = run(&first, &inputs, &[]);
         let second = BatchNormGradFinalize { members, rows, channels, partials: first.partials() };
         let gradients = run(&second, &[&partials[0], &stats, &gamma, &beta], &[]);
-        let third = BatchNormGradInput { members, rows, channels, relu: activation == Activation::Relu };
+        let relu = activation == Activation::Relu;
+        let third = BatchNormGradInput { members, rows, channels, relu, addend: false };
         let g = partials.get(1).unwrap_or(&dy);
         let dx = run(&third, &[&x, g, &gradients[2]], &[]).remove(0);
         let tolerance = 2e-4;

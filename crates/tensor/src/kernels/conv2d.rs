@@ -77,17 +77,17 @@ impl ConvGeometry {
     }
 
     /// Whether the members read the same input.
-    pub(super) fn fans_out(&self) -> bool {
+    pub(crate) fn fans_out(&self) -> bool {
         self.input_members < self.members
     }
 
     /// Whether the kernel is 1x1 with stride 1 and no padding: a plain matrix product over pixels.
-    pub(super) fn is_pointwise(&self) -> bool {
+    pub(crate) fn is_pointwise(&self) -> bool {
         self.kernel == [1, 1] && self.stride == [1, 1] && self.padding == [0, 0]
     }
 
     /// Whether `vec4` serves: the channels and the filters of a group come in fours.
-    pub(super) fn in_quads(&self) -> bool {
+    pub(crate) fn in_quads(&self) -> bool {
         self.group_channels().is_multiple_of(4) && self.group_filters().is_multiple_of(4)
     }
 

@@ -21,7 +21,7 @@ pub(super) const REDUCE_LANES: &[&str] = &[include_str!("../../../../shaders/red
 /// The threads of a workgroup over a matrix: `columns` neighbours along a row, `lanes` rows at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tiling {
-    /// Floats in one element: 4 if the channels allow it, else 1.
+    /// Floats in one element: as many as the channels allow, 4, 2 or 1.
     pub width: usize,
     /// Elements in one row.
     pub vectors: usize,
@@ -65,14 +65,22 @@ impl Tiling {
     }
 }
 
-/// Floats per element of an operand whose contiguous runs have this length: 4 or 1.
+/// Floats per element of an operand whose contiguous runs have this length: 4, 2 or 1.
 pub(super) fn width(length: usize) -> usize {
-    if length.is_multiple_of(4) { 4 } else { 1 }
+    match length % 4 {
+        0 => 4,
+        2 => 2,
+        _ => 1,
+    }
 }
 
 /// The WGSL type of `width` floats.
 pub(super) fn element(width: usize) -> &'static str {
-    if width == 4 { "vec4<f32>" } else { "f32" }
+    match width {
+        4 => "vec4<f32>",
+        2 => "vec2<f32>",
+        _ => "f32",
+    }
 }
 
 /// Rows in one chunk of a two-pass reduction. It depends on nothing but the shape, so the sums do not either.

@@ -3,14 +3,17 @@
 pub mod batch_norm_apply;
 pub mod batch_norm_backward;
 pub mod batch_norm_stats;
+pub mod concat;
 pub mod conv2d;
 pub mod conv2d_forward;
 pub mod conv2d_grad_input;
 pub mod conv2d_grad_weight;
 pub mod elementwise;
+pub mod expand_members;
 pub mod gemm;
 pub mod global_average_pool;
 mod matrix;
+pub mod pool2d;
 pub mod relu;
 pub mod sgd;
 pub mod shortcut_a;

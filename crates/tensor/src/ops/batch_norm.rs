@@ -130,8 +130,10 @@ impl Differentiable for Backward {
         }
         if graph.needs_gradient(x) {
             let relu = activation == Activation::Relu;
-            let kernel = BatchNormGradInput { members, rows, channels, relu };
-            let dx = graph.launch_one(kernel, &[x, behind, coefficients])?;
+            let mut inputs = vec![x, behind, coefficients];
+            inputs.extend(gradients.take(x));
+            let kernel = BatchNormGradInput { members, rows, channels, relu, addend: inputs.len() == 4 };
+            let dx = graph.launch_one(kernel, &inputs)?;
             gradients.add(graph, x, dx)?;
         }
         if let Some(residual) = spec.residual.filter(|&var| graph.needs_gradient(var)) {

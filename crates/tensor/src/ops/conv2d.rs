@@ -10,6 +10,7 @@ use crate::kernels::conv2d::ConvGeometry;
 use crate::kernels::conv2d_forward::Conv2dForward;
 use crate::kernels::conv2d_grad_input::Conv2dGradInput;
 use crate::kernels::conv2d_grad_weight::Conv2dGradWeight;
+use crate::kernels::gemm::Gemm;
 use crate::kernels::sum_partials::SumPartials;
 
 /// What of a convolution does not follow from the shapes of its operands.
@@ -45,9 +46,66 @@ impl Graph {
     /// When the shapes do not fit each other or the stride, padding and groups.
     pub fn conv2d(&mut self, x: Var, w: Var, spec: Conv2d) -> Result<Var> {
         let geometry = geometry(self.shape(x), self.shape(w), spec)?;
+        if is_product(&geometry) {
+            let y = self.launch_one(product(&geometry), &[x, w])?;
+            self.set_shape(y, geometry.output_spec().shape)?;
+            self.differentiable(ProductBackward { geometry, x, w, y }, &[x, w], &[y]);
+            return Ok(y);
+        }
         let y = self.launch_one(Conv2dForward { geometry }, &[x, w])?;
         self.differentiable(Backward { geometry, x, w, y }, &[x, w], &[y]);
         Ok(y)
+    }
+}
+
+/// Whether a convolution is run as a matrix product over pixels: a 1x1 whose channels or filters do not come in fours,
+/// as in the last block of DenseNet-BC-190-40, with 950 channels and more. The convolution kernels' scalar variants
+/// have no tiles.
+fn is_product(geometry: &ConvGeometry) -> bool {
+    geometry.is_pointwise() && geometry.groups == 1 && !geometry.in_quads()
+}
+
+/// The forward of such a convolution: pixels `[N P Q, C]` times weights `[C, K]`, for each member.
+fn product(geometry: &ConvGeometry) -> Gemm {
+    Gemm {
+        members: geometry.members,
+        a_members: geometry.input_members,
+        rows: geometry.batch * geometry.height * geometry.width,
+        columns: geometry.filters,
+        inner: geometry.channels,
+        transpose_a: false,
+        transpose_b: false,
+        sum_members: false,
+        bias: false,
+    }
+}
+
+#[derive(Debug)]
+struct ProductBackward {
+    geometry: ConvGeometry,
+    x: Var,
+    w: Var,
+    y: Var,
+}
+
+impl Differentiable for ProductBackward {
+    fn backward(&self, graph: &mut Graph, gradients: &mut Gradients) -> Result<()> {
+        let Some(dy) = gradients.of(self.y) else { return Ok(()) };
+        let forward = product(&self.geometry);
+        let Gemm { members, rows, columns, inner, .. } = forward;
+        if graph.needs_gradient(self.w) {
+            let kernel = Gemm { rows: inner, inner: rows, transpose_a: true, ..forward };
+            let dw = graph.launch_one(kernel, &[self.x, dy])?;
+            gradients.add(graph, self.w, dw)?;
+        }
+        if graph.needs_gradient(self.x) {
+            let sum_members = self.geometry.fans_out();
+            let transposed = Gemm { columns: inner, inner: columns, transpose_b: true, ..forward };
+            let kernel = Gemm { a_members: members, sum_members, ..transposed };
+            let dx = graph.launch_one(kernel, &[dy, self.w])?;
+            gradients.add(graph, self.x, dx)?;
+        }
+        Ok(())
     }
 }
 
