@@ -71,7 +71,7 @@ impl Graph {
         Ok(())
     }
 
-    /// Records the update of all of `params` from the flat bank of gradients: one dispatch for each [`RANGE`] of it.
+    /// Records the update of all of `params` from the flat bank of gradients: one dispatch for each 2^24 words of it.
     ///
     /// # Errors
     /// When there is nothing to train.
