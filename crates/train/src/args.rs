@@ -297,6 +297,9 @@ pub struct InfoArgs {
     /// Number of classes
     #[arg(long, value_name = "C", default_value = "10", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(2..=1_000_000))]
     pub classes: usize,
+    /// Height and width of the images [default: what the network is made for, 32 or 224]
+    #[arg(long, value_name = "S", value_parser = count(4096))]
+    pub image: Option<usize>,
     /// Images in a step, for the memory
     #[arg(long, value_name = "N", default_value = "128", value_parser = count(1 << 20))]
     pub batch: usize,

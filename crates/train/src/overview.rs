@@ -24,13 +24,12 @@ pub struct Cost {
     pub training: Macs,
 }
 
-/// Counts a network's parameters and operations.
+/// Counts a network's parameters, and its operations on an image of `size` by `size` pixels.
 ///
 /// # Errors
-/// When there is no such network.
-pub fn cost(network: &Network, method: &one::Config) -> Result<Cost> {
+/// When there is no such network, or the image is too small for it.
+pub fn cost(network: &Network, method: &one::Config, size: usize) -> Result<Cost> {
     let architecture = network.architecture()?;
-    let size = architecture.image_size();
     let count = |method: &one::Config| -> Result<(Model, Macs)> {
         let (mut graph, mut model) = (Graph::new(), Model::new());
         let image = graph.input("image", Spec::f32([1, 1, size, size, 4]));
@@ -96,8 +95,16 @@ pub fn describe_device(device: &Device) -> String {
     }
 }
 
-/// Numbers of training and test images.
-pub type Counts = (usize, usize);
+/// The images of a run.
+#[derive(Debug, Clone, Copy)]
+pub struct ImageCounts {
+    /// Images to train on.
+    pub train: usize,
+    /// Images to test on.
+    pub test: usize,
+    /// Their height and width.
+    pub size: usize,
+}
 
 /// The lines that a run begins with.
 ///
@@ -106,13 +113,13 @@ pub type Counts = (usize, usize);
 pub fn overview(
     device: &Device,
     config: &Config,
-    (train, test): Counts,
+    ImageCounts { train, test, size }: ImageCounts,
     training: &TrainingProgram,
     evaluation: &EvaluationProgram,
 ) -> Result<String> {
     let classes = config.classes.unwrap_or_default();
     let method = config.method_config(classes)?;
-    let cost = cost(&config.network, &method)?;
+    let cost = cost(&config.network, &method, size)?;
     let memory = training.program.memory();
     let mut text = String::new();
     let mut line = |what: &str, is: String| {
@@ -155,13 +162,13 @@ pub fn overview(
     Ok(text.trim_end().to_owned())
 }
 
-/// Memory of the activations of a training step and of an evaluation step at this batch, in bytes, without a device.
+/// Memory of the activations of a training step and of an evaluation step on `batch` images of `size` by `size` pixels,
+/// in bytes, without a device.
 ///
 /// # Errors
-/// When there is no such network.
-pub fn activation_memory(network: &Network, method: &one::Config, batch: usize) -> Result<(usize, usize)> {
+/// When there is no such network, or the images are too small for it.
+pub fn activation_memory(network: &Network, method: &one::Config, batch: usize, size: usize) -> Result<(usize, usize)> {
     let architecture = network.architecture()?;
-    let size = architecture.image_size();
     let record = |training: bool| -> Result<usize> {
         let (mut graph, mut model) = (Graph::new(), Model::new());
         let image = graph.input("image", Spec::f32([1, batch, size, size, 4]));

@@ -91,6 +91,43 @@ impl ConvGeometry {
         self.group_channels().is_multiple_of(4) && self.group_filters().is_multiple_of(4)
     }
 
+    /// The same convolution with its smallest groups merged into groups of up to [`MERGED_CHANNELS`] channels, and how
+    /// many became one. The merged weights are zero between what was not one group: more arithmetic, but matrix
+    /// products of fewer columns than these take longer.
+    pub(super) fn merged(&self) -> (Self, usize) {
+        let widest = self.group_channels().max(self.group_filters());
+        let count = (1..=self.groups).rev().find(|&n| self.groups.is_multiple_of(n) && n * widest <= MERGED_CHANNELS);
+        let count = count.unwrap_or(1);
+        (Self { groups: self.groups / count, ..*self }, count)
+    }
+
+    /// Calls `with(merged, own)` for each weight, as their indices in the merged and in the own weights.
+    fn merged_weights(&self, mut with: impl FnMut(usize, usize)) {
+        let (merged, count) = self.merged();
+        let (own, wide) = (self.group_channels(), merged.group_channels());
+        let taps = self.members * self.kernel[0] * self.kernel[1];
+        for tap in 0..taps {
+            for c in 0..own {
+                for k in 0..self.filters {
+                    let group = k / self.group_filters() % count;
+                    with((tap * wide + group * own + c) * self.filters + k, (tap * own + c) * self.filters + k);
+                }
+            }
+        }
+    }
+
+    /// The weights of [`ConvGeometry::merged`].
+    pub(super) fn merge_weights(&self, w: &[f32]) -> Vec<f32> {
+        let mut merged = vec![0.0; self.merged().0.weight_spec().words()];
+        self.merged_weights(|at, own| merged[at] = w[own]);
+        merged
+    }
+
+    /// The own weights among merged ones.
+    pub(super) fn split_weights(&self, merged: &[f32], w: &mut [f32]) {
+        self.merged_weights(|at, own| w[own] = merged[at]);
+    }
+
     /// Adds the extents to a launch, under the letters that the shaders use.
     pub(super) fn describe_to(&self, launch: Launch) -> Launch {
         let [rows, columns] = self.output_extent();
@@ -156,6 +193,10 @@ impl ConvGeometry {
         first + (self.class_taps(axis, class) - 1 - index) * self.stride[axis]
     }
 }
+
+/// Channels of merged groups: on AVX-512, products with 16 columns run at more than half of the full rate, and those
+/// with 4 at a twentieth.
+const MERGED_CHANNELS: usize = 16;
 
 /// Pixels of a row that a thread computes, given the length of the row.
 pub(super) fn tile_pixels(width: usize) -> usize {

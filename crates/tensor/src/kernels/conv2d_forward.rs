@@ -34,6 +34,11 @@ impl Kernel for Conv2dForward {
     /// Blocks of output rows in parallel: columns of each block once for all members that share the input, times
     /// the weights of each.
     fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
+        let (merged, count) = self.geometry.merged();
+        if count > 1 {
+            let w = self.geometry.merge_weights(inputs[1].f32());
+            return Self { geometry: merged }.reference(&[inputs[0], Slice::F32(&w)], outputs);
+        }
         let g = &self.geometry;
         let (x, w, y) = (inputs[0].f32(), inputs[1].f32(), outputs[0].f32());
         let [height, width] = g.output_extent();

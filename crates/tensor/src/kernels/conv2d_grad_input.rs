@@ -131,6 +131,13 @@ impl Kernel for Conv2dGradInput {
 
     /// Blocks of input rows in parallel; in each, one matrix product per class and member.
     fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
+        let (merged, count) = self.geometry.merged();
+        if count > 1 {
+            let w = self.geometry.merge_weights(inputs[1].f32());
+            let mut inputs = inputs.to_vec();
+            inputs[1] = Slice::F32(&w);
+            return Self { geometry: merged, ..*self }.reference(&inputs, outputs);
+        }
         let g = &self.geometry;
         let (dy, dx) = (inputs[0].f32(), outputs[0].f32());
         let addend = inputs.get(2).map(|slice| slice.f32());

@@ -56,31 +56,10 @@ impl Conv2dGradWeight {
     fn workgroup(&self) -> usize {
         self.lanes().div_ceil(self.lanes().div_ceil(MAX_WORKGROUP)).next_multiple_of(8)
     }
-}
 
-impl Kernel for Conv2dGradWeight {
-    fn name(&self) -> &'static str {
-        "conv2d_grad_weight"
-    }
-
-    fn inputs(&self) -> Vec<Spec> {
-        vec![self.geometry.input_spec(), self.geometry.output_spec()]
-    }
-
-    fn outputs(&self) -> Vec<Spec> {
-        let mut shape = vec![self.partials()];
-        shape.extend(self.geometry.weight_spec().shape);
-        vec![Spec::f32(shape)]
-    }
-
-    fn cost(&self) -> Cost {
-        Cost::new(self, 2 * self.geometry.macs())
-    }
-
-    /// Parts in parallel: columns once for all members that share the input, transposed times `dy` of each.
-    fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
-        let g = &self.geometry;
-        let (x, dy, partials) = (inputs[0].f32(), inputs[1].f32(), outputs[0].f32());
+    /// The partial sums of `g`, which is the own geometry or the merged one: parts in parallel, columns once for all
+    /// members that share the input, transposed times `dy` of each.
+    fn compute(&self, g: &ConvGeometry, x: &[f32], dy: &[f32], partials: &mut [f32]) {
         let [height, width] = g.output_extent();
         let window = g.forward_window();
         let (depth, filters) = (window.depth(), g.group_filters());
@@ -121,6 +100,40 @@ impl Kernel for Conv2dGradWeight {
                 }
             });
         });
+    }
+}
+
+impl Kernel for Conv2dGradWeight {
+    fn name(&self) -> &'static str {
+        "conv2d_grad_weight"
+    }
+
+    fn inputs(&self) -> Vec<Spec> {
+        vec![self.geometry.input_spec(), self.geometry.output_spec()]
+    }
+
+    fn outputs(&self) -> Vec<Spec> {
+        let mut shape = vec![self.partials()];
+        shape.extend(self.geometry.weight_spec().shape);
+        vec![Spec::f32(shape)]
+    }
+
+    fn cost(&self) -> Cost {
+        Cost::new(self, 2 * self.geometry.macs())
+    }
+
+    /// Small groups merged, all products of a merged group computed, and the wanted ones kept.
+    fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
+        let (x, dy, partials) = (inputs[0].f32(), inputs[1].f32(), outputs[0].f32());
+        let (merged, count) = self.geometry.merged();
+        if count == 1 {
+            return self.compute(&self.geometry, x, dy, partials);
+        }
+        let words = merged.weight_spec().words();
+        let mut wide = vec![0.0; self.partials() * words];
+        self.compute(&merged, x, dy, &mut wide);
+        let parts = partials.chunks_mut(self.geometry.weight_spec().words()).zip(wide.chunks(words));
+        parts.for_each(|(own, wide)| self.geometry.split_weights(wide, own));
     }
 
     fn launch(&self) -> Launch {

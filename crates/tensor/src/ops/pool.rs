@@ -62,7 +62,9 @@ impl Graph {
             stride[axis] > 0 && 2 * padding[axis] <= kernel[axis] && extent + 2 * padding[axis] >= kernel[axis].max(1)
         };
         if !fits(0, height) || !fits(1, width) || self.shape(x).contains(&0) || kernel.contains(&0) {
-            let problem = format!("windows {spec:?} do not fit an input of {height}x{width} pixels: it is too small");
+            let Pool2d { kernel: [r, s], stride: [u, v], padding: [a, b] } = spec;
+            let windows = format!("windows of {r}x{s} with stride {u}x{v} and padding {a}x{b}");
+            let problem = format!("an input of {height}x{width} pixels is too small for {windows}");
             return shape_error("pool", problem);
         }
         let geometry =

@@ -16,14 +16,16 @@ pub fn run(args: &InfoArgs) -> Result<()> {
     let network = Network::new(&args.network, 3)?;
     let teacher = if network.branches > 1 { Teacher::Gated } else { Teacher::None };
     let method = network.method(teacher, args.classes)?;
-    let stages = network.architecture()?.stages();
+    let architecture = network.architecture()?;
+    let size = args.image.unwrap_or_else(|| architecture.image_size());
+    let stages = architecture.stages();
     let (shared, copied) = stages.split_at(method.fan_out);
     let shared = if shared.is_empty() { "none".to_owned() } else { shared.join(", ") };
-    let cost = cost(&network, &method)?;
-    let (training, evaluation) = activation_memory(&network, &method, args.batch)?;
+    let cost = cost(&network, &method, size)?;
+    let (training, evaluation) = activation_memory(&network, &method, args.batch, size)?;
     let millions = |n: usize| format!("{} ({:.3} M)", grouped(n), n as f64 / 1e6);
     let entry = |what: &str, is: String| line(format!("{what:<12} {is}"));
-    entry("network", format!("{}, {} classes", describe(&network), args.classes))?;
+    entry("network", format!("{}, {} classes, {size}x{size} images", describe(&network), args.classes))?;
     match network.branches {
         1 => entry("stages", stages.join(", "))?,
         k => entry("stages", format!("shared: {shared}; in {k} branches: {}, classifier", copied.join(", ")))?,

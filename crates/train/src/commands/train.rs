@@ -51,7 +51,8 @@ fn prepare(mut config: Config) -> Result<Trainer> {
     let device = tensor::device::open(&config.device)?;
     let dataset = load(&config)?;
     config.settle(&dataset);
-    let counts = (dataset.train.len(), dataset.test.len());
+    let counts =
+        overview::ImageCounts { train: dataset.train.len(), test: dataset.test.len(), size: dataset.train.size };
     let trainer = Trainer::new(config, device, &dataset)?;
     let Trainer { device, config, training, evaluation, .. } = &trainer;
     let _ = output::line(overview::overview(device, config, counts, training, evaluation)?);
