@@ -21,6 +21,21 @@ pub struct Conv2dGradInput {
     pub addend: bool,
 }
 
+/// Transposes a matrix whose rows begin `stride` apart to `to`, in which rows have `rows` elements: in blocks, so that
+/// every cache line is used whole on both sides.
+fn transpose(from: &[f32], stride: usize, rows: usize, to: &mut [f32]) {
+    const BLOCK: usize = 16;
+    for (block, to) in to.chunks_mut(BLOCK * rows).enumerate() {
+        for first in (0..rows).step_by(BLOCK) {
+            for (j, to) in to.chunks_exact_mut(rows).enumerate() {
+                for (i, to) in to[first..].iter_mut().take(BLOCK).enumerate() {
+                    *to = from[(first + i) * stride + block * BLOCK + j];
+                }
+            }
+        }
+    }
+}
+
 /// The weights that one class of input positions meets, ready for a matrix product.
 struct ClassWeights {
     class: [usize; 2],
@@ -34,23 +49,18 @@ impl Conv2dGradInput {
         let (channels, filters) = (g.group_channels(), g.group_filters());
         let kernel_words = g.kernel[0] * g.kernel[1] * channels * g.filters;
         (0..g.stride[0] * g.stride[1])
-            .into_par_iter()
             .map(|index| {
                 let class = [index / g.stride[1], index % g.stride[1]];
                 let taps = [0, 1].map(|axis| g.class_taps(axis, class[axis]));
-                let mut weights = Vec::with_capacity(g.members * g.groups * taps[0] * taps[1] * filters * channels);
-                for member in 0..g.members {
-                    for group in 0..g.groups {
-                        for tap in 0..taps[0] * taps[1] {
-                            let r = g.class_tap(0, class[0], tap / taps[1]);
-                            let s = g.class_tap(1, class[1], tap % taps[1]);
-                            let tap = member * kernel_words + (r * g.kernel[1] + s) * channels * g.filters;
-                            for k in group * filters..(group + 1) * filters {
-                                weights.extend((0..channels).map(|c| w[tap + c * g.filters + k]));
-                            }
-                        }
-                    }
-                }
+                let count = taps[0] * taps[1];
+                let mut weights = vec![0.0; g.members * g.groups * count * filters * channels];
+                weights.par_chunks_mut(filters * channels).enumerate().for_each(|(chunk, weights)| {
+                    let (member, group, tap) = (chunk / (count * g.groups), chunk / count % g.groups, chunk % count);
+                    let r = g.class_tap(0, class[0], tap / taps[1]);
+                    let s = g.class_tap(1, class[1], tap % taps[1]);
+                    let tap = member * kernel_words + (r * g.kernel[1] + s) * channels * g.filters;
+                    transpose(&w[tap + group * filters..], g.filters, channels, weights);
+                });
                 ClassWeights { class, weights }
             })
             .collect()
