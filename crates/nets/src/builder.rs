@@ -104,7 +104,7 @@ impl<'a> Builder<'a> {
     fn parameter(&mut self, name: &str, shape: &[usize], kind: Kind, layout: Layout, init: Init) -> Result<Var> {
         let mut full = vec![self.members];
         full.extend_from_slice(shape);
-        let declaration = Declaration { layout, init, members: self.members };
+        let declaration = Declaration { layout, init };
         let index = self.model.declare(name, Spec::f32(full), kind, declaration)?;
         let params = self.model.params();
         let var = self.graph.param(params, &params.entries()[index])?;

@@ -23,8 +23,6 @@ pub enum Init {
 pub(crate) struct Declaration {
     pub layout: Layout,
     pub init: Init,
-    /// Whether members are branches of one network (and are named so), or there is one member by nature.
-    pub members: usize,
 }
 
 /// One tensor under its public name, in PyTorch's layout.
