@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::Suite;
 use nets::resnet::Shortcut;
 use nets::{Model, architecture};
-use one::Config;
+use one::{Config, LossWeights};
 use tensor::optim::SgdConfig;
 use tensor::plan::plan;
 use tensor::{Cost, Device, Graph, Program, Rng, Spec};
@@ -61,7 +61,7 @@ impl Step {
             let step = one::training(&mut graph, &mut model, net.as_ref(), (image, labels), &config, optimizer)?;
             Kind::Training(step)
         } else {
-            Kind::Evaluation(one::evaluation(&mut graph, &mut model, net.as_ref(), (image, labels), &config)?)
+            Kind::Evaluation(one::evaluation(&mut graph, &mut model, net.as_ref(), (image, labels), &config, batch)?)
         };
         Ok(Self { graph, model, kind, inputs })
     }
@@ -92,9 +92,9 @@ impl Step {
         match &self.kind {
             Kind::Training(step) => {
                 step.optimizer.initialize(device, self.model.params())?;
-                step.feed(&mut program, [1e-3, 0.9, 1e-4], 1.0, batch)?;
+                step.feed(&mut program, [1e-3, 0.9, 1e-4], LossWeights::default(), batch)?;
             }
-            Kind::Evaluation(step) => step.feed(&mut program, 1.0, batch)?,
+            Kind::Evaluation(step) => step.feed(&mut program, LossWeights::default(), 0, batch)?,
         }
         Ok(program)
     }

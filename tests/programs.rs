@@ -4,7 +4,7 @@ mod common;
 
 use nets::resnet::Shortcut;
 use nets::{Model, architecture};
-use one::Config;
+use one::{Config, LossWeights};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use tensor::device::open;
@@ -172,7 +172,7 @@ fn poisoned_memory_changes_nothing_of_a_step() {
         program.feed_f32(image, &pixels).expect("fits");
         program.feed_u32(labels, &[1, 3, 5, 7]).expect("fits");
         for _ in 0..2 {
-            step.feed(&mut program, [0.1, 0.9, 1e-4], 1.0, 4).expect("fits");
+            step.feed(&mut program, [0.1, 0.9, 1e-4], LossWeights::default(), 4).expect("fits");
             program.run().expect("runs");
         }
         let params = model.params();

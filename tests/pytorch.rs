@@ -11,8 +11,8 @@ use nets::imagenet::{self, ImageNetResNet};
 use nets::resnet::{Block, CifarResNet, Shortcut};
 use nets::resnext::CifarResNeXt;
 use nets::{Architecture, Model, NamedTensor};
-use one::kernels::ensemble_distillation::TERMS;
-use one::{Config, Teacher};
+use one::kernels::distillation_loss::TERMS;
+use one::{Config, LossWeights, Metrics, Teacher};
 use safetensors::{Dtype, SafeTensors};
 use tensor::optim::SgdConfig;
 use tensor::{CompileOptions, Device, Graph, Kind, Program, Spec, Var};
@@ -177,12 +177,12 @@ impl Run {
     /// One step at this learning rate; returns the mean loss before its update.
     fn step(&mut self, rate: f32) -> f64 {
         let batch = self.golden.number("batch");
-        self.step.feed(&mut self.program, [rate, 0.9, 1e-4], 1.0, batch).expect("settings");
+        self.step.feed(&mut self.program, [rate, 0.9, 1e-4], LossWeights::default(), batch).expect("settings");
         self.program.run().expect("a step runs");
         let totals = self.step.take_totals(self.program.device()).expect("totals");
-        let mut metrics = one::Metrics::new(self.golden.number("branches"));
+        let mut metrics = Metrics::new(&self.golden.config());
         metrics.add(&totals, batch);
-        metrics.loss(1.0)
+        metrics.loss(LossWeights::default())
     }
 
     /// A device tensor with its member axis, as PyTorch's tensor of each branch: name and values.
@@ -271,13 +271,14 @@ fn evaluation(name: &str, device: &Device) {
     let batch = golden.number("batch");
     let image = graph.input("image", Spec::f32(golden.image_shape()));
     let labels = graph.input("labels", Spec::u32([batch]));
-    let step = one::evaluation(&mut graph, &mut model, &*architecture, (image, labels), &config).expect("recorded");
+    let step =
+        one::evaluation(&mut graph, &mut model, &*architecture, (image, labels), &config, batch).expect("recorded");
     graph.keep(step.heads.logits);
     let mut program = graph.compile_with(device, CompileOptions { poison: true }).expect("compiles");
     model.load(device, &golden.state()).expect("the golden state fits");
     program.feed_f32(image, &golden.image()).expect("image");
     program.feed_u32(labels, &vec![0; batch]).expect("labels");
-    step.feed(&mut program, 1.0, batch).expect("settings");
+    step.feed(&mut program, LossWeights::default(), 0, batch).expect("settings");
     program.run().expect("runs");
     let logits = program.read_f32(step.heads.logits).expect("kept");
     for (i, branch) in logits.chunks(logits.len() / config.branches).enumerate() {

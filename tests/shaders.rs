@@ -119,7 +119,7 @@ fn launches(name: &str, shortcut: Shortcut, branches: usize, batch: usize) -> Ve
             let optimizer = SgdConfig { nesterov: true };
             one::training(&mut graph, &mut model, net.as_ref(), operands, &config, optimizer).map(|_| ())
         } else {
-            one::evaluation(&mut graph, &mut model, net.as_ref(), operands, &config).map(|_| ())
+            one::evaluation(&mut graph, &mut model, net.as_ref(), operands, &config, 1).map(|_| ())
         };
         recorded.unwrap_or_else(|error| panic!("{name}: {error}"));
         let kernels = graph.kernels().map(|kernel| (format!("{name}: {}", kernel.describe()), kernel.launch()));

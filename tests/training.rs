@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use data::{Augment, Dataset, LoadOptions, PADDING, Pick, Sampler, shards};
 use nets::Model;
 use nets::resnet::{Block, CifarResNet, Shortcut};
-use one::{Config, Metrics};
+use one::{Config, LossWeights, Metrics};
 use tensor::optim::SgdConfig;
 use tensor::{Bank, CompileOptions, Device, Graph, Program, Spec, Var};
 
@@ -29,6 +29,7 @@ fn dataset() -> &'static Dataset {
 struct Run {
     device: Device,
     model: Model,
+    config: Config,
     step: one::Training,
     program: Program,
     picks: Var,
@@ -74,7 +75,7 @@ impl Run {
             .compile_with(device, CompileOptions { poison: true })
             .unwrap_or_else(|error| panic!("{}: {error}", device.name()));
         step.optimizer.initialize(device, model.params()).expect("decay table");
-        Self { device: device.clone(), model, step, program, picks }
+        Self { device: device.clone(), model, config, step, program, picks }
     }
 
     /// Starts anew from a seed and takes all steps.
@@ -86,11 +87,11 @@ impl Run {
             epochs.flat_map(|epoch| epoch.iter().map(<[Pick]>::to_vec).collect::<Vec<_>>()).take(STEPS).collect();
         let losses = batches.iter().map(|picks| {
             self.program.feed_u32(self.picks, picks.as_flattened()).expect("picks");
-            self.step.feed(&mut self.program, [0.02, 0.9, 1e-4], 1.0, BATCH).expect("settings");
+            self.step.feed(&mut self.program, [0.02, 0.9, 1e-4], LossWeights::default(), BATCH).expect("settings");
             self.program.run().unwrap_or_else(|error| panic!("{error}"));
-            let mut metrics = Metrics::new(BRANCHES);
+            let mut metrics = Metrics::new(&self.config);
             metrics.add(&self.step.take_totals(&self.device).expect("totals"), BATCH);
-            metrics.loss(1.0)
+            metrics.loss(LossWeights::default())
         });
         let losses = losses.collect();
         let params = self.model.params();

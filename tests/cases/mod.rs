@@ -6,12 +6,13 @@
 mod augment;
 mod batch_norm;
 mod conv2d;
-mod ensemble_distillation;
+mod distillation_loss;
 mod gemm;
 mod layers;
 mod optimizer;
 mod pointwise;
 mod pooling;
+mod predictions;
 mod reduction;
 
 use std::sync::Arc;
@@ -98,11 +99,12 @@ pub fn all() -> Vec<Case> {
         augment::cases(),
         batch_norm::cases(),
         conv2d::cases(),
-        ensemble_distillation::cases(),
+        distillation_loss::cases(),
         gemm::cases(),
         optimizer::cases(),
         pointwise::cases(),
         pooling::cases(),
+        predictions::cases(),
         reduction::cases(),
     ];
     families.into_iter().flatten().collect()

@@ -6,7 +6,7 @@ use tensor::{Graph, Kind, Spec, Var};
 use crate::cost::Macs;
 use crate::error::Result;
 use crate::layout::Layout;
-use crate::model::{Declaration, Init, Model};
+use crate::model::{Decay, Declaration, Init, Model};
 
 /// What a graph is recorded for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +101,11 @@ impl<'a> Builder<'a> {
         Ok(self.graph.expand_members(x, self.members)?)
     }
 
+    /// The kind of parameters that are no weights of a convolution or a linear layer.
+    fn no_weight(&self) -> Kind {
+        Kind::Trained { decay: self.model.decay() == Decay::All }
+    }
+
     fn parameter(&mut self, name: &str, shape: &[usize], kind: Kind, layout: Layout, init: Init) -> Result<Var> {
         let mut full = vec![self.members];
         full.extend_from_slice(shape);
@@ -138,7 +143,7 @@ impl<'a> Builder<'a> {
     /// When the operands do not fit each other.
     pub fn batch_norm(&mut self, name: &str, x: Var, residual: Option<Var>, relu: bool) -> Result<Var> {
         let channels = [self.graph.spec(x).last()];
-        let trained = Kind::Trained { decay: true };
+        let trained = self.no_weight();
         let mut parameter = |part: &str, kind, value: f32| {
             self.parameter(&format!("{name}.{part}"), &channels, kind, Layout::Vector, Init::Constant(value))
         };
@@ -159,10 +164,11 @@ impl<'a> Builder<'a> {
     pub fn linear(&mut self, name: &str, x: Var, outputs: usize) -> Result<Var> {
         let inputs = self.graph.spec(x).last();
         let init = Init::Uniform(1.0 / (inputs as f64).sqrt());
-        let trained = Kind::Trained { decay: true };
         let layout = Layout::Linear { inputs, outputs };
-        let w = self.parameter(&format!("{name}.weight"), &[inputs, outputs], trained, layout, init)?;
-        let b = self.parameter(&format!("{name}.bias"), &[outputs], trained, Layout::Vector, init)?;
+        let weight = Kind::Trained { decay: true };
+        let w = self.parameter(&format!("{name}.weight"), &[inputs, outputs], weight, layout, init)?;
+        let bias = self.no_weight();
+        let b = self.parameter(&format!("{name}.bias"), &[outputs], bias, Layout::Vector, init)?;
         self.macs.0 += (self.members * inputs * outputs) as u64;
         Ok(self.graph.linear(x, w, b)?)
     }

@@ -18,7 +18,7 @@ pub use catalog::{architecture, names};
 pub use cost::Macs;
 pub use error::{Error, Result};
 pub use layout::Layout;
-pub use model::{Init, Model, NamedTensor};
+pub use model::{Decay, Init, Model, NamedTensor, member_name};
 
 use std::fmt::Debug;
 

@@ -18,6 +18,16 @@ pub enum Init {
     Constant(f32),
 }
 
+/// Which parameters weight decay applies to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Decay {
+    /// All of them, as PyTorch's optimisers do unless told otherwise.
+    #[default]
+    All,
+    /// The weights of convolutions and linear layers: not batch-norms, not biases.
+    Weights,
+}
+
 /// What the builder knows of a parameter beyond its place in memory.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Declaration {
@@ -48,10 +58,11 @@ enum Part {
 pub struct Model {
     params: Params,
     declarations: HashMap<String, Declaration>,
+    decay: Decay,
 }
 
 /// The public name of a member's tensor. Branch 0 is the target network and keeps the plain names.
-fn public_name(name: &str, member: usize) -> String {
+pub fn member_name(name: &str, member: usize) -> String {
     if member == 0 { name.to_owned() } else { format!("branches.{member}.{name}") }
 }
 
@@ -59,6 +70,16 @@ impl Model {
     /// A model without parameters; recording a network declares them.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A model without parameters, of which those that will be declared are under this weight decay.
+    pub fn with_decay(decay: Decay) -> Self {
+        Self { decay, ..Self::default() }
+    }
+
+    /// Which parameters weight decay applies to.
+    pub fn decay(&self) -> Decay {
+        self.decay
     }
 
     /// Where the parameters lie.
@@ -154,7 +175,7 @@ impl Model {
             for member in 0..param.spec.members() {
                 let start = param.offset + member * words;
                 tensors.push(NamedTensor {
-                    name: public_name(&param.name, member),
+                    name: member_name(&param.name, member),
                     shape: layout.torch_shape(words),
                     data: layout.to_torch(&bank[start..start + words]),
                 });
@@ -190,7 +211,7 @@ impl Model {
             let shape = layout.torch_shape(words);
             let mut stored = Vec::with_capacity(param.spec.words());
             for member in 0..param.spec.members() {
-                let name = public_name(&param.name, member);
+                let name = member_name(&param.name, member);
                 match given.remove(name.as_str()) {
                     None => missing.push(name),
                     Some(tensor) if tensor.shape != shape => {

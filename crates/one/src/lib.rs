@@ -1,15 +1,19 @@
-//! On-the-fly native ensemble (Lan, Zhu, Gong, NeurIPS 2018): a network fans out into branches, a gate fuses their
-//! logits into a teacher, and a fused loss distils the teacher back into every branch, in one training run.
+//! The methods. On-the-fly native ensemble (Lan, Zhu, Gong, NeurIPS 2018): a network fans out into branches, a gate fuses
+//! their logits into a teacher, and a fused loss distils the teacher back into every branch, in one training run. And what
+//! it is compared with: the plain network, deep mutual learning, knowledge distillation from a trained teacher,
+//! independent networks and their ensemble.
 
 pub mod kernels;
 mod metrics;
 mod network;
+mod predictions;
 mod step;
 
-pub use kernels::ensemble_distillation::Teacher;
-pub use metrics::Metrics;
+pub use kernels::distillation_loss::Teacher;
+pub use metrics::{LossWeights, Metrics};
 pub use network::{Config, Heads, MAX_BRANCHES, record};
-pub use step::{Evaluation, Optimizer, Training, evaluation, training};
+pub use predictions::{Network, Predictions};
+pub use step::{Batch, Evaluation, Optimizer, Training, evaluation, training};
 
 /// What goes wrong here is what goes wrong in a network or in the engine.
 pub use nets::{Error, Result};

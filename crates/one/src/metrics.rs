@@ -1,19 +1,39 @@
-//! Sums of the loss terms and errors, as they accumulate on the device.
+//! Sums of the loss terms and errors, as they accumulate on the device in training.
 
-use crate::kernels::ensemble_distillation::TERMS;
+use crate::kernels::distillation_loss::{TERMS, Teacher};
+use crate::network::Config;
+
+/// The weights of the loss terms.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LossWeights {
+    /// Of the cross-entropies.
+    pub cross_entropy: f64,
+    /// Of the distillation, which has the factor T^2 beside it.
+    pub distillation: f64,
+}
+
+impl Default for LossWeights {
+    /// All 1, as in the paper.
+    fn default() -> Self {
+        Self { cross_entropy: 1.0, distillation: 1.0 }
+    }
+}
 
 /// Sums over samples of the terms of the loss and of the errors. The means are per sample, the errors in per cent.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Metrics {
     totals: Vec<f64>,
+    branches: usize,
+    teacher: Teacher,
     /// Number of samples summed.
     pub samples: usize,
 }
 
 impl Metrics {
-    /// No samples yet, of `branches` branches.
-    pub fn new(branches: usize) -> Self {
-        Self { totals: vec![0.0; (branches + 1) * TERMS], samples: 0 }
+    /// No samples yet.
+    pub fn new(config: &Config) -> Self {
+        let &Config { branches, teacher, .. } = config;
+        Self { totals: vec![0.0; (branches + 1) * TERMS], branches, teacher, samples: 0 }
     }
 
     /// Adds what accumulated on the device over `samples` samples.
@@ -26,7 +46,7 @@ impl Metrics {
 
     /// Number of branches.
     pub fn branches(&self) -> usize {
-        self.totals.len() / TERMS - 1
+        self.branches
     }
 
     fn mean(&self, network: usize, term: usize) -> f64 {
@@ -38,39 +58,45 @@ impl Metrics {
         self.mean(i, 0)
     }
 
-    /// Mean cross-entropy of the ensemble; 0 where there is none.
-    pub fn ensemble_cross_entropy(&self) -> f64 {
-        self.mean(self.branches(), 0)
+    /// Mean cross-entropy of the ensemble that teaches the branches and learns with them; `None` where there is none.
+    pub fn ensemble_cross_entropy(&self) -> Option<f64> {
+        self.teacher.is_ensemble().then(|| self.mean(self.branches, 0))
     }
 
     /// Mean of `T^2 KL(teacher || branch)`, summed over branches.
     pub fn distillation(&self) -> f64 {
-        (0..self.branches()).map(|i| self.mean(i, 1)).sum()
+        (0..self.branches).map(|i| self.mean(i, 1)).sum()
     }
 
-    /// The whole loss, with weight `w` on the distillation term.
-    pub fn loss(&self, w: f64) -> f64 {
-        let branches: f64 = (0..self.branches()).map(|i| self.cross_entropy(i)).sum();
-        branches + self.ensemble_cross_entropy() + w * self.distillation()
+    /// The whole loss.
+    pub fn loss(&self, weights: LossWeights) -> f64 {
+        let branches: f64 = (0..self.branches).map(|i| self.cross_entropy(i)).sum();
+        let cross_entropy = branches + self.ensemble_cross_entropy().unwrap_or(0.0);
+        weights.cross_entropy * cross_entropy + weights.distillation * self.distillation()
     }
 
     /// Top-1 errors of the branches, per cent.
     pub fn top1_errors(&self) -> Vec<f64> {
-        (0..self.branches()).map(|i| 100.0 * self.mean(i, 2)).collect()
+        (0..self.branches).map(|i| 100.0 * self.mean(i, 2)).collect()
     }
 
     /// Top-5 errors of the branches, per cent.
     pub fn top5_errors(&self) -> Vec<f64> {
-        (0..self.branches()).map(|i| 100.0 * self.mean(i, 3)).collect()
+        (0..self.branches).map(|i| 100.0 * self.mean(i, 3)).collect()
     }
 
-    /// Top-1 error of the ensemble, per cent; 0 where there is none.
-    pub fn ensemble_top1_error(&self) -> f64 {
-        100.0 * self.mean(self.branches(), 2)
+    /// Top-1 error of the ensemble that teaches the branches, per cent; `None` where there is none.
+    pub fn ensemble_top1_error(&self) -> Option<f64> {
+        self.teacher.is_ensemble().then(|| 100.0 * self.mean(self.branches, 2))
     }
 
-    /// Top-5 error of the ensemble, per cent; 0 where there is none.
-    pub fn ensemble_top5_error(&self) -> f64 {
-        100.0 * self.mean(self.branches(), 3)
+    /// Top-5 error of the ensemble that teaches the branches, per cent; `None` where there is none.
+    pub fn ensemble_top5_error(&self) -> Option<f64> {
+        self.teacher.is_ensemble().then(|| 100.0 * self.mean(self.branches, 3))
+    }
+
+    /// Top-1 error of a teacher from outside, per cent; `None` where there is none.
+    pub fn teacher_top1_error(&self) -> Option<f64> {
+        (self.teacher == Teacher::Given).then(|| 100.0 * self.mean(self.branches, 2))
     }
 }

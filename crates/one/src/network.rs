@@ -3,12 +3,13 @@
 use nets::{Architecture, Builder, Macs, Mode, Model, Result};
 use tensor::{Error, Graph, Var};
 
-use crate::kernels::ensemble_distillation::Teacher;
+use crate::kernels::distillation_loss::Teacher;
+use crate::predictions::Network;
 
 /// What is built around an architecture.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Config {
-    /// Number of branches, from 1 to 8. One is the plain network, without teacher.
+    /// Number of branches, from 1 to 8; of whole networks where the fan-out is 0.
     pub branches: usize,
     /// The stage at which branches begin; 0 shares nothing.
     pub fan_out: usize,
@@ -16,23 +17,53 @@ pub struct Config {
     pub classes: usize,
     /// Temperature T of the distillation.
     pub temperature: f32,
-    /// How branches form the teacher.
+    /// What the branches learn from, beside the labels.
     pub teacher: Teacher,
     /// Whether the teacher is distilled into the branches.
     pub distill: bool,
 }
 
 impl Config {
-    /// The method as the paper has it: a gated teacher, T = 3; a plain network if there is one branch.
+    /// On-the-fly native ensemble as the paper has it: a gated teacher, T = 3, branches from the architecture's last
+    /// stage on; a plain network if there is one branch.
     pub fn paper(architecture: &dyn Architecture, branches: usize, classes: usize) -> Self {
         let teacher = if branches > 1 { Teacher::Gated } else { Teacher::None };
         let fan_out = architecture.default_fan_out();
         Self { branches, fan_out, classes, temperature: 3.0, teacher, distill: branches > 1 }
     }
 
+    /// Whole networks that are trained at once and have nothing to do with each other; one of them is the plain network.
+    pub fn independent(networks: usize, classes: usize) -> Self {
+        let teacher = Teacher::None;
+        Self { branches: networks, fan_out: 0, classes, temperature: 1.0, teacher, distill: false }
+    }
+
+    /// Deep mutual learning: whole networks that learn from each other, T = 1.
+    pub fn mutual(networks: usize, classes: usize) -> Self {
+        Self { teacher: Teacher::Peers, distill: true, ..Self::independent(networks, classes) }
+    }
+
+    /// Knowledge distillation from a trained network into a plain one, T = 3.
+    pub fn student(classes: usize) -> Self {
+        Self { teacher: Teacher::Given, distill: true, temperature: 3.0, ..Self::independent(1, classes) }
+    }
+
+    /// The way of fusing the members that the method means by its ensemble: the teacher's, or else the mean of the
+    /// probabilities. A single network is its own.
+    pub fn ensemble(&self) -> Network {
+        match (self.branches, self.teacher) {
+            (1, _) => Network::Member(0),
+            (_, Teacher::Gated) => Network::Gated,
+            (_, Teacher::Mean) => Network::MeanLogits,
+            (_, Teacher::None | Teacher::Peers | Teacher::Given) => Network::MeanProbabilities,
+        }
+    }
+
     fn check(&self, stages: usize) -> Result<()> {
         let problem = if self.branches == 0 || self.branches > MAX_BRANCHES {
             format!("{} branches; there can be 1 to {MAX_BRANCHES}", self.branches)
+        } else if self.branches == 1 && self.teacher == Teacher::Peers {
+            "one network; mutual learning needs at least two".to_owned()
         } else if self.fan_out >= stages {
             format!("fan-out at stage {}; the stages are 0 to {}", self.fan_out, stages - 1)
         } else if self.classes < 2 {

@@ -5,22 +5,43 @@ use tensor::kernels::sum_columns::AccumulateColumns;
 use tensor::optim::{SgdConfig, SgdInputs};
 use tensor::{Bank, Device, Graph, Program, Spec, Var};
 
-use crate::kernels::ensemble_distillation::{EnsembleDistillation, TERMS};
+use crate::kernels::distillation_loss::{DistillationLoss, TERMS, Teacher};
+use crate::kernels::predictions::Predict;
+use crate::metrics::LossWeights;
 use crate::network::{Config, Heads, record};
+use crate::predictions::Predictions;
 
 /// What updates the parameters: stochastic gradient descent.
 pub type Optimizer = SgdConfig;
+
+/// What a step is recorded on.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch {
+    /// Images `[1, N, H, W, 4]`.
+    pub image: Var,
+    /// Labels `[N]`.
+    pub labels: Var,
+    /// Logits `[1, N, K]` of a trained network, for [`Teacher::Given`].
+    pub teacher: Option<Var>,
+}
+
+impl From<(Var, Var)> for Batch {
+    /// Images and labels, without a teacher from outside.
+    fn from((image, labels): (Var, Var)) -> Self {
+        Self { image, labels, teacher: None }
+    }
+}
 
 /// A recorded training step.
 #[derive(Debug)]
 pub struct Training {
     /// The network's outputs.
     pub heads: Heads,
-    /// `[2]`, fed: weight of the distillation term, number of valid rows.
+    /// `[3]`, fed: weight of the distillation term, number of valid rows, weight of the cross-entropies.
     pub settings: Var,
     /// The optimiser's inputs.
     pub optimizer: SgdInputs,
-    /// Terms of each sample `[N, (M + 1) TERMS]`; see [`EnsembleDistillation`].
+    /// Terms of each sample `[N, (M + 1) TERMS]`; see [`DistillationLoss`].
     pub terms: Var,
     totals: Totals,
 }
@@ -30,9 +51,19 @@ pub struct Training {
 pub struct Evaluation {
     /// The network's outputs.
     pub heads: Heads,
-    /// `[2]`, fed: weight of the distillation term, number of valid rows.
+    /// `[3]`, fed: weight of the distillation term, number of valid rows, weight of the cross-entropies.
     pub settings: Var,
     totals: Totals,
+    predictions: Table,
+}
+
+/// The predictions of a whole split, which gather on the device.
+#[derive(Debug)]
+struct Table {
+    bank: Bank,
+    kernel: Predict,
+    /// `[2]`, fed: the first row to write, number of valid samples.
+    position: Var,
 }
 
 /// Sums of the terms, which accumulate on the device until they are taken.
@@ -76,35 +107,45 @@ impl Totals {
 fn record_loss(
     graph: &mut Graph,
     heads: &Heads,
-    labels: Var,
+    batch: Batch,
     config: &Config,
     gradient: bool,
 ) -> Result<(Var, Vec<Var>)> {
-    let &[branches, batch, classes] = graph.shape(heads.logits) else {
-        unreachable!("classifiers give three axes");
-    };
-    let settings = graph.input("loss settings", Spec::f32([2]));
+    let [branches, batch_size, classes] = logits_shape(graph, heads);
+    let settings = graph.input("loss settings", Spec::f32([3]));
     let &Config { temperature, teacher, distill, .. } = config;
-    let kernel = EnsembleDistillation { branches, batch, classes, temperature, teacher, distill, gradient };
-    let mut inputs = vec![heads.logits, labels, settings];
+    let kernel = DistillationLoss { branches, batch: batch_size, classes, temperature, teacher, distill, gradient };
+    let mut inputs = vec![heads.logits, batch.labels, settings];
     inputs.extend(heads.gate);
+    if teacher == Teacher::Given {
+        inputs.extend(batch.teacher);
+    }
     Ok((settings, graph.launch(kernel, &inputs)?))
 }
 
-/// Records a whole training step on `image` `[1, N, H, W, 4]` and `labels` `[N]`.
+fn logits_shape(graph: &Graph, heads: &Heads) -> [usize; 3] {
+    let &[branches, batch, classes] = graph.shape(heads.logits) else {
+        unreachable!("classifiers give three axes");
+    };
+    [branches, batch, classes]
+}
+
+/// Records a whole training step.
 ///
 /// # Errors
-/// When the configuration is out of range, or the image does not fit the architecture.
+/// When the configuration is out of range, the image does not fit the architecture, or the teacher's logits are missing
+/// where the configuration wants them.
 pub fn training(
     graph: &mut Graph,
     model: &mut Model,
     architecture: &dyn Architecture,
-    (image, labels): (Var, Var),
+    batch: impl Into<Batch>,
     config: &Config,
     optimizer: Optimizer,
 ) -> Result<Training> {
-    let heads = record(graph, model, architecture, Mode::Training, image, config)?;
-    let (settings, outputs) = record_loss(graph, &heads, labels, config, true)?;
+    let batch = batch.into();
+    let heads = record(graph, model, architecture, Mode::Training, batch.image, config)?;
+    let (settings, outputs) = record_loss(graph, &heads, batch, config, true)?;
     let terms = outputs[0];
     let totals = Totals::record(graph, terms, graph.shape(terms)[0], config.branches)?;
     let mut seeds = vec![(heads.logits, outputs[1])];
@@ -117,32 +158,52 @@ pub fn training(
     Ok(Training { heads, settings, optimizer, terms, totals })
 }
 
-/// Records an evaluation step on `image` `[1, N, H, W, 4]` and `labels` `[N]`, with running statistics.
+/// Records an evaluation step of a split of `images` images, with running statistics. A teacher from outside takes no part:
+/// the loss is then the cross-entropy.
 ///
 /// # Errors
-/// As [`training`].
+/// When the configuration is out of range, or the image does not fit the architecture.
 pub fn evaluation(
     graph: &mut Graph,
     model: &mut Model,
     architecture: &dyn Architecture,
-    (image, labels): (Var, Var),
+    batch: impl Into<Batch>,
     config: &Config,
+    images: usize,
 ) -> Result<Evaluation> {
-    let heads = record(graph, model, architecture, Mode::Inference, image, config)?;
-    let (settings, outputs) = record_loss(graph, &heads, labels, config, false)?;
+    let batch = batch.into();
+    let alone = Config { teacher: Teacher::None, ..*config };
+    let config = if config.teacher == Teacher::Given { &alone } else { config };
+    let heads = record(graph, model, architecture, Mode::Inference, batch.image, config)?;
+    let (settings, outputs) = record_loss(graph, &heads, batch, config, false)?;
     let totals = Totals::record(graph, outputs[0], graph.shape(outputs[0])[0], config.branches)?;
-    Ok(Evaluation { heads, settings, totals })
+    let predictions = Table::record(graph, &heads, batch.labels, images)?;
+    Ok(Evaluation { heads, settings, totals, predictions })
+}
+
+impl Table {
+    fn record(graph: &mut Graph, heads: &Heads, labels: Var, images: usize) -> Result<Self> {
+        let [members, batch, classes] = logits_shape(graph, heads);
+        let kernel = Predict { members, batch, classes, rows: images, gated: heads.gate.is_some() };
+        let bank = Bank::new("predictions");
+        bank.reserve(images * kernel.columns())?;
+        let table = graph.state(&bank, 0, Spec::f32([images, kernel.columns()]), false)?;
+        let position = graph.input("position in the table of predictions", Spec::u32([2]));
+        let mut inputs = vec![heads.logits, labels, position];
+        inputs.extend(heads.gate);
+        graph.launch_into(kernel, &inputs, &[Some(table)])?;
+        Ok(Self { bank, kernel, position })
+    }
 }
 
 impl Training {
-    /// Feeds what changes from step to step: `[rate, momentum, weight decay]`, and the weight of the distillation term.
+    /// Feeds what changes from step to step: `[rate, momentum, weight decay]`, and the weights of the loss terms.
     ///
     /// # Errors
     /// When the device fails.
-    pub fn feed(&self, program: &mut Program, sgd: [f32; 3], distillation: f32, rows: usize) -> Result<()> {
+    pub fn feed(&self, program: &mut Program, sgd: [f32; 3], weights: LossWeights, rows: usize) -> Result<()> {
         program.feed_f32(self.optimizer.hyper, &sgd)?;
-        program.feed_f32(self.settings, &[distillation, rows as f32])?;
-        Ok(())
+        feed_settings(program, self.settings, weights, rows)
     }
 
     /// Waits for the device, and takes the sums of the terms since they were last taken.
@@ -171,13 +232,15 @@ impl Training {
 }
 
 impl Evaluation {
-    /// Feeds the weight of the distillation term (it only enters the reported loss) and the number of valid rows.
+    /// Feeds the weights of the loss terms (they only enter the reported loss), and which images the batch holds: `rows`
+    /// of them from `first` on.
     ///
     /// # Errors
     /// When the device fails.
-    pub fn feed(&self, program: &mut Program, distillation: f32, rows: usize) -> Result<()> {
-        program.feed_f32(self.settings, &[distillation, rows as f32])?;
-        Ok(())
+    pub fn feed(&self, program: &mut Program, weights: LossWeights, first: usize, rows: usize) -> Result<()> {
+        let position = [first, rows].map(|x| u32::try_from(x).expect("splits have less than 2^32 images"));
+        program.feed_u32(self.predictions.position, &position)?;
+        feed_settings(program, self.settings, weights, rows)
     }
 
     /// Waits for the device, and takes the sums of the terms since they were last taken.
@@ -187,4 +250,19 @@ impl Evaluation {
     pub fn take_totals(&self, device: &Device) -> Result<Vec<f32>> {
         self.totals.take(device)
     }
+
+    /// Waits for the device, and copies what was predicted for the first `images` images.
+    ///
+    /// # Errors
+    /// When anything failed on the device.
+    pub fn predictions(&self, device: &Device, images: usize) -> Result<Predictions> {
+        let table = self.predictions.bank.read(device)?.into_iter().map(f32::from_bits).collect();
+        Ok(Predictions::new(self.predictions.kernel, table, images))
+    }
+}
+
+fn feed_settings(program: &mut Program, settings: Var, weights: LossWeights, rows: usize) -> Result<()> {
+    let LossWeights { cross_entropy, distillation } = weights;
+    program.feed_f32(settings, &[distillation as f32, rows as f32, cross_entropy as f32])?;
+    Ok(())
 }

@@ -67,17 +67,54 @@ pub enum Method {
     One,
     /// The network alone
     Vanilla,
+    /// Deep mutual learning: several whole networks that learn from each other
+    Dml,
+    /// Knowledge distillation from a trained network, the --teacher
+    Kd,
+    /// Several independent networks, trained at once
+    Ensemble,
+    /// One network through several cycles of the learning rate, and the ensemble of its states at their ends
+    Snapshot,
 }
 
-/// Settings of the optimiser under one name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Recipe {
-    /// As the paper says: Nesterov, weight decay 1e-4, steps
-    Paper,
-    /// As the authors' code does: plain momentum, weight decay 1e-4, steps, distillation ramped up over 80 epochs
-    Authors,
-    /// Nesterov, weight decay 5e-4, cosine to zero
-    Strong,
+impl Method {
+    /// Branches, or whole networks, unless a number is given.
+    pub fn default_branches(self) -> usize {
+        match self {
+            Self::One | Self::Ensemble => 3,
+            Self::Dml => 2,
+            Self::Vanilla | Self::Kd | Self::Snapshot => 1,
+        }
+    }
+
+    /// Whether it trains several whole networks.
+    pub fn copies_networks(self) -> bool {
+        matches!(self, Self::Dml | Self::Ensemble)
+    }
+
+    /// The name that the command line knows it by.
+    pub fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}
+
+/// Which parameters weight decay applies to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decay {
+    /// All of them
+    All,
+    /// The weights of convolutions and linear layers: not batch-norms, not biases
+    Weights,
+}
+
+impl From<Decay> for nets::Decay {
+    fn from(decay: Decay) -> Self {
+        match decay {
+            Decay::All => Self::All,
+            Decay::Weights => Self::Weights,
+        }
+    }
 }
 
 /// When a checkpoint is saved within an epoch.
@@ -146,7 +183,7 @@ pub struct NetworkArgs {
     /// Shortcuts of residual networks where shapes change [default: b]
     #[arg(long, value_enum)]
     pub shortcut: Option<Shortcut>,
-    /// Branches, the target network counted [default: 3]
+    /// Branches, the target network counted; of --method dml and ensemble, whole networks [default: 3; dml 2]
     #[arg(long, value_name = "K", value_parser = count(one::MAX_BRANCHES as u64))]
     pub branches: Option<usize>,
     /// Stage at which branches begin, by its name or number; `input` shares nothing [default: the last stage]
@@ -192,22 +229,38 @@ pub struct TrainArgs {
     /// What is trained [default: one with several branches, vanilla with one]
     #[arg(long, value_enum, help_heading = "Method")]
     pub method: Option<Method>,
+    /// The trained network that --method kd distils from: a checkpoint, or weights as PyTorch names them
+    #[arg(long, value_name = "FILE", help_heading = "Method")]
+    pub teacher: Option<PathBuf>,
+    /// What network the teacher is of, if its file does not say
+    #[arg(long, value_name = "NAME", help_heading = "Method", requires = "teacher")]
+    pub teacher_net: Option<String>,
     /// Do not distil the ensemble into the branches
     #[arg(long, help_heading = "Method")]
     pub no_distill: bool,
     /// Take the plain mean of the branches as the ensemble, in place of the gate's
     #[arg(long, help_heading = "Method")]
     pub no_gate: bool,
-    /// Temperature of the distillation [default: 3]
+    /// Cycles of the learning rate, for --method snapshot and --schedule cyclic [default: 5]
+    #[arg(long, value_name = "N", value_parser = count(one::MAX_BRANCHES as u64), help_heading = "Method")]
+    pub cycles: Option<usize>,
+    /// Weight of the distillation term [default: 1]
+    #[arg(long, value_name = "W", value_parser = not_negative, help_heading = "Method")]
+    pub distillation_weight: Option<f64>,
+    /// Weight of the cross-entropy terms [default: 1]
+    #[arg(long, value_name = "W", value_parser = not_negative, help_heading = "Method")]
+    pub cross_entropy_weight: Option<f64>,
+    /// Temperature of the distillation [default: 3; dml 1]
     #[arg(long, value_name = "T", value_parser = positive, help_heading = "Method")]
     pub temperature: Option<f64>,
     /// Epochs over which the distillation term grows to its full weight; 0 for none [default: none]
     #[arg(long, value_name = "EPOCHS", help_heading = "Method")]
     pub kl_ramp: Option<usize>,
 
-    /// Settings of the optimiser under one name; single options override it [default: paper]
-    #[arg(long, value_enum, help_heading = "Optimiser")]
-    pub recipe: Option<Recipe>,
+    /// Options of Method and Optimiser under one name: paper, authors, strong, or a TOML file such as those in
+    /// crates/train/recipes; options on the command line override it [default: paper]
+    #[arg(long, value_name = "NAME|FILE", help_heading = "Optimiser")]
+    pub recipe: Option<String>,
     /// Epochs [default: 300]
     #[arg(long, value_name = "N", value_parser = count(1_000_000), help_heading = "Optimiser")]
     pub epochs: Option<usize>,
@@ -223,10 +276,13 @@ pub struct TrainArgs {
     /// Nesterov's momentum, or plain [default: true]
     #[arg(long, value_name = "BOOL", help_heading = "Optimiser")]
     pub nesterov: Option<bool>,
-    /// Weight decay, on all parameters [default: 1e-4]
+    /// Weight decay [default: 1e-4]
     #[arg(long, value_name = "W", value_parser = not_negative, help_heading = "Optimiser")]
     pub weight_decay: Option<f64>,
-    /// How the learning rate falls: to a tenth at 50 % and 75 % of the epochs, or along a cosine [default: steps]
+    /// What it applies to: all parameters, or the weights of convolutions and linear layers [default: all]
+    #[arg(long, value_enum, help_heading = "Optimiser")]
+    pub decay: Option<Decay>,
+    /// How the learning rate falls [default: steps; snapshot cyclic]
     #[arg(long, value_enum, help_heading = "Optimiser")]
     pub schedule: Option<Schedule>,
 
@@ -239,7 +295,7 @@ pub struct TrainArgs {
     /// Images in an evaluation step [default: as --batch]
     #[arg(long, value_name = "N", value_parser = count(1 << 20), help_heading = "Run")]
     pub eval_batch: Option<usize>,
-    /// Directory of the run; it must not hold one [default: runs/NET-BRANCHES-DATA-seedSEED, numbered]
+    /// Directory of the run; it must not hold one [default: runs/NET[-METHOD]-BRANCHES-DATA-seedSEED, numbered]
     #[arg(long, value_name = "DIR", help_heading = "Run", conflicts_with = "resume")]
     pub out: Option<PathBuf>,
     /// Save within epochs, too: every so many steps, as 500, or minutes, as 10m

@@ -9,15 +9,15 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
 use nets::NamedTensor;
-use one::Teacher;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
-use crate::config::Network;
+use crate::args::Method;
+use crate::config::{Config, Network};
 use crate::run_dir::write_atomically;
 
 /// The format that this program writes, and the only one that it reads.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// The key of the metadata.
 const KEY: &str = "onfly";
 /// Prefix of the optimiser's velocities.
@@ -53,7 +53,8 @@ pub struct Header {
     format: u32,
     #[serde(flatten)]
     pub network: Network,
-    /// Whether a gate forms the teacher.
+    pub method: Method,
+    /// Whether a gate forms the ensemble.
     pub gate: bool,
     pub classes: usize,
     pub data: String,
@@ -68,31 +69,21 @@ pub struct Header {
 }
 
 impl Header {
-    /// What the checkpoint of a run says that has not begun.
-    pub fn new(network: Network, gate: bool, classes: usize, data: String, seed: u64) -> Self {
-        let (mean, std) = ([0.0; 3], [1.0; 3]);
-        let position = Position::default();
+    /// What the checkpoint of a run says that has not begun. `config` must be settled.
+    pub fn new(config: &Config) -> Self {
         Self {
             format: FORMAT,
-            network,
-            gate,
-            classes,
-            data,
-            mean,
-            std,
-            seed,
-            position,
+            network: config.network.clone(),
+            method: config.method,
+            gate: config.gate,
+            classes: config.classes.unwrap_or_default(),
+            data: config.data.clone(),
+            mean: config.mean.unwrap_or_default(),
+            std: config.std.unwrap_or([1.0; 3]),
+            seed: config.seed,
+            position: Position::default(),
             best: None,
             checksum: String::new(),
-        }
-    }
-
-    /// How branches form the teacher.
-    pub fn teacher(&self) -> Teacher {
-        match (self.network.branches, self.gate) {
-            (1, _) => Teacher::None,
-            (_, true) => Teacher::Gated,
-            (_, false) => Teacher::Mean,
         }
     }
 }
@@ -108,6 +99,12 @@ pub struct Checkpoint {
     pub velocities: Vec<NamedTensor>,
     /// Sums of the epoch under way.
     pub totals: Vec<f32>,
+}
+
+/// The state of the target network: branch 0 with all that it shares, under the names of a plain network.
+pub fn deployed(mut state: Vec<NamedTensor>) -> Vec<NamedTensor> {
+    state.retain(|tensor| !tensor.name.starts_with("branches.") && !tensor.name.starts_with("gate."));
+    state
 }
 
 fn bytes(data: &[f32]) -> Vec<u8> {
@@ -206,9 +203,18 @@ mod tests {
         let network =
             Network { net: "resnet8".to_owned(), shortcut: Shortcut::B, branches: 2, fan_out: "layer3".to_owned() };
         let header = Header {
+            format: FORMAT,
+            network,
+            method: Method::One,
+            gate: true,
+            classes: 10,
+            data: "shapes".to_owned(),
+            mean: [0.5; 3],
+            std: [0.25; 3],
+            seed: 7,
             position: Position { epoch: 3, epoch_step: 2, step: 50 },
             best: Some(Best { error: 12.5, epoch: 2 }),
-            ..Header::new(network, true, 10, "shapes".to_owned(), 7)
+            checksum: String::new(),
         };
         let tensor = |name: &str, data: &[f32]| NamedTensor {
             name: name.to_owned(),

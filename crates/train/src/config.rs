@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use anyhow::Result;
 use data::Dataset;
 use nets::Architecture;
-use one::Teacher;
+use one::{LossWeights, Teacher};
 use serde::{Deserialize, Serialize};
 
-use crate::args::{Method, NetworkArgs, Recipe, SaveEvery, Shortcut, TrainArgs};
+use crate::args::{Decay, Method, NetworkArgs, SaveEvery, Shortcut, TrainArgs};
 use crate::failure::usage;
-use crate::schedule::Schedule;
+use crate::recipe;
+use crate::schedule::{Schedule, distillation_weight};
 
 /// Options that may be given anew when a run is resumed: they do not change what it computes.
 const FREE: [&str; 3] = ["device", "data_dir", "save_every"];
@@ -22,7 +23,7 @@ pub struct Network {
     pub net: String,
     /// Shortcuts where shapes change.
     pub shortcut: Shortcut,
-    /// Number of branches; one is the plain network.
+    /// Number of branches, or of whole networks; one is the plain network.
     pub branches: usize,
     /// Name of the stage at which branches begin; `input` where nothing is shared.
     pub fan_out: String,
@@ -36,6 +37,13 @@ pub struct Config {
     pub method: Method,
     pub distill: bool,
     pub gate: bool,
+    /// The trained network that is distilled, and what network it is of if its file does not say.
+    pub teacher: Option<PathBuf>,
+    pub teacher_net: Option<String>,
+    /// Of the learning rate, in cyclic schedules.
+    pub cycles: usize,
+    pub distillation_weight: f64,
+    pub cross_entropy_weight: f64,
     pub temperature: f64,
     /// Epochs of the distillation term's ramp.
     pub kl_ramp: Option<usize>,
@@ -55,6 +63,7 @@ pub struct Config {
     pub momentum: f64,
     pub nesterov: bool,
     pub weight_decay: f64,
+    pub decay: Decay,
     pub schedule: Schedule,
 
     pub device: String,
@@ -85,15 +94,16 @@ impl Network {
     ///
     /// # Errors
     /// When there is no such network or stage.
-    pub fn new(args: &NetworkArgs, default_branches: usize) -> Result<Self> {
+    pub fn new(args: &NetworkArgs, method: Method) -> Result<Self> {
         let mut network = Self {
             net: args.net.clone().unwrap_or_else(|| "resnet32".to_owned()),
             shortcut: args.shortcut.unwrap_or(Shortcut::B),
-            branches: args.branches.unwrap_or(default_branches),
+            branches: args.branches.unwrap_or(method.default_branches()),
             fan_out: String::new(),
         };
         let architecture = network.architecture()?;
-        network.fan_out = stage_name(&*architecture, architecture.default_fan_out());
+        let stage = if method.copies_networks() { 0 } else { architecture.default_fan_out() };
+        network.fan_out = stage_name(&*architecture, stage);
         if let Some(stage) = &args.fan_out {
             network.fan_out = stage_name(&*architecture, stage_index(&*architecture, stage)?);
         }
@@ -108,15 +118,29 @@ impl Network {
         Ok(nets::architecture(&self.net, self.shortcut.into())?)
     }
 
-    /// The method's configuration for `classes` classes, as far as the network determines it.
+    /// The target network without branches.
+    pub fn alone(&self) -> Self {
+        Self { branches: 1, fan_out: "input".to_owned(), ..self.clone() }
+    }
+
+    /// What `method` builds around the network, for `classes` classes, with the settings of its paper. `gate` is for
+    /// ensembles that teach their branches.
     ///
     /// # Errors
     /// When there is no such network or stage.
-    pub fn method(&self, teacher: Teacher, classes: usize) -> Result<one::Config> {
+    pub fn method_config(&self, method: Method, gate: bool, classes: usize) -> Result<one::Config> {
         let architecture = self.architecture()?;
         let fan_out = stage_index(&*architecture, &self.fan_out)?;
-        let paper = one::Config::paper(&*architecture, self.branches, classes);
-        Ok(one::Config { fan_out, teacher, ..paper })
+        Ok(match method {
+            Method::One => {
+                let paper = one::Config::paper(&*architecture, self.branches, classes);
+                let teacher = if gate || self.branches == 1 { paper.teacher } else { Teacher::Mean };
+                one::Config { fan_out, teacher, ..paper }
+            }
+            Method::Dml => one::Config::mutual(self.branches, classes),
+            Method::Kd => one::Config::student(classes),
+            Method::Vanilla | Method::Ensemble | Method::Snapshot => one::Config::independent(self.branches, classes),
+        })
     }
 
     fn apply(&mut self, args: &NetworkArgs) -> Result<()> {
@@ -155,16 +179,23 @@ impl Config {
     /// # Errors
     /// When they contradict each other, or name what there is not.
     pub fn new(args: &TrainArgs) -> Result<Self> {
-        let default_branches = if args.method == Some(Method::Vanilla) { 1 } else { 3 };
-        let network = Network::new(&args.network, default_branches)?;
-        let several = network.branches > 1;
-        let batch = args.batch.unwrap_or(128);
+        let recipe = recipe::load(args.recipe.as_deref().unwrap_or("paper"))?;
+        let alone = args.network.branches == Some(1);
+        let method = args.method.or(recipe.method).unwrap_or(if alone { Method::Vanilla } else { Method::One });
+        let network = Network::new(&args.network, method)?;
+        let teaches = method == Method::One;
+        let batch = args.batch.or(recipe.batch).unwrap_or(128);
         let mut config = Self {
             network,
-            method: if several { Method::One } else { Method::Vanilla },
-            distill: several,
-            gate: several,
-            temperature: 3.0,
+            method,
+            distill: teaches || matches!(method, Method::Dml | Method::Kd),
+            gate: teaches,
+            teacher: None,
+            teacher_net: None,
+            cycles: 5,
+            distillation_weight: 1.0,
+            cross_entropy_weight: 1.0,
+            temperature: if method == Method::Dml { 1.0 } else { 3.0 },
             kl_ramp: None,
             data: "cifar10".to_owned(),
             data_dir: None,
@@ -179,12 +210,17 @@ impl Config {
             momentum: 0.9,
             nesterov: true,
             weight_decay: 1e-4,
+            decay: Decay::All,
             schedule: Schedule::Steps,
             device: "auto".to_owned(),
             seed: 0,
             eval_batch: batch,
             save_every: None,
         };
+        config.apply(&recipe)?;
+        if method == Method::Snapshot {
+            config.schedule = Schedule::Cyclic;
+        }
         config.apply(args)?;
         config.check()?;
         Ok(config)
@@ -196,6 +232,9 @@ impl Config {
     /// When they would, naming the first that does.
     pub fn resumed(&self, args: &TrainArgs) -> Result<Self> {
         let mut config = self.clone();
+        if let Some(recipe) = &args.recipe {
+            config.apply(&recipe::load(recipe)?)?;
+        }
         config.apply(args)?;
         let (saved, given) = (toml::Table::try_from(self)?, toml::Table::try_from(&config)?);
         let changed = given.iter().find(|(key, value)| !FREE.contains(&key.as_str()) && saved.get(*key) != Some(value));
@@ -210,13 +249,15 @@ impl Config {
     }
 
     fn apply(&mut self, args: &TrainArgs) -> Result<()> {
-        if let Some(recipe) = args.recipe {
-            self.apply_recipe(recipe);
-        }
         self.network.apply(&args.network)?;
         assign(&mut self.method, &args.method);
         self.distill &= !args.no_distill;
         self.gate &= !args.no_gate;
+        assign_some(&mut self.teacher, &args.teacher);
+        assign_some(&mut self.teacher_net, &args.teacher_net);
+        assign(&mut self.cycles, &args.cycles);
+        assign(&mut self.distillation_weight, &args.distillation_weight);
+        assign(&mut self.cross_entropy_weight, &args.cross_entropy_weight);
         assign(&mut self.temperature, &args.temperature);
         if let Some(epochs) = args.kl_ramp {
             self.kl_ramp = Some(epochs).filter(|&epochs| epochs > 0);
@@ -235,37 +276,50 @@ impl Config {
         assign(&mut self.momentum, &args.momentum);
         assign(&mut self.nesterov, &args.nesterov);
         assign(&mut self.weight_decay, &args.weight_decay);
+        assign(&mut self.decay, &args.decay);
         assign(&mut self.schedule, &args.schedule);
         assign(&mut self.device, &args.device);
         assign(&mut self.seed, &args.seed);
         assign(&mut self.eval_batch, &args.eval_batch);
         assign_some(&mut self.save_every, &args.save_every);
-        if self.network.branches == 1 && (args.no_distill || args.no_gate) {
-            return Err(usage("--no-distill and --no-gate need several branches: there is nothing to distil from one"));
+        if self.method != Method::One && (args.no_distill || args.no_gate) {
+            return Err(usage(format!(
+                "--no-distill and --no-gate are ablations of --method one, not of {}: leave them out, or give it several branches",
+                self.method.name()
+            )));
         }
         Ok(())
     }
 
-    fn apply_recipe(&mut self, recipe: Recipe) {
-        (self.lr, self.momentum) = (0.1, 0.9);
-        (self.nesterov, self.weight_decay, self.schedule, self.kl_ramp) = match recipe {
-            Recipe::Paper => (true, 1e-4, Schedule::Steps, None),
-            Recipe::Authors => (false, 1e-4, Schedule::Steps, Some(80)),
-            Recipe::Strong => (true, 5e-4, Schedule::Cosine, None),
-        };
-    }
-
     fn check(&self) -> Result<()> {
-        let branches = self.network.branches;
-        match self.method {
-            Method::Vanilla if branches > 1 => Err(usage(format!(
-                "--method vanilla trains one network, and --branches {branches} were asked for: leave one of the two out"
-            ))),
+        let (branches, method) = (self.network.branches, self.method);
+        let name = method.name();
+        let problem = match method {
+            Method::Vanilla | Method::Kd | Method::Snapshot if branches > 1 => format!(
+                "--method {name} trains one network, and --branches {branches} were asked for: leave one of the two out"
+            ),
             Method::One if branches == 1 => {
-                Err(usage("--method one needs at least two branches: one branch is --method vanilla"))
+                "--method one needs at least two branches: one branch is --method vanilla".to_owned()
             }
-            _ => Ok(()),
-        }
+            Method::Dml if branches == 1 => "--method dml needs at least two networks: give --branches 2".to_owned(),
+            Method::Dml | Method::Ensemble if self.network.fan_out != "input" => format!(
+                "--method {name} trains whole networks, which share nothing: leave --fan-out {} out",
+                self.network.fan_out
+            ),
+            Method::Kd if self.teacher.is_none() => {
+                "--method kd distils from a trained network: give its weights by --teacher FILE".to_owned()
+            }
+            Method::Snapshot if self.schedule != Schedule::Cyclic => {
+                "--method snapshot takes its networks from the ends of cycles: leave --schedule out".to_owned()
+            }
+            _ if method != Method::Kd && self.teacher.is_some() => {
+                format!(
+                    "--teacher is for --method kd, and {name} has no teacher from outside: leave one of the two out"
+                )
+            }
+            _ => return Ok(()),
+        };
+        Err(usage(problem))
     }
 
     /// Fills in what depends on the dataset.
@@ -275,22 +329,19 @@ impl Config {
         self.std.get_or_insert(dataset.std.map(decimal));
     }
 
-    /// How branches form the teacher.
-    pub fn teacher(&self) -> Teacher {
-        match (self.network.branches, self.gate) {
-            (1, _) => Teacher::None,
-            (_, true) => Teacher::Gated,
-            (_, false) => Teacher::Mean,
-        }
-    }
-
-    /// The method's configuration for `classes` classes.
+    /// What the method builds around the network, for `classes` classes.
     ///
     /// # Errors
     /// When there is no such network or stage.
     pub fn method_config(&self, classes: usize) -> Result<one::Config> {
-        let config = self.network.method(self.teacher(), classes)?;
+        let config = self.network.method_config(self.method, self.gate, classes)?;
         Ok(one::Config { temperature: self.temperature as f32, distill: self.distill, ..config })
+    }
+
+    /// The weights of the loss terms in `epoch`, from 0.
+    pub fn loss_weights(&self, epoch: usize) -> LossWeights {
+        let distillation = self.distillation_weight * distillation_weight(epoch, self.kl_ramp);
+        LossWeights { cross_entropy: self.cross_entropy_weight, distillation }
     }
 }
 

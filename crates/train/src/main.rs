@@ -11,10 +11,13 @@ mod output;
 mod overview;
 mod programs;
 mod progress;
+mod recipe;
 mod run_dir;
 mod schedule;
+mod snapshots;
 mod source;
 mod table;
+mod teacher;
 mod training;
 
 use std::env;

@@ -6,6 +6,7 @@ use anyhow::Result;
 use nets::{Macs, Mode, Model};
 use tensor::{Device, Graph, Spec};
 
+use crate::args::Method;
 use crate::config::{Config, Network};
 use crate::programs::{EvaluationProgram, TrainingProgram};
 
@@ -80,9 +81,31 @@ pub fn mebibytes(bytes: usize) -> String {
 
 /// The network in words.
 pub fn describe(network: &Network) -> String {
-    match network.branches {
-        1 => network.net.clone(),
-        k => format!("{}, {k} branches from {} on", network.net, network.fan_out),
+    match (network.branches, network.fan_out.as_str()) {
+        (1, _) => network.net.clone(),
+        (k, "input") => format!("{}, {k} whole networks", network.net),
+        (k, stage) => format!("{}, {k} branches from {stage} on", network.net),
+    }
+}
+
+/// The method in words.
+fn describe_method(config: &Config) -> String {
+    let temperature = config.temperature;
+    let without = |given: bool, what: &str| if given { String::new() } else { format!(", without {what}") };
+    let name = config.method.name();
+    match config.method {
+        Method::One => {
+            let ablations = without(config.gate, "gate") + &without(config.distill, "distillation");
+            format!("{name}: the branches' ensemble is distilled into them at T = {temperature}{ablations}")
+        }
+        Method::Dml => format!("{name}: the networks learn from each other at T = {temperature}"),
+        Method::Kd => {
+            let teacher = config.teacher.as_ref().map_or_else(String::new, |file| file.display().to_string());
+            format!("{name}: {teacher} is distilled at T = {temperature}")
+        }
+        Method::Ensemble => format!("{name}: the networks learn each on its own"),
+        Method::Snapshot => format!("{name}: an ensemble of the states after each of {} cycles", config.cycles),
+        Method::Vanilla => name,
     }
 }
 
@@ -128,6 +151,7 @@ pub fn overview(
     };
     line("device", describe_device(device));
     line("network", describe(&config.network));
+    line("method", describe_method(config));
     line(
         "parameters",
         format!(
@@ -177,7 +201,7 @@ pub fn activation_memory(network: &Network, method: &one::Config, batch: usize, 
             let optimizer = one::Optimizer { nesterov: true };
             one::training(&mut graph, &mut model, &*architecture, sample, method, optimizer)?;
         } else {
-            one::evaluation(&mut graph, &mut model, &*architecture, sample, method)?;
+            one::evaluation(&mut graph, &mut model, &*architecture, sample, method, batch)?;
         }
         Ok(4 * tensor::plan::plan(&graph)?.words())
     };

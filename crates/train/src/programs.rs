@@ -4,8 +4,11 @@
 use anyhow::{Context, Result};
 use data::{Augment, Images, PADDING, Pick};
 use nets::{Architecture, Model};
-use one::{Evaluation, Metrics, Optimizer, Training};
+use one::{Batch, Evaluation, LossWeights, Metrics, Optimizer, Training};
 use tensor::{Bank, Device, Graph, Program, Spec, Var};
+
+use crate::evaluation::Evaluated;
+use crate::teacher::Teacher;
 
 /// How pixels in 0 to 1 are normalised: mean and standard deviation of the channels.
 #[derive(Debug, Clone, Copy)]
@@ -14,8 +17,8 @@ pub struct Normalisation {
     pub std: [f64; 3],
 }
 
-/// A split's images and labels on the device.
-#[derive(Debug)]
+/// A split's images and labels on the device. Copies share them.
+#[derive(Debug, Clone)]
 struct Split {
     shards: Vec<Bank>,
     shard_images: Vec<usize>,
@@ -39,6 +42,10 @@ impl Split {
         Ok(Self { shards, shard_images, labels, size: images.size })
     }
 
+    fn images(&self) -> usize {
+        self.shard_images.iter().sum()
+    }
+
     /// Records the batch: images `[1, N, H, W, 4]` and labels `[N]` of the picks `[N, 2]`.
     fn record(&self, graph: &mut Graph, picks: Var, normalisation: Normalisation) -> Result<(Var, Var)> {
         let batch = graph.shape(picks)[0];
@@ -54,8 +61,7 @@ impl Split {
         for (shard, &count) in self.shards.iter().zip(&self.shard_images) {
             inputs.push(graph.state(shard, 0, Spec::u32([count, self.size, self.size]), false)?);
         }
-        let count = self.shard_images.iter().sum();
-        inputs.push(graph.state(&self.labels, 0, Spec::u32([count]), false)?);
+        inputs.push(graph.state(&self.labels, 0, Spec::u32([self.images()]), false)?);
         inputs.push(picks);
         let outputs = graph.launch(kernel, &inputs)?;
         Ok((outputs[0], outputs[1]))
@@ -85,28 +91,34 @@ pub struct StepSettings {
     pub rate: f64,
     pub momentum: f64,
     pub weight_decay: f64,
-    /// Weight of the distillation term.
-    pub distillation: f64,
+    pub weights: LossWeights,
 }
 
 impl TrainingProgram {
-    /// Uploads the training images, and compiles the step.
+    /// Uploads the training images, and compiles the step; `teacher` is what it distils from.
     ///
     /// # Errors
-    /// When the device cannot hold or run it.
+    /// When the device cannot hold or run it, or the teacher's weights do not fit its network.
     pub fn new(
         device: &Device,
         model: &mut Model,
         recipe: Recipe<'_>,
         images: &Images,
         nesterov: bool,
+        teacher: Option<&Teacher>,
     ) -> Result<Self> {
         let split = Split::upload(device, "training", images)?;
         let mut graph = Graph::new();
         let picks = graph.input("picks", Spec::u32([recipe.batch, 2]));
-        let batch = split.record(&mut graph, picks, recipe.normalisation)?;
+        let (image, labels) = split.record(&mut graph, picks, recipe.normalisation)?;
+        let mut trained = Model::new();
+        let logits = teacher.map(|teacher| teacher.record(&mut graph, &mut trained, image)).transpose()?;
+        let batch = Batch { image, labels, teacher: logits };
         let step = one::training(&mut graph, model, recipe.architecture, batch, recipe.method, Optimizer { nesterov })?;
         let program = graph.compile(device).context("cannot prepare the training step")?;
+        if let Some(teacher) = teacher {
+            teacher.load(device, &trained)?;
+        }
         step.optimizer.initialize(device, model.params())?;
         Ok(Self { program, step, picks })
     }
@@ -127,7 +139,7 @@ impl TrainingProgram {
     pub fn feed(&mut self, picks: &[Pick], settings: StepSettings) -> Result<()> {
         self.program.feed_u32(self.picks, picks.as_flattened())?;
         let sgd = [settings.rate, settings.momentum, settings.weight_decay].map(|x| x as f32);
-        self.step.feed(&mut self.program, sgd, settings.distillation as f32, picks.len())?;
+        self.step.feed(&mut self.program, sgd, settings.weights, picks.len())?;
         Ok(())
     }
 }
@@ -137,26 +149,44 @@ impl TrainingProgram {
 pub struct EvaluationProgram {
     pub program: Program,
     step: Evaluation,
+    split: Split,
     picks: Var,
     batches: data::Evaluation,
-    branches: usize,
+    method: one::Config,
 }
 
 impl EvaluationProgram {
-    /// Uploads the test images, and compiles the step. The batch is no larger than the split.
+    /// Uploads the images, and compiles the step. The batch is no larger than the split.
     ///
     /// # Errors
     /// When the device cannot hold or run it.
     pub fn new(device: &Device, model: &mut Model, recipe: Recipe<'_>, images: &Images) -> Result<Self> {
-        let batch = recipe.batch.min(images.len());
-        let batches = data::Evaluation::new(images.len(), batch)?;
-        let split = Split::upload(device, "test", images)?;
+        Self::on_split(device, model, recipe, Split::upload(device, "test", images)?)
+    }
+
+    /// The evaluation of another network on the same images.
+    ///
+    /// # Errors
+    /// As [`EvaluationProgram::new`].
+    pub fn of_another(&self, model: &mut Model, recipe: Recipe<'_>) -> Result<Self> {
+        Self::on_split(self.program.device(), model, recipe, self.split.clone())
+    }
+
+    fn on_split(device: &Device, model: &mut Model, recipe: Recipe<'_>, split: Split) -> Result<Self> {
+        let images = split.images();
+        let batch = recipe.batch.min(images);
+        let batches = data::Evaluation::new(images, batch)?;
         let mut graph = Graph::new();
         let picks = graph.input("picks", Spec::u32([batch, 2]));
         let sample = split.record(&mut graph, picks, recipe.normalisation)?;
-        let step = one::evaluation(&mut graph, model, recipe.architecture, sample, recipe.method)?;
+        let step = one::evaluation(&mut graph, model, recipe.architecture, sample, recipe.method, images)?;
         let program = graph.compile(device).context("cannot prepare the evaluation step")?;
-        Ok(Self { program, step, picks, batches, branches: recipe.method.branches })
+        Ok(Self { program, step, split, picks, batches, method: *recipe.method })
+    }
+
+    /// What is built around the network.
+    pub fn method(&self) -> &one::Config {
+        &self.method
     }
 
     /// Number of steps.
@@ -164,25 +194,26 @@ impl EvaluationProgram {
         self.batches.steps()
     }
 
-    /// Runs step `index`; its sums add to those of the steps before.
+    /// Runs step `index`; its sums add to those of the steps before. Returns how many images it took.
     ///
     /// # Errors
     /// When the device fails.
-    pub fn run(&mut self, index: usize, distillation: f64) -> Result<usize> {
+    pub fn run(&mut self, index: usize, first: usize, weights: LossWeights) -> Result<usize> {
         let batch = self.batches.step(index);
         self.program.feed_u32(self.picks, batch.picks.as_flattened())?;
-        self.step.feed(&mut self.program, distillation as f32, batch.valid)?;
+        self.step.feed(&mut self.program, weights, first, batch.valid)?;
         self.program.run()?;
         Ok(batch.valid)
     }
 
-    /// Takes what the steps have summed up over `samples` samples.
+    /// Takes what the steps have found over `images` images.
     ///
     /// # Errors
     /// When anything failed on the device.
-    pub fn take(&self, samples: usize) -> Result<Metrics> {
-        let mut metrics = Metrics::new(self.branches);
-        metrics.add(&self.step.take_totals(self.program.device())?, samples);
-        Ok(metrics)
+    pub fn take(&self, images: usize) -> Result<Evaluated> {
+        let device = self.program.device();
+        let mut metrics = Metrics::new(&self.method);
+        metrics.add(&self.step.take_totals(device)?, images);
+        Ok(Evaluated { metrics, predictions: self.step.predictions(device, images)?, ensemble: self.method.ensemble() })
     }
 }

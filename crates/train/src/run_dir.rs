@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Serialize;
+use serde_json::Value;
 
+use crate::args::Method;
 use crate::config::Config;
 
 /// Where runs lie unless `--out` says otherwise.
@@ -154,25 +156,40 @@ impl RunDir {
     /// # Errors
     /// When the file cannot be read or written.
     pub fn trim_metrics(&self, epoch: usize) -> Result<()> {
+        self.keep_metrics(|record| record.get("epoch").and_then(Value::as_u64).is_some_and(|e| e <= epoch as u64))
+    }
+
+    /// Drops the metrics of a split.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn trim_split(&self, split: &str) -> Result<()> {
+        self.keep_metrics(|record| record.get("split").and_then(Value::as_str) != Some(split))
+    }
+
+    fn keep_metrics(&self, keep: impl Fn(&Value) -> bool) -> Result<()> {
         let path = self.metrics();
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
         };
-        let within = |line: &&str| {
-            let value: Option<serde_json::Value> = serde_json::from_str(line).ok();
-            value.and_then(|value| value.get("epoch")?.as_u64()).is_some_and(|found| found <= epoch as u64)
-        };
-        let kept: String = text.lines().filter(within).flat_map(|line| [line, "\n"]).collect();
+        // A line that is no record was cut off when the run was killed.
+        let kept = |line: &&str| serde_json::from_str(line).is_ok_and(|record: Value| keep(&record));
+        let kept: String = text.lines().filter(kept).flat_map(|line| [line, "\n"]).collect();
         if kept == text { Ok(()) } else { write_atomically(&path, kept.as_bytes()) }
     }
 }
 
-/// Makes `runs/NET-BRANCHES-DATA-seedSEED`, with a number behind it where that is taken.
+/// Makes `runs/NET[-METHOD]-BRANCHES-DATA-seedSEED`, with a number behind it where that is taken.
 fn make_numbered(config: &Config) -> Result<PathBuf> {
     fs::create_dir_all(RUNS).with_context(|| format!("cannot make the directory {RUNS}"))?;
-    let name = format!("{}-{}-{}-seed{}", config.network.net, config.network.branches, config.data, config.seed);
+    let Config { network, method, data, seed, .. } = config;
+    let method = match method {
+        Method::One | Method::Vanilla => String::new(),
+        other => format!("-{}", other.name()),
+    };
+    let name = format!("{}{method}-{}-{data}-seed{seed}", network.net, network.branches);
     let mut path = Path::new(RUNS).join(&name);
     let mut number = 1;
     loop {

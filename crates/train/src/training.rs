@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use data::{Dataset, Epoch, Sampler};
 use nets::Model;
-use one::Metrics;
+use one::{LossWeights, Metrics};
 use tensor::Device;
 
 use crate::checkpoint::{self, Best, Checkpoint, Header, Position};
@@ -17,8 +17,9 @@ use crate::evaluation::evaluate;
 use crate::programs::{EvaluationProgram, Normalisation, Recipe, StepSettings, TrainingProgram};
 use crate::progress::{Progress, Span};
 use crate::run_dir::RunDir;
-use crate::schedule::distillation_weight;
-use crate::{interrupt, output, table};
+use crate::table::Moment;
+use crate::teacher::Teacher;
+use crate::{interrupt, output, snapshots, table};
 
 /// A network in training.
 #[derive(Debug)]
@@ -67,27 +68,25 @@ impl Trainer {
     /// Uploads the data, compiles both programs, and initialises the model. `config` must be settled.
     ///
     /// # Errors
-    /// When the data do not fill a batch, or the device cannot hold or run the programs.
+    /// When the data do not fill a batch, the teacher cannot be had, or the device cannot hold or run the programs.
     pub fn new(config: Config, device: Device, dataset: &Dataset) -> Result<Self> {
         let sampler = Sampler::new(config.seed, dataset.train.len(), config.batch, dataset.augment)?;
-        let classes = dataset.classes.len();
         let architecture = config.network.architecture()?;
-        let method = config.method_config(classes)?;
-        let (mean, std) = (config.mean.unwrap_or_default(), config.std.unwrap_or([1.0; 3]));
-        let mut model = Model::new();
+        let method = config.method_config(dataset.classes.len())?;
+        let teacher = Teacher::read(&config)?;
+        let header = Header::new(&config);
+        let mut model = Model::with_decay(config.decay.into());
         let recipe = |batch| Recipe {
             architecture: &*architecture,
             method: &method,
-            normalisation: Normalisation { mean, std },
+            normalisation: Normalisation { mean: header.mean, std: header.std },
             batch,
         };
+        let (nesterov, teacher) = (config.nesterov, teacher.as_ref());
         let training =
-            TrainingProgram::new(&device, &mut model, recipe(config.batch), &dataset.train, config.nesterov)?;
+            TrainingProgram::new(&device, &mut model, recipe(config.batch), &dataset.train, nesterov, teacher)?;
         let evaluation = EvaluationProgram::new(&device, &mut model, recipe(config.eval_batch), &dataset.test)?;
         model.initialize(&device, config.seed)?;
-        let network = config.network.clone();
-        let mut header = Header::new(network, config.gate, classes, config.data.clone(), config.seed);
-        (header.mean, header.std) = (mean, std);
         Ok(Self { config, device, model, training, evaluation, sampler, header })
     }
 
@@ -112,6 +111,11 @@ impl Trainer {
     /// Where the run stands.
     pub fn position(&self) -> Position {
         self.header.position
+    }
+
+    /// What a checkpoint of this moment says of itself.
+    pub fn header(&self) -> &Header {
+        &self.header
     }
 
     /// The best test error so far.
@@ -160,11 +164,12 @@ impl Trainer {
                 return Ok(None);
             }
             self.step(&picks)?;
+            snapshots::save_if_due(self, session.run)?;
             session.steps += 1;
             let step = self.header.position.epoch_step;
             if progress.advance(step) {
                 let metrics = self.metrics()?;
-                progress.show(step, &metrics, metrics.loss(self.distillation()));
+                progress.show(step, &metrics, metrics.loss(self.weights()));
             }
             let due = |every: crate::args::SaveEvery| every.is_due(self.header.position.step, session.saved.elapsed());
             if step < picks.steps() && self.config.save_every.is_some_and(due) {
@@ -178,26 +183,16 @@ impl Trainer {
         }
 
         let evaluating = Instant::now();
-        let (distillation, steps) = (self.distillation(), self.evaluation.steps());
-        let evaluated = evaluate(&mut self.evaluation, distillation, |step| progress.evaluating(step, steps))?;
+        let (weights, steps) = (self.weights(), self.evaluation.steps());
+        let evaluated = evaluate(&mut self.evaluation, weights, |step| progress.evaluating(step, steps))?;
         let Some(test) = evaluated else { return Ok(None) };
         session.evaluation = evaluating.elapsed();
 
         let learning_rate = self.rate(0);
         self.training.step.take_totals(&self.device)?;
         self.header.position = Position { epoch: number + 1, epoch_step: 0, step: self.header.position.step };
-        let epoch = table::Epoch {
-            epoch: number + 1,
-            epochs: self.config.epochs,
-            step: self.header.position.step,
-            learning_rate,
-            distillation,
-            train: &train,
-            test: &test,
-            images_per_second,
-            time: started.elapsed(),
-            device: self.device.name(),
-        };
+        let moment = Moment { learning_rate, weights, images_per_second, ..self.moment() };
+        let epoch = table::Epoch { moment, train: &train, test: &test, time: started.elapsed() };
         // The metrics come first: what is beyond the checkpoint is dropped on resuming, what is missing is lost.
         session.run.append_metrics(&epoch.records())?;
         let line = epoch.line();
@@ -212,19 +207,34 @@ impl Trainer {
         Ok(Some(line))
     }
 
+    /// Where the run stands, for its records.
+    pub fn moment(&self) -> Moment<'_> {
+        let Position { epoch, step, .. } = self.header.position;
+        Moment {
+            epoch,
+            epochs: self.config.epochs,
+            step,
+            learning_rate: self.rate(0),
+            weights: self.weights(),
+            images_per_second: 0.0,
+            device: self.device.name(),
+        }
+    }
+
     /// Settings of step `step` of the epoch under way.
     pub fn settings(&self, step: usize) -> StepSettings {
         let &Config { momentum, weight_decay, .. } = &self.config;
-        StepSettings { rate: self.rate(step), momentum, weight_decay, distillation: self.distillation() }
+        StepSettings { rate: self.rate(step), momentum, weight_decay, weights: self.weights() }
     }
 
     fn rate(&self, step: usize) -> f64 {
         let at = (self.header.position.epoch, step);
-        self.config.schedule.rate(self.config.lr, at, (self.config.epochs, self.sampler.steps()))
+        let &Config { schedule, lr, cycles, epochs, .. } = &self.config;
+        schedule.rate(lr, cycles, at, (epochs, self.sampler.steps()))
     }
 
-    fn distillation(&self) -> f64 {
-        distillation_weight(self.header.position.epoch, self.config.kl_ramp)
+    fn weights(&self) -> LossWeights {
+        self.config.loss_weights(self.header.position.epoch)
     }
 
     fn step(&mut self, picks: &Epoch) -> Result<()> {
@@ -242,7 +252,7 @@ impl Trainer {
     fn metrics(&self) -> Result<Metrics> {
         let totals = self.training.step.totals(&self.device)?;
         self.check(&totals)?;
-        let mut metrics = Metrics::new(self.config.network.branches);
+        let mut metrics = Metrics::new(self.evaluation.method());
         metrics.add(&totals, self.header.position.epoch_step * self.config.batch);
         Ok(metrics)
     }

@@ -1,6 +1,9 @@
-//! The method's own kernels, through the same public trait as the engine's. One file here is the Rust half of one
-//! file in `shaders/`.
+//! The methods' own kernels, through the same public trait as the engine's. One file here is the Rust half of one
+//! file in `shaders/`; `softmax` is what their references share.
 
-pub mod ensemble_distillation;
+pub mod distillation_loss;
+pub mod predictions;
+mod softmax;
 
-pub use ensemble_distillation::{EnsembleDistillation, TERMS, Teacher};
+pub use distillation_loss::{DistillationLoss, TERMS, Teacher};
+pub use predictions::Predict;

@@ -3,14 +3,15 @@
 use anyhow::{Context, Result, bail};
 use data::LoadOptions;
 use nets::Model;
+use one::LossWeights;
 
 use crate::args::{EvalArgs, Shortcut};
-use crate::checkpoint::{self, Checkpoint, Header};
+use crate::checkpoint::{self, Checkpoint};
 use crate::config::Network;
 use crate::evaluation::evaluate;
 use crate::failure::usage;
 use crate::output::line;
-use crate::overview::{describe, describe_device, grouped};
+use crate::overview::{cost, describe, describe_device, flops, grouped};
 use crate::programs::{EvaluationProgram, Normalisation, Recipe};
 use crate::{interrupt, source, table};
 
@@ -36,8 +37,10 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     if let Some(header) = header.filter(|header| header.classes != classes) {
         bail!("{} tells {} classes apart, and {name} has {classes}", args.weights.display(), header.classes);
     }
-    let teacher = header.map_or(one::Teacher::None, Header::teacher);
-    let method = network.method(teacher, classes)?;
+    let method = match header {
+        Some(header) => network.method_config(header.method, header.gate, classes)?,
+        None => one::Config::independent(1, classes),
+    };
     let architecture = network.architecture()?;
     let own = |given: Option<[f64; 3]>, trained: Option<[f64; 3]>, default: [f32; 3]| {
         given.or(trained).unwrap_or(default.map(f64::from))
@@ -51,27 +54,23 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     let mut program = EvaluationProgram::new(&device, &mut model, recipe, &dataset.test)?;
     model.load(&device, &checkpoint.state).with_context(|| format!("cannot use {}", args.weights.display()))?;
     interrupt::catch()?;
-    let Some(metrics) = evaluate(&mut program, 1.0, |_| ())? else { bail!("interrupted before the errors were known") };
+    let Some(found) = evaluate(&mut program, LossWeights::default(), |_| ())? else {
+        bail!("interrupted before the errors were known")
+    };
 
     line(format!(
         "{}, {name}, {} test images, {}",
         describe(&network),
-        grouped(metrics.samples),
+        grouped(found.predictions.images()),
         describe_device(&device)
     ))?;
-    line(format!("{:<10} {:>11} {:>11} {:>14}", "", "top-1 error", "top-5 error", "cross-entropy"))?;
-    let row = |name: &str, top1: f64, top5: f64, loss: f64| {
-        line(format!("{name:<10} {top1:>9.2} % {top5:>9.2} % {loss:>14.4}"))
-    };
-    let (top1, top5) = (metrics.top1_errors(), metrics.top5_errors());
-    for i in 0..metrics.branches() {
-        row(&format!("branch {i}"), top1[i], top5[i], metrics.cross_entropy(i))?;
-    }
-    if metrics.branches() > 1 {
-        let (top1, top5) = table::ensemble_errors(&metrics);
-        row("ensemble", top1, top5, metrics.ensemble_cross_entropy())?;
-    }
-    Ok(())
+    line(table::evaluation(&found))?;
+    let cost = cost(&network, &method, dataset.test.size)?;
+    line(format!(
+        "FLOPs of one image: TeCost {} deployed, TrCost {} in training and of the ensemble",
+        flops(cost.deployed),
+        flops(cost.training)
+    ))
 }
 
 /// The network that the weights say they are of, or that the options name.

@@ -1,9 +1,8 @@
 //! What a network costs.
 
 use anyhow::Result;
-use one::Teacher;
 
-use crate::args::InfoArgs;
+use crate::args::{InfoArgs, Method};
 use crate::config::Network;
 use crate::output::line;
 use crate::overview::{activation_memory, cost, describe, flops, grouped, mebibytes};
@@ -13,9 +12,8 @@ use crate::overview::{activation_memory, cost, describe, flops, grouped, mebibyt
 /// # Errors
 /// When there is no such network.
 pub fn run(args: &InfoArgs) -> Result<()> {
-    let network = Network::new(&args.network, 3)?;
-    let teacher = if network.branches > 1 { Teacher::Gated } else { Teacher::None };
-    let method = network.method(teacher, args.classes)?;
+    let network = Network::new(&args.network, Method::One)?;
+    let method = network.method_config(Method::One, true, args.classes)?;
     let architecture = network.architecture()?;
     let size = args.image.unwrap_or_else(|| architecture.image_size());
     let stages = architecture.stages();
@@ -36,8 +34,8 @@ pub fn run(args: &InfoArgs) -> Result<()> {
         0 => entry("", format!("{} in training", millions(whole)))?,
         gate => entry("", format!("{} in training, of which {} are the gate's", millions(whole), grouped(gate)))?,
     }
-    entry("FLOPs", format!("{} deployed", flops(cost.deployed)))?;
-    entry("", format!("{} in training (2 per multiply-accumulate; one image, forward)", flops(cost.training)))?;
+    entry("FLOPs", format!("{} deployed (TeCost)", flops(cost.deployed)))?;
+    entry("", format!("{} in training (TrCost; 2 per multiply-accumulate, one image, forward)", flops(cost.training)))?;
     entry(
         "memory",
         format!(

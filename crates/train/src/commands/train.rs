@@ -5,11 +5,14 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use data::{Dataset, LoadOptions};
 
-use crate::args::TrainArgs;
+use crate::args::{Method, TrainArgs};
 use crate::config::Config;
 use crate::run_dir::RunDir;
 use crate::training::{Outcome, Session, Trainer};
-use crate::{checkpoint, commands, interrupt, output, overview, source, table};
+use crate::{checkpoint, commands, interrupt, output, overview, snapshots, source, table};
+
+/// The split under which the ensemble of snapshots is recorded: it is not measured by epochs.
+const SNAPSHOTS: &str = "snapshots";
 
 /// Trains.
 ///
@@ -91,7 +94,7 @@ fn train(trainer: &mut Trainer, session: Session<'_>) -> Result<()> {
             position.epoch_step
         ));
     }
-    say(format!("\n{}", table::heading(trainer.config.network.branches)));
+    say(format!("\n{}", table::heading(trainer.config.network.branches, trainer.config.method)));
     let outcome = trainer.run(session)?;
     let position = trainer.position();
     match outcome {
@@ -110,7 +113,26 @@ fn train(trainer: &mut Trainer, session: Session<'_>) -> Result<()> {
                     run.best().display()
                 ));
             }
+            if trainer.config.method == Method::Snapshot {
+                report_snapshots(trainer, run)?;
+            }
             Ok(())
         }
     }
+}
+
+/// Measures the ensemble of the snapshots.
+fn report_snapshots(trainer: &Trainer, run: &RunDir) -> Result<()> {
+    let Some((file, found)) = snapshots::finish(trainer, run)? else {
+        bail!(
+            "interrupted before the ensemble of the snapshots was measured: `train --resume {}` goes on",
+            run.path().display()
+        );
+    };
+    // A run that was resumed when it was complete has the record already.
+    run.trim_split(SNAPSHOTS)?;
+    run.append_metrics(&[trainer.moment().evaluation(SNAPSHOTS, &found)])?;
+    let _ = output::line(format!("\n{}", table::evaluation(&found)));
+    let _ = output::line(format!("the ensemble of the snapshots: {}", file.display()));
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! The program as its users run it, on the CPU device.
 
 mod info;
+mod methods;
 mod program;
 mod runs;
 mod wrong_usage;

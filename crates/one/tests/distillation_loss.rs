@@ -1,6 +1,6 @@
 //! The reference of the fused loss against the written-out loss: values, finite differences, limits.
 
-use one::kernels::{EnsembleDistillation, TERMS, Teacher};
+use one::kernels::{DistillationLoss, TERMS, Teacher};
 use tensor::{Kernel, Rng, Slice, SliceMut};
 
 /// Inputs of one run.
@@ -10,7 +10,10 @@ struct Inputs {
     labels: Vec<u32>,
     weight: f32,
     valid: f32,
+    cross_entropy: f32,
     gate: Vec<f32>,
+    /// The logits of a teacher from outside.
+    given: Vec<f32>,
 }
 
 /// Outputs of one run; empty where the kernel has none.
@@ -23,24 +26,28 @@ struct Outputs {
 
 const POISON: f32 = -12345.0;
 
-fn kernel(branches: usize, batch: usize, classes: usize, teacher: Teacher) -> EnsembleDistillation {
-    EnsembleDistillation { branches, batch, classes, temperature: 3.0, teacher, distill: true, gradient: true }
+fn kernel(branches: usize, batch: usize, classes: usize, teacher: Teacher) -> DistillationLoss {
+    DistillationLoss { branches, batch, classes, temperature: 3.0, teacher, distill: true, gradient: true }
 }
 
-fn random_inputs(kernel: &EnsembleDistillation, std: f64) -> Inputs {
+fn random_inputs(kernel: &DistillationLoss, std: f64) -> Inputs {
     let mut rng = Rng::new(&[7, kernel.branches as u64, kernel.classes as u64]);
     let mut normal = |n: usize, std: f64| (0..n).map(|_| (std * rng.normal()) as f32).collect::<Vec<_>>();
     let logits = normal(kernel.branches * kernel.batch * kernel.classes, std);
     let gate = normal(kernel.branches * kernel.batch, 1.5);
     let labels = (0..kernel.batch).map(|_| rng.below(kernel.classes) as u32).collect();
-    Inputs { logits, labels, weight: 0.7, valid: kernel.batch as f32, gate }
+    let given = (0..kernel.batch * kernel.classes).map(|_| (std * rng.normal()) as f32).collect();
+    Inputs { logits, labels, weight: 0.7, valid: kernel.batch as f32, cross_entropy: 0.6, gate, given }
 }
 
-fn run(kernel: &EnsembleDistillation, inputs: &Inputs) -> Outputs {
-    let hyper = [inputs.weight, inputs.valid];
+fn run(kernel: &DistillationLoss, inputs: &Inputs) -> Outputs {
+    let hyper = [inputs.weight, inputs.valid, inputs.cross_entropy];
     let mut slices = vec![Slice::F32(&inputs.logits), Slice::U32(&inputs.labels), Slice::F32(&hyper)];
     if kernel.teacher == Teacher::Gated {
         slices.push(Slice::F32(&inputs.gate));
+    }
+    if kernel.teacher == Teacher::Given {
+        slices.push(Slice::F32(&inputs.given));
     }
     for (slice, spec) in slices.iter().zip(kernel.inputs()) {
         assert_eq!(slice.f32().len(), spec.words(), "{spec}");
@@ -62,36 +69,41 @@ fn softmax(z: &[f64], t: f64) -> Vec<f64> {
 }
 
 /// The branches' logits of one row, and the teacher's.
-fn row_logits(kernel: &EnsembleDistillation, logits: &[f64], gate: &[f64], row: usize) -> (Vec<Vec<f64>>, Vec<f64>) {
+fn row_logits(kernel: &DistillationLoss, logits: &[f64], gate: &[f64], row: usize) -> (Vec<Vec<f64>>, Vec<f64>) {
     let (m, k) = (kernel.branches, kernel.classes);
     let z: Vec<Vec<f64>> = (0..m).map(|i| logits[(i * kernel.batch + row) * k..][..k].to_vec()).collect();
     let g = match kernel.teacher {
         Teacher::Gated => softmax(&gate[row * m..][..m], 1.0),
-        Teacher::Mean | Teacher::None => vec![1.0 / m as f64; m],
+        _ => vec![1.0 / m as f64; m],
     };
     let z_e = (0..k).map(|class| (0..m).map(|i| g[i] * z[i][class]).sum()).collect();
     (z, z_e)
 }
 
-/// The loss as the method writes it, with the distillation targets given, so that they do not move with the logits.
-fn loss(kernel: &EnsembleDistillation, inputs: &Inputs, logits: &[f64], gate: &[f64], targets: &[Vec<f64>]) -> f64 {
+/// What the branches of one row learn from: for each branch, distributions that have equal parts in its target.
+type Targets = Vec<Vec<Vec<f64>>>;
+
+/// The loss as the methods write it, with the distillation targets given, so that they do not move with the logits.
+fn loss(kernel: &DistillationLoss, inputs: &Inputs, logits: &[f64], gate: &[f64], targets: &[Targets]) -> f64 {
     let t = f64::from(kernel.temperature);
     let rows = (inputs.valid as usize).min(kernel.batch);
     let mut total = 0.0;
-    for (row, q) in targets.iter().enumerate().take(rows) {
+    let c = f64::from(inputs.cross_entropy);
+    for (row, targets) in targets.iter().enumerate().take(rows) {
         let label = inputs.labels[row] as usize;
         let (z, z_e) = row_logits(kernel, logits, gate, row);
         for z_i in &z {
-            total -= softmax(z_i, 1.0)[label].ln();
+            total -= c * softmax(z_i, 1.0)[label].ln();
         }
-        if kernel.teacher == Teacher::None {
-            continue;
+        if kernel.teacher.is_ensemble() {
+            total -= c * softmax(&z_e, 1.0)[label].ln();
         }
-        total -= softmax(&z_e, 1.0)[label].ln();
         if kernel.distill {
-            for z_i in &z {
-                let kl: f64 = q.iter().zip(softmax(z_i, t)).map(|(q, p)| q * (q / p).ln()).sum();
-                total += f64::from(inputs.weight) * t * t * kl;
+            for (z_i, targets) in z.iter().zip(targets) {
+                for q in targets {
+                    let kl: f64 = q.iter().zip(softmax(z_i, t)).map(|(q, p)| q * (q / p).ln()).sum();
+                    total += f64::from(inputs.weight) * t * t * kl / targets.len() as f64;
+                }
             }
         }
     }
@@ -102,10 +114,21 @@ fn widen(values: &[f32]) -> Vec<f64> {
     values.iter().copied().map(f64::from).collect()
 }
 
-fn targets(kernel: &EnsembleDistillation, inputs: &Inputs) -> Vec<Vec<f64>> {
-    let (logits, gate) = (widen(&inputs.logits), widen(&inputs.gate));
-    let t = f64::from(kernel.temperature);
-    (0..kernel.batch).map(|row| softmax(&row_logits(kernel, &logits, &gate, row).1, t)).collect()
+fn targets(kernel: &DistillationLoss, inputs: &Inputs) -> Vec<Targets> {
+    let (logits, gate, given) = (widen(&inputs.logits), widen(&inputs.gate), widen(&inputs.given));
+    let (t, k) = (f64::from(kernel.temperature), kernel.classes);
+    let of_row = |row: usize| {
+        let (z, z_e) = row_logits(kernel, &logits, &gate, row);
+        let others = |i: usize| (0..z.len()).filter(|&j| j != i).map(|j| softmax(&z[j], t)).collect();
+        let of_branch = |i: usize| match kernel.teacher {
+            Teacher::None => Vec::new(),
+            Teacher::Gated | Teacher::Mean => vec![softmax(&z_e, t)],
+            Teacher::Peers => others(i),
+            Teacher::Given => vec![softmax(&given[row * k..][..k], t)],
+        };
+        (0..z.len()).map(of_branch).collect()
+    };
+    (0..kernel.batch).map(of_row).collect()
 }
 
 /// Compares a gradient with central differences of `f` at `at`.
@@ -123,12 +146,15 @@ fn check_gradient(what: &str, at: &[f64], gradient: &[f32], f: impl Fn(&[f64]) -
 }
 
 /// Every variant on small shapes.
-fn variants() -> Vec<EnsembleDistillation> {
+fn variants() -> Vec<DistillationLoss> {
     let mut all = Vec::new();
     for (branches, classes) in [(1, 10), (3, 10), (2, 2), (5, 3), (8, 7)] {
-        for teacher in [Teacher::None, Teacher::Gated, Teacher::Mean] {
+        for teacher in [Teacher::None, Teacher::Gated, Teacher::Mean, Teacher::Peers, Teacher::Given] {
+            if branches == 1 && teacher == Teacher::Peers {
+                continue;
+            }
             for distill in [false, true] {
-                all.push(EnsembleDistillation { distill, ..kernel(branches, 4, classes, teacher) });
+                all.push(DistillationLoss { distill, ..kernel(branches, 4, classes, teacher) });
             }
         }
     }
@@ -156,8 +182,10 @@ fn terms_add_up_to_the_loss() {
     for kernel in variants() {
         let inputs = random_inputs(&kernel, 2.0);
         let outputs = run(&kernel, &inputs);
-        let weights = [1.0, f64::from(inputs.weight), 0.0, 0.0];
-        let sum: f64 = outputs.terms.iter().enumerate().map(|(i, &term)| weights[i % TERMS] * f64::from(term)).sum();
+        let weights = [f64::from(inputs.cross_entropy), f64::from(inputs.weight), 0.0, 0.0];
+        let counts = |i: usize| i / TERMS % (kernel.branches + 1) < kernel.branches || kernel.teacher.is_ensemble();
+        let terms = outputs.terms.iter().enumerate().filter(|&(i, _)| counts(i));
+        let sum: f64 = terms.map(|(i, &term)| weights[i % TERMS] * f64::from(term)).sum();
         let (logits, gate, q) = (widen(&inputs.logits), widen(&inputs.gate), targets(&kernel, &inputs));
         let expected = loss(&kernel, &inputs, &logits, &gate, &q);
         let got = sum / f64::from(inputs.valid);
@@ -169,7 +197,7 @@ fn terms_add_up_to_the_loss() {
 fn evaluation_gives_the_terms_of_training() {
     for kernel in variants() {
         let inputs = random_inputs(&kernel, 2.0);
-        let evaluation = run(&EnsembleDistillation { gradient: false, ..kernel }, &inputs);
+        let evaluation = run(&DistillationLoss { gradient: false, ..kernel }, &inputs);
         assert_eq!(evaluation.terms, run(&kernel, &inputs).terms);
         assert!(evaluation.dlogits.is_empty() && evaluation.dgate.is_empty());
     }
@@ -199,11 +227,36 @@ fn identical_branches_have_nothing_to_distil() {
             assert!(network[1].abs() < 1e-12, "KL {}", network[1]);
         }
     }
-    let plain = run(&EnsembleDistillation { distill: false, ..kernel }, &inputs);
+    let plain = run(&DistillationLoss { distill: false, ..kernel }, &inputs);
     for (distilled, plain) in distilled.dlogits.iter().zip(&plain.dlogits) {
         assert!((distilled - plain).abs() < 1e-7);
     }
     assert!(distilled.dgate.iter().all(|x| x.abs() < 1e-7), "no branch is better than another");
+}
+
+#[test]
+fn identical_peers_have_exactly_nothing_to_distil() {
+    for branches in [2, 3, 8] {
+        let kernel = DistillationLoss { temperature: 1.0, ..kernel(branches, 4, 10, Teacher::Peers) };
+        let mut inputs = random_inputs(&kernel, 2.0);
+        inputs.logits = inputs.logits[..40].repeat(branches);
+        let distilled = run(&kernel, &inputs);
+        let alone = run(&DistillationLoss { teacher: Teacher::None, distill: false, ..kernel }, &inputs);
+        assert_eq!(distilled, alone, "{branches} networks with identical weights distil nothing");
+    }
+}
+
+#[test]
+fn a_teacher_from_outside_is_reported_beside_its_students() {
+    let kernel = kernel(2, 4, 10, Teacher::Given);
+    let mut inputs = random_inputs(&kernel, 2.0);
+    let student = inputs.logits[..40].to_vec();
+    inputs.given.clone_from(&student);
+    let outputs = run(&kernel, &inputs);
+    for row in outputs.terms.chunks(3 * TERMS) {
+        assert_eq!((row[0], row[2], row[3]), (row[2 * TERMS], row[2 * TERMS + 2], row[2 * TERMS + 3]));
+        assert!(row[1].abs() < 1e-12 && row[TERMS + 1] > 0.0, "only the other student has something to learn");
+    }
 }
 
 #[test]
@@ -246,7 +299,9 @@ fn huge_logits_reach_the_right_limits() {
         labels: vec![0, 1],
         weight: 1.0,
         valid: 2.0,
+        cross_entropy: 1.0,
         gate: vec![1e4, -1e4, -1e4, 1e4],
+        given: Vec::new(),
     };
     let outputs = run(&kernel, &inputs);
     // The gate takes branch 0 in row 0: the teacher is right, and branch 1 loses 2e4 by cross-entropy,
@@ -260,16 +315,22 @@ fn huge_logits_reach_the_right_limits() {
     assert_eq!(outputs.dlogits, dlogits);
     assert_eq!(outputs.dgate, vec![0.0; 4]);
 
-    for teacher in [Teacher::None, Teacher::Gated, Teacher::Mean] {
-        let kernel = EnsembleDistillation { teacher, ..self::kernel(8, 4, 1000, teacher) };
+    for teacher in [Teacher::None, Teacher::Gated, Teacher::Mean, Teacher::Peers, Teacher::Given] {
+        let kernel = DistillationLoss { teacher, ..self::kernel(8, 4, 1000, teacher) };
         let outputs = run(&kernel, &random_inputs(&kernel, 1e4));
         assert!([outputs.terms, outputs.dlogits, outputs.dgate].concat().iter().all(|x| x.is_finite()));
     }
 }
 
+/// One sample of one network.
+fn single(logits: Vec<f32>, label: u32) -> Inputs {
+    let (gate, given) = (Vec::new(), Vec::new());
+    Inputs { logits, labels: vec![label], weight: 1.0, valid: 1.0, cross_entropy: 1.0, gate, given }
+}
+
 #[test]
 fn errors_count_classes_in_front() {
-    let kernel = EnsembleDistillation { gradient: false, ..kernel(1, 1, 7, Teacher::Mean) };
+    let kernel = DistillationLoss { gradient: false, ..kernel(1, 1, 7, Teacher::Mean) };
     let nan = f32::NAN;
     let cases: [(&str, [f32; 7], u32, [f32; 2]); 8] = [
         ("largest", [0.0, 1.0, 5.0, 2.0, 3.0, 4.0, -1.0], 2, [0.0, 0.0]),
@@ -282,14 +343,14 @@ fn errors_count_classes_in_front() {
         ("another is no number", [0.0, nan, 1.0, 0.0, 0.0, 0.0, 0.0], 2, [1.0, 0.0]),
     ];
     for (what, logits, label, expected) in cases {
-        let inputs = Inputs { logits: logits.to_vec(), labels: vec![label], weight: 1.0, valid: 1.0, gate: Vec::new() };
+        let inputs = single(logits.to_vec(), label);
         let outputs = run(&kernel, &inputs);
         for network in outputs.terms.chunks(TERMS) {
             assert_eq!(network[2..], expected, "{what}");
         }
     }
-    let few = EnsembleDistillation { classes: 3, ..kernel };
-    let inputs = Inputs { logits: vec![nan; 3], labels: vec![0], weight: 1.0, valid: 1.0, gate: Vec::new() };
+    let few = DistillationLoss { classes: 3, ..kernel };
+    let inputs = single(vec![nan; 3], 0);
     assert_eq!(run(&few, &inputs).terms[2..4], [1.0, 1.0], "no number is wrong even among fewer than five classes");
 }
 

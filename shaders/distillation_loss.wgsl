@@ -1,30 +1,33 @@
-// g = softmax(gate) or 1/M, z_e = sum_i g_i z_i, q = softmax(z_e/T) held constant; per sample
-//   loss = sum_i CE(z_i, y) + CE(z_e, y) + w T^2 sum_i KL(q || softmax(z_i/T)), its terms, and d(loss)/dz, d(loss)/dgate over n.
-// Shapes: logits [M, N, K], labels [N], hyper [2] = (w, n), gate [N, M] -> terms [N, M + 1, 4], dlogits [M, N, K], dgate [N, M].
-// Tile: the M logit rows of one sample, read once into workgroup memory where they fit (STAGED). Three sweeps over the
+// g = softmax(gate) or 1/M, z_e = sum_i g_i z_i; what is distilled, q = softmax(z/T) of a teacher or of peers, held constant; per sample
+//   loss = c (sum_i CE(z_i, y) + CE(z_e, y) if ENSEMBLE) + w T^2 sum_i D_i, its terms, and d(loss)/dz, d(loss)/dgate over n, where
+//   D_i = KL(q_e || q_i), with z_e that of the ENSEMBLE or GIVEN from outside, or mean over j != i of KL(q_j || q_i) for PEERS.
+// Shapes: logits [M, N, K], labels [N], hyper [3] = (w, n, c), gate [N, M] or given [N, K]
+//   -> terms [N, M + 1, 4], dlogits [M, N, K], dgate [N, M].
+// Tile: the logit rows of one sample, read once into workgroup memory where they fit (STAGED). Three sweeps over the
 //   classes, each followed by one tree for all its quantities: maxima and ranks; sums of exponentials; KL, dgate, dlogits.
 // Workgroup: 64 lanes across the K classes. Grid: N. Entry points: evaluate (terms), train (+ dlogits), train_gated (+ dgate).
 
 const LANES: u32 = 64u;
 // Eight words more than the lanes: the columns of neighbouring quantities then fall into different banks.
 const PITCH: u32 = LANES + 8u;
-// The ensemble among the networks, if there is one.
+// The ensemble or the given teacher among the networks, if there is one.
 const TEACHER: u32 = NETWORKS - 1u;
 const QUANTITIES: u32 = 2u * NETWORKS;
 const INVERSE_TEMPERATURE: f32 = 1.0 / TEMPERATURE;
+const PEER_SHARE: f32 = 1.0 / f32(max(BRANCHES, 2u) - 1u);
 
 @group(0) @binding(0) var<storage, read> logits: array<f32>; // [M, N, K]
 @group(0) @binding(1) var<storage, read> labels: array<u32>; // [N]
-@group(0) @binding(2) var<storage, read> hyper: array<f32>; // [2]: weight of the distillation term, valid rows
-@group(0) @binding(3) var<storage, read> gate: array<f32>; // [N, M]; the logits once more, unread, unless GATED
+@group(0) @binding(2) var<storage, read> hyper: array<f32>; // [3]: weight of the distillation term, valid rows, weight of the cross-entropies
+@group(0) @binding(3) var<storage, read> guide: array<f32>; // GATED: gate [N, M]; GIVEN: [N, K]; else the logits once more, unread
 @group(0) @binding(4) var<storage, read_write> terms: array<f32>; // [N, M + 1, 4]
 @group(0) @binding(5) var<storage, read_write> dlogits: array<f32>; // [M, N, K]; train, train_gated
 @group(0) @binding(6) var<storage, read_write> dgate: array<f32>; // [N, M]; train_gated
 
-var<workgroup> stage: array<f32, STAGE>; // [M, K] if STAGED
+var<workgroup> stage: array<f32, STAGE>; // [M, K] if STAGED, [M + 1, K] if GIVEN, too
 var<workgroup> tree: array<f32, QUANTITIES * PITCH>;
 
-// What follows is indexed by branch, or by network: the branches, then the ensemble if there is one.
+// What follows is indexed by branch, or by network: the branches, then the ensemble or the given teacher if there is one.
 var<private> share: array<f32, BRANCHES>; // g
 var<private> value: array<f32, NETWORKS>; // logits of the class at hand
 var<private> label_value: array<f32, NETWORKS>; // logits of the true class
@@ -34,6 +37,8 @@ var<private> log_sum: array<f32, NETWORKS>; // log sum exp(z - peak)
 var<private> scale: array<f32, NETWORKS>; // 1 / sum exp(z - peak)
 var<private> soft_log_sum: array<f32, NETWORKS>; // the same two of (z - peak) / T
 var<private> soft_scale: array<f32, NETWORKS>;
+var<private> soft: array<f32, BRANCHES>; // softmax(z/T) of the class at hand, and its logarithm
+var<private> soft_log: array<f32, BRANCHES>;
 var<private> slope: array<f32, BRANCHES>; // n times the gradient of the class at hand
 var<private> tally: array<f32, QUANTITIES>; // this lane's part of a reduction, then the whole of it
 
@@ -98,6 +103,13 @@ fn gather(row: u32, k: u32) {
     if ENSEMBLE {
         value[TEACHER] = mixture;
     }
+    if GIVEN {
+        if STAGED {
+            value[TEACHER] = stage[BRANCHES * CLASSES + k];
+        } else {
+            value[TEACHER] = guide[row * CLASSES + k];
+        }
+    }
 }
 
 fn load_shares(row: u32) {
@@ -105,13 +117,13 @@ fn load_shares(row: u32) {
         share[i] = 1.0 / f32(BRANCHES);
     }
     if GATED {
-        var largest = gate[row * BRANCHES];
+        var largest = guide[row * BRANCHES];
         for (var i = 1u; i < BRANCHES; i++) {
-            largest = max(largest, gate[row * BRANCHES + i]);
+            largest = max(largest, guide[row * BRANCHES + i]);
         }
         var sum = 0.0;
         for (var i = 0u; i < BRANCHES; i++) {
-            share[i] = exp(gate[row * BRANCHES + i] - largest);
+            share[i] = exp(guide[row * BRANCHES + i] - largest);
             sum += share[i];
         }
         for (var i = 0u; i < BRANCHES; i++) {
@@ -131,6 +143,11 @@ fn normalise(row: u32, lane: u32) {
         for (var i = 0u; i < BRANCHES; i++) {
             for (var k = lane; k < CLASSES; k += LANES) {
                 stage[i * CLASSES + k] = logits[(i * BATCH + row) * CLASSES + k];
+            }
+        }
+        if GIVEN {
+            for (var k = lane; k < CLASSES; k += LANES) {
+                stage[BRANCHES * CLASSES + k] = guide[row * CLASSES + k];
             }
         }
         workgroupBarrier();
@@ -190,9 +207,9 @@ fn visit(row: u32, k: u32) {
     var residual = 0.0; // p_e - onehot
     var q = 0.0;
     var log_q = 0.0;
-    if ENSEMBLE {
+    if ENSEMBLE || GIVEN {
         let x = value[TEACHER] - peak[TEACHER];
-        if GRADIENT {
+        if GRADIENT && ENSEMBLE {
             residual = exp(x) * scale[TEACHER] - onehot;
         }
         if DISTILL {
@@ -200,19 +217,34 @@ fn visit(row: u32, k: u32) {
             log_q = x * INVERSE_TEMPERATURE - soft_log_sum[TEACHER];
         }
     }
+    if DISTILL {
+        for (var i = 0u; i < BRANCHES; i++) {
+            let x = (value[i] - peak[i]) * INVERSE_TEMPERATURE;
+            soft[i] = exp(x) * soft_scale[i];
+            soft_log[i] = x - soft_log_sum[i];
+        }
+    }
     for (var i = 0u; i < BRANCHES; i++) {
-        let x = value[i] - peak[i];
-        let soft_x = x * INVERSE_TEMPERATURE;
-        if DISTILL {
-            tally[i] += q * (log_q - (soft_x - soft_log_sum[i]));
+        var push = 0.0; // q_i minus what it learns from
+        if DISTILL && PEERS {
+            var divergence = 0.0;
+            for (var j = 0u; j < BRANCHES; j++) {
+                divergence += soft[j] * (soft_log[j] - soft_log[i]);
+                push += soft[i] - soft[j];
+            }
+            tally[i] += divergence * PEER_SHARE;
+            push *= PEER_SHARE;
+        } else if DISTILL {
+            tally[i] += q * (log_q - soft_log[i]);
+            push = soft[i] - q;
         }
         if GRADIENT {
-            slope[i] = exp(x) * scale[i] - onehot;
+            slope[i] = hyper[2] * (exp(value[i] - peak[i]) * scale[i] - onehot);
             if DISTILL {
-                slope[i] += hyper[0] * TEMPERATURE * (exp(soft_x) * soft_scale[i] - q);
+                slope[i] += hyper[0] * TEMPERATURE * push;
             }
             if ENSEMBLE {
-                slope[i] += share[i] * residual;
+                slope[i] += hyper[2] * share[i] * residual;
                 tally[NETWORKS + i] += residual * (value[i] - label_value[i]);
             }
         }
@@ -263,7 +295,7 @@ fn terms_and_dlogits(row: u32, lane: u32) {
             dlogits[(i * BATCH + row) * CLASSES + k] = slope[i] * mean;
         }
     }
-    if ENSEMBLE {
+    if ENSEMBLE || DISTILL {
         reduce(lane, 0u);
     }
     write_terms(row, lane);
@@ -321,7 +353,7 @@ fn train_gated(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
         write_blank_terms(row, lane);
         write_blank_dlogits(row, lane);
         if lane < BRANCHES {
-            dgate[row * BRANCHES + lane] = 0.0;
+            dguide[row * BRANCHES + lane] = 0.0;
         }
         return;
     }
@@ -333,7 +365,7 @@ fn train_gated(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
             for (var j = 0u; j < BRANCHES; j++) {
                 advantage += share[j] * (tally[NETWORKS + i] - tally[NETWORKS + j]);
             }
-            dgate[row * BRANCHES + i] = share[i] * advantage / hyper[1];
+            dguide[row * BRANCHES + i] = share[i] * advantage / hyper[1];
         }
     }
 }

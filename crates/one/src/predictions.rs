@@ -1,0 +1,166 @@
+//! What is counted from the predictions of a whole split: errors, cross-entropy, calibration, for each network and each
+//! way to fuse them.
+
+use crate::kernels::predictions::{COLUMNS, Predict};
+
+/// Bins of equal width of the expected calibration error, as is usual (Guo et al., "On calibration of modern neural
+/// networks", ICML 2017).
+const BINS: usize = 15;
+
+/// A network, or a way to fuse the members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// A branch, or one of several whole networks.
+    Member(usize),
+    /// The mean of the members' logits.
+    MeanLogits,
+    /// The mean of the members' probabilities.
+    MeanProbabilities,
+    /// The members' logits with the gate's shares: ONE-E.
+    Gated,
+}
+
+/// The predictions of every network for every image of a split. Errors are in per cent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Predictions {
+    kernel: Predict,
+    table: Vec<f32>,
+}
+
+impl Predictions {
+    /// From the first `images` rows of the table that [`Predict`] fills.
+    pub(crate) fn new(kernel: Predict, mut table: Vec<f32>, images: usize) -> Self {
+        table.truncate(images * kernel.columns());
+        Self { kernel, table }
+    }
+
+    /// Number of images.
+    pub fn images(&self) -> usize {
+        self.table.len() / self.kernel.columns()
+    }
+
+    /// Number of members.
+    pub fn members(&self) -> usize {
+        self.kernel.members
+    }
+
+    /// The members, then the ways to fuse them.
+    pub fn networks(&self) -> Vec<Network> {
+        let mut networks: Vec<Network> = (0..self.kernel.members).map(Network::Member).collect();
+        if self.kernel.members > 1 {
+            networks.extend([Network::MeanLogits, Network::MeanProbabilities]);
+        }
+        if self.kernel.gated {
+            networks.push(Network::Gated);
+        }
+        networks
+    }
+
+    /// One column of a network, image by image.
+    fn column(&self, network: Network, column: usize) -> impl Iterator<Item = f64> + '_ {
+        let index = self.networks().iter().position(|&other| other == network);
+        let first = index.expect("the network is one of these predictions") * COLUMNS + column;
+        self.table.chunks_exact(self.kernel.columns()).map(move |row| f64::from(row[first]))
+    }
+
+    fn mean(&self, values: impl Iterator<Item = f64>) -> f64 {
+        values.sum::<f64>() / self.images().max(1) as f64
+    }
+
+    /// Share of the images for which k classes or more stand in front of the true one, per cent.
+    pub fn top_k_error(&self, network: Network, k: usize) -> f64 {
+        100.0 * self.mean(self.column(network, 3).map(|rank| f64::from(u8::from(rank >= k as f64))))
+    }
+
+    /// Mean of `-log p(true class)`.
+    pub fn cross_entropy(&self, network: Network) -> f64 {
+        self.mean(self.column(network, 0))
+    }
+
+    /// Expected calibration error, per cent: with the images in 15 bins of equal width by their largest probability, the
+    /// mean over images of `|share of right predictions - mean of the largest probability|` of the image's bin.
+    pub fn calibration_error(&self, network: Network) -> f64 {
+        let mut gaps = [0.0; BINS];
+        for (confidence, rank) in self.column(network, 1).zip(self.column(network, 3)) {
+            let bin = ((confidence * BINS as f64) as usize).min(BINS - 1);
+            gaps[bin] += f64::from(u8::from(rank < 1.0)) - confidence;
+        }
+        100.0 * self.mean(gaps.iter().map(|gap| gap.abs()))
+    }
+
+    /// The class that the network predicts, image by image.
+    pub fn classes(&self, network: Network) -> Vec<usize> {
+        self.column(network, 2).map(|class| class as usize).collect()
+    }
+
+    /// Mean share of each member in the gated ensemble; empty without a gate.
+    pub fn mean_shares(&self) -> Vec<f64> {
+        let columns = self.kernel.columns();
+        let first = self.kernel.networks() * COLUMNS;
+        let share = |i: usize| self.table.chunks_exact(columns).map(move |row| f64::from(row[i]));
+        (first..columns).map(|i| self.mean(share(i))).collect()
+    }
+
+    /// Mean and standard deviation (over the members, n - 1 in the denominator as in the paper's tables; 0 of one member)
+    /// of a figure of every member.
+    pub fn over_members(&self, figure: impl Fn(Network) -> f64) -> (f64, f64) {
+        let values: Vec<f64> = (0..self.members()).map(|i| figure(Network::Member(i))).collect();
+        let n = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / n;
+        let square: f64 = values.iter().map(|value| (value - mean) * (value - mean)).sum();
+        (mean, (square / (n - 1.0).max(1.0)).sqrt())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows of `[cross-entropy, confidence, class, rank]` of one network.
+    fn single(rows: &[[f32; COLUMNS]]) -> Predictions {
+        let kernel = Predict { members: 1, batch: 1, classes: 10, rows: rows.len(), gated: false };
+        Predictions::new(kernel, rows.as_flattened().to_vec(), rows.len())
+    }
+
+    #[test]
+    fn errors_and_cross_entropy_are_means() {
+        let found = single(&[[0.5, 0.9, 3.0, 0.0], [1.5, 0.4, 2.0, 1.0], [4.0, 0.3, 1.0, 5.0], [2.0, 0.5, 0.0, 4.0]]);
+        let only = Network::Member(0);
+        assert!((found.top_k_error(only, 1) - 75.0).abs() < 1e-9);
+        assert!((found.top_k_error(only, 5) - 25.0).abs() < 1e-9);
+        assert!((found.cross_entropy(only) - 2.0).abs() < 1e-9);
+        assert_eq!(found.classes(only), [3, 2, 1, 0]);
+        assert_eq!(found.networks(), [only]);
+        assert!(found.mean_shares().is_empty());
+    }
+
+    #[test]
+    fn calibration_compares_confidence_with_accuracy_bin_by_bin() {
+        // Two images in the bin of 0.9, one right: gap 0.4 on average. Two of 0.3, none right: gap 0.3.
+        let rows = [[0.0, 0.9, 0.0, 0.0], [0.0, 0.9, 0.0, 1.0], [0.0, 0.3, 0.0, 1.0], [0.0, 0.3, 0.0, 2.0]];
+        let error = single(&rows).calibration_error(Network::Member(0));
+        assert!((error - 100.0 * (2.0 * 0.4 + 2.0 * 0.3) / 4.0).abs() < 1e-5, "{error}");
+        // Sure and right is calibrated; the last bin holds its upper end.
+        assert!(single(&[[0.0, 1.0, 0.0, 0.0]]).calibration_error(Network::Member(0)) < 1e-9);
+    }
+
+    #[test]
+    fn members_have_a_mean_and_a_spread() {
+        let kernel = Predict { members: 3, batch: 1, classes: 10, rows: 1, gated: true };
+        let mut row = vec![0.0; kernel.columns()];
+        for (network, cross_entropy) in [1.0, 2.0, 6.0, 7.0, 8.0, 9.0].into_iter().enumerate() {
+            row[network * COLUMNS] = cross_entropy;
+        }
+        let shares = kernel.columns() - 3;
+        row[shares..].copy_from_slice(&[0.5, 0.25, 0.25]);
+        let found = Predictions::new(kernel, row, 1);
+        let (mean, deviation) = found.over_members(|network| found.cross_entropy(network));
+        assert!((mean - 3.0).abs() < 1e-9 && (deviation - 7f64.sqrt()).abs() < 1e-9);
+        for (network, expected) in
+            [(Network::MeanLogits, 7.0), (Network::MeanProbabilities, 8.0), (Network::Gated, 9.0)]
+        {
+            assert!((found.cross_entropy(network) - expected).abs() < 1e-9);
+        }
+        assert_eq!(found.mean_shares(), [0.5, 0.25, 0.25]);
+    }
+}

@@ -1,0 +1,99 @@
+//! Recipes: options of training under one name, or in a TOML file. A recipe's lines are read as the options of the same
+//! names, so they mean the same and are checked alike.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Result;
+use clap::{ArgAction, CommandFactory, Parser};
+
+use crate::args::{Cli, TrainArgs};
+use crate::failure::usage;
+
+/// The recipes that need no file.
+const NAMED: [(&str, &str); 3] = [
+    ("paper", include_str!("../recipes/paper.toml")),
+    ("authors", include_str!("../recipes/authors.toml")),
+    ("strong", include_str!("../recipes/strong.toml")),
+];
+
+/// Headings of the options that a recipe may set, and the one of them that it may not.
+const HEADINGS: [&str; 2] = ["Method", "Optimiser"];
+const ITSELF: &str = "recipe";
+
+/// The options of a recipe, by its name or its file.
+///
+/// # Errors
+/// When there is no such recipe, or a line of it is no option or has a wrong value.
+pub fn load(recipe: &str) -> Result<TrainArgs> {
+    let text = match NAMED.iter().find(|(name, _)| *name == recipe) {
+        Some((_, text)) => (*text).to_owned(),
+        None => fs::read_to_string(Path::new(recipe)).map_err(|error| {
+            usage(format!("--recipe takes paper, authors, strong or a TOML file, and {recipe} cannot be read: {error}"))
+        })?,
+    };
+    parse(&text).map_err(|problem| usage(format!("the recipe {recipe}: {problem}")))
+}
+
+fn parse(text: &str) -> Result<TrainArgs, String> {
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| error.message().to_owned())?;
+    let command = Cli::command();
+    let known = |key: &str| {
+        let mut options =
+            command.get_arguments().filter(|arg| arg.get_help_heading().is_some_and(|h| HEADINGS.contains(&h)));
+        options.find(|arg| arg.get_id() == key && key != ITSELF)
+    };
+    let mut line = vec![command.get_name().to_owned()];
+    for (key, value) in &table {
+        let Some(option) = known(key) else {
+            return Err(format!("{key} is no option of the method or the optimiser (see train --help; write _ for -)"));
+        };
+        let long = format!("--{}", key.replace('_', "-"));
+        match (option.get_action(), value) {
+            (ArgAction::SetTrue, toml::Value::Boolean(true)) => line.push(long),
+            (ArgAction::SetTrue, toml::Value::Boolean(false)) => {}
+            (ArgAction::SetTrue, _) => return Err(format!("{key} is true or false")),
+            (_, toml::Value::String(text)) => line.extend([long, text.clone()]),
+            (_, value) => line.extend([long, value.to_string()]),
+        }
+    }
+    let first = |error: clap::Error| {
+        let text = error.to_string();
+        let sentence = text.lines().next().unwrap_or_default();
+        sentence.strip_prefix("error: ").unwrap_or(sentence).to_owned()
+    };
+    Cli::try_parse_from(line).map(|cli| cli.train).map_err(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{NAMED, load, parse};
+
+    #[test]
+    fn named_recipes_set_what_they_are_about() {
+        for (name, _) in NAMED {
+            let recipe = load(name).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert!(recipe.lr.is_some() && recipe.weight_decay.is_some() && recipe.schedule.is_some(), "{name}");
+        }
+        assert_eq!(load("authors").expect("known").kl_ramp, Some(80));
+    }
+
+    #[test]
+    fn what_a_recipe_must_not_say_is_refused_in_one_line() {
+        for (text, part) in [
+            ("lr = -1", "--lr"),
+            ("nesterov = 3", "--nesterov"),
+            ("no_gate = 1", "no_gate"),
+            ("learning_rate = 0.1", "learning_rate is no option"),
+            ("recipe = \"paper\"", "recipe is no option"),
+            ("seed = 1", "seed is no option"),
+            ("lr = ", "invalid"),
+        ] {
+            let problem = parse(text).expect_err(text);
+            assert!(problem.contains(part) && !problem.contains('\n'), "{text}: {problem}");
+        }
+        let recipe =
+            parse("no_gate = true\nno_distill = false\nmethod = \"one\"\nlr = 0.05\nepochs = 3").expect("options");
+        assert!(recipe.no_gate && !recipe.no_distill && recipe.epochs == Some(3));
+    }
+}
