@@ -353,7 +353,7 @@ fn train_gated(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
         write_blank_terms(row, lane);
         write_blank_dlogits(row, lane);
         if lane < BRANCHES {
-            dguide[row * BRANCHES + lane] = 0.0;
+            dgate[row * BRANCHES + lane] = 0.0;
         }
         return;
     }
@@ -365,7 +365,7 @@ fn train_gated(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
             for (var j = 0u; j < BRANCHES; j++) {
                 advantage += share[j] * (tally[NETWORKS + i] - tally[NETWORKS + j]);
             }
-            dguide[row * BRANCHES + i] = share[i] * advantage / hyper[1];
+            dgate[row * BRANCHES + i] = hyper[2] * share[i] * advantage / hyper[1];
         }
     }
 }

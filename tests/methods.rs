@@ -116,7 +116,9 @@ fn assert_same(what: &str, a: &[(String, Vec<u32>)], b: &[(String, Vec<u32>)]) {
 #[test]
 fn an_ensemble_trains_as_separate_networks_do() {
     for device in devices() {
-        for members in [2, 3, 5] {
+        // Pipelines take long to compile on software adapters.
+        let counts: &[usize] = if device.is_gpu() { &[3] } else { &[2, 3, 5] };
+        for &members in counts {
             let together = Run::new(&device, Config::independent(members, CLASSES), 40).train().state();
             for i in 0..members {
                 let alone = Run::new(&device, Config::independent(1, CLASSES), 40 + i as u64).train().state();

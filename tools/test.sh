@@ -6,6 +6,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# Without a desktop session, Mesa's layer for choosing among GPUs prints an error for every enumeration of adapters.
+[ -n "${XDG_RUNTIME_DIR:-}" ] || export NODEVICE_SELECT=1
+
 cargo test --workspace --locked --no-run
 if [ "${ONFLY_TEST_DEVICES:-}" != cpu ]; then
     tools/setup.sh

@@ -53,8 +53,8 @@ fn parse(text: &str) -> Result<TrainArgs, String> {
             (ArgAction::SetTrue, toml::Value::Boolean(true)) => line.push(long),
             (ArgAction::SetTrue, toml::Value::Boolean(false)) => {}
             (ArgAction::SetTrue, _) => return Err(format!("{key} is true or false")),
-            (_, toml::Value::String(text)) => line.extend([long, text.clone()]),
-            (_, value) => line.extend([long, value.to_string()]),
+            (_, toml::Value::String(text)) => line.push(format!("{long}={text}")),
+            (_, value) => line.push(format!("{long}={value}")),
         }
     }
     let first = |error: clap::Error| {

@@ -66,11 +66,11 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     ))?;
     line(table::evaluation(&found))?;
     let cost = cost(&network, &method, dataset.test.size)?;
-    line(format!(
-        "FLOPs of one image: TeCost {} deployed, TrCost {} in training and of the ensemble",
-        flops(cost.deployed),
-        flops(cost.training)
-    ))
+    let ensemble = match network.branches {
+        1 => String::new(),
+        _ => format!("; TrCost {} in training, and of an ensemble", flops(cost.training)),
+    };
+    line(format!("FLOPs of one image: TeCost {} deployed{ensemble}", flops(cost.deployed)))
 }
 
 /// The network that the weights say they are of, or that the options name.
