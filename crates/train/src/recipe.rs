@@ -87,7 +87,7 @@ mod tests {
             ("learning_rate = 0.1", "learning_rate is no option"),
             ("recipe = \"paper\"", "recipe is no option"),
             ("seed = 1", "seed is no option"),
-            ("lr = ", "invalid"),
+            ("lr = ", "quoted"),
         ] {
             let problem = parse(text).expect_err(text);
             assert!(problem.contains(part) && !problem.contains('\n'), "{text}: {problem}");
