@@ -10,6 +10,7 @@ mod error;
 pub mod imagenet;
 mod layout;
 mod model;
+mod names;
 pub mod resnet;
 pub mod resnext;
 
@@ -18,7 +19,8 @@ pub use catalog::{architecture, names};
 pub use cost::Macs;
 pub use error::{Error, Result};
 pub use layout::Layout;
-pub use model::{Decay, Init, Model, NamedTensor, member_name};
+pub use model::{Decay, Init, Loaded, Model, NamedTensor, deployed, member_name};
+pub use names::own_name;
 
 use std::fmt::Debug;
 

@@ -46,12 +46,26 @@ pub struct NamedTensor {
     pub data: Vec<f32>,
 }
 
+/// What [`Model::load_start`] found a state to be, and filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loaded {
+    /// The whole network, all branches and the gate.
+    Everything,
+    /// One network, which became the shared stages and branch 0 of several.
+    Target,
+}
+
 /// Which state to read: the values, or the optimiser's velocities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     Values,
     Velocities,
 }
+
+/// Names that begin so are the gate's; no single network has them.
+const GATE: &str = "gate.";
+/// Names that begin so are those of branches other than the first.
+const BRANCHES: &str = "branches.";
 
 /// The parameters and running statistics of a network and its branches.
 #[derive(Debug, Default)]
@@ -63,7 +77,20 @@ pub struct Model {
 
 /// The public name of a member's tensor. Branch 0 is the target network and keeps the plain names.
 pub fn member_name(name: &str, member: usize) -> String {
-    if member == 0 { name.to_owned() } else { format!("branches.{member}.{name}") }
+    if member == 0 { name.to_owned() } else { format!("{BRANCHES}{member}.{name}") }
+}
+
+/// The network that remains of `state` when all branches but one are dropped, and the gate: what the branch has of its
+/// own and what it shares, under plain names, in the order of the target network's. Without such a branch, the target network.
+pub fn deployed(state: &[NamedTensor], branch: usize) -> Vec<NamedTensor> {
+    let tensors: HashMap<&str, &NamedTensor> = state.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
+    let plain = state.iter().filter(|tensor| !tensor.name.starts_with(GATE) && !tensor.name.starts_with(BRANCHES));
+    plain
+        .map(|target| {
+            let own = tensors.get(member_name(&target.name, branch).as_str());
+            NamedTensor { name: target.name.clone(), ..own.copied().unwrap_or(target).clone() }
+        })
+        .collect()
 }
 
 impl Model {
@@ -102,7 +129,7 @@ impl Model {
     pub fn parameters(&self, branch: Option<usize>) -> usize {
         let trained = self.params.entries().iter().filter(|param| matches!(param.kind, Kind::Trained { .. }));
         trained
-            .filter(|param| branch.is_none() || !param.name.starts_with("gate."))
+            .filter(|param| branch.is_none() || !param.name.starts_with(GATE))
             .map(|param| {
                 let members = param.spec.members();
                 let one: usize =
@@ -189,7 +216,22 @@ impl Model {
     /// # Errors
     /// When names are missing, unexpected or wrongly shaped (all are listed, and nothing is loaded), or the device fails.
     pub fn load(&self, device: &Device, tensors: &[NamedTensor]) -> Result<()> {
-        self.import(device, tensors, Part::Values)
+        self.import(device, tensors, Part::Values, Loaded::Everything)
+    }
+
+    /// Loads what training is to begin with, over initial values. A state with a gate or with several branches must be
+    /// that of the very same network, as in [`Model::load`]. A state with neither is that of one network: it must have
+    /// exactly the names of the target network, and fills the shared stages and branch 0. What only other branches and
+    /// the gate have keeps its values. Velocities are left alone.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn load_start(&self, device: &Device, tensors: &[NamedTensor]) -> Result<Loaded> {
+        let several = self.params.entries().iter().any(|param| param.spec.members() > 1);
+        let one_given = !tensors.iter().any(|t| t.name.starts_with(GATE) || t.name.starts_with(BRANCHES));
+        let extent = if several && one_given { Loaded::Target } else { Loaded::Everything };
+        self.import(device, tensors, Part::Values, extent)?;
+        Ok(extent)
     }
 
     /// Loads the optimiser's velocities.
@@ -197,10 +239,10 @@ impl Model {
     /// # Errors
     /// As [`Model::load`].
     pub fn load_velocities(&self, device: &Device, tensors: &[NamedTensor]) -> Result<()> {
-        self.import(device, tensors, Part::Velocities)
+        self.import(device, tensors, Part::Velocities, Loaded::Everything)
     }
 
-    fn import(&self, device: &Device, tensors: &[NamedTensor], part: Part) -> Result<()> {
+    fn import(&self, device: &Device, tensors: &[NamedTensor], part: Part, extent: Loaded) -> Result<()> {
         let mut given: HashMap<&str, &NamedTensor> = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
         let (mut missing, mut misshapen) = (Vec::new(), Vec::new());
         let mut ready: Vec<(&Param, Vec<f32>)> = Vec::new();
@@ -210,7 +252,12 @@ impl Model {
             let words = param.spec.words() / param.spec.members();
             let shape = layout.torch_shape(words);
             let mut stored = Vec::with_capacity(param.spec.words());
-            for member in 0..param.spec.members() {
+            let members = match extent {
+                Loaded::Everything => param.spec.members(),
+                Loaded::Target if param.name.starts_with(GATE) => continue,
+                Loaded::Target => 1,
+            };
+            for member in 0..members {
                 let name = member_name(&param.name, member);
                 match given.remove(name.as_str()) {
                     None => missing.push(name),
@@ -237,13 +284,12 @@ impl Model {
             return Err(Error::State(problems.join("; ")));
         }
         for (param, stored) in ready {
-            match part {
-                Part::Values => self.params.write(device, param, &stored)?,
-                Part::Velocities => {
-                    let words: Vec<u32> = stored.iter().map(|value| value.to_bits()).collect();
-                    self.params.velocities().write(device, param.offset, &words)?;
-                }
-            }
+            let bank = match part {
+                Part::Values => self.params.bank(param.kind),
+                Part::Velocities => self.params.velocities(),
+            };
+            let words: Vec<u32> = stored.iter().map(|value| value.to_bits()).collect();
+            bank.write(device, param.offset, &words)?;
         }
         Ok(())
     }
@@ -251,4 +297,73 @@ impl Model {
 
 fn floats(words: Vec<u32>) -> Vec<f32> {
     words.into_iter().map(f32::from_bits).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tensor::{Device, Graph, Spec};
+
+    use super::*;
+    use crate::{Builder, Mode};
+
+    /// A shared linear layer and classifiers of two branches, with a gate if asked for.
+    fn two_branches(device: &Device, seed: u64, gate: bool) -> Model {
+        let (mut graph, mut model) = (Graph::new(), Model::new());
+        let x = graph.input("features", Spec::f32([1, 1, 3]));
+        let mut net = Builder::new(&mut graph, &mut model, Mode::Inference);
+        let x = net.linear("shared", x, 4).expect("recorded");
+        if gate {
+            net.linear("gate.fc", x, 2).expect("recorded");
+        }
+        net.set_members(2);
+        net.linear("fc", x, 5).expect("recorded");
+        model.initialize(device, seed).expect("initialised");
+        model
+    }
+
+    fn state(model: &Model, device: &Device) -> HashMap<String, Vec<f32>> {
+        model.state(device).expect("read").into_iter().map(|tensor| (tensor.name, tensor.data)).collect()
+    }
+
+    #[test]
+    fn a_state_of_one_network_fills_what_is_shared_and_branch_0() {
+        let device = Device::cpu();
+        let source = two_branches(&device, 7, true).state(&device).expect("read");
+        let model = two_branches(&device, 0, true);
+        let before = state(&model, &device);
+
+        let other = deployed(&source, 1);
+        let names: Vec<&str> = other.iter().map(|tensor| tensor.name.as_str()).collect();
+        assert_eq!(names, ["shared.weight", "shared.bias", "fc.weight", "fc.bias"]);
+        assert_eq!(model.load_start(&device, &other).expect("fits"), Loaded::Target);
+        let after = state(&model, &device);
+        let source: HashMap<String, Vec<f32>> = source.into_iter().map(|t| (t.name, t.data)).collect();
+        for (name, values) in &after {
+            match name.as_str() {
+                "shared.weight" | "shared.bias" => assert_eq!(values, &source[name], "{name}"),
+                "fc.weight" | "fc.bias" => assert_eq!(values, &source[&format!("branches.1.{name}")], "{name}"),
+                _ => assert_eq!(values, &before[name], "{name}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_state_of_several_branches_is_loaded_as_a_whole_or_not_at_all() {
+        let device = Device::cpu();
+        let source = two_branches(&device, 7, true);
+        let model = two_branches(&device, 0, true);
+        let before = state(&model, &device);
+        for gone in ["gate.fc.bias", "fc.weight", "branches.1.fc.bias"] {
+            let mut part = source.state(&device).expect("read");
+            part.retain(|tensor| tensor.name != gone);
+            let error = model.load_start(&device, &part).expect_err("not whole").to_string();
+            assert!(error.contains(&format!("missing: {gone}")), "{error}");
+        }
+        let without_gate = two_branches(&device, 7, false).state(&device).expect("read");
+        model.load_start(&device, &without_gate).expect_err("the gate is missing");
+        assert_eq!(state(&model, &device), before, "nothing is loaded");
+        let whole = source.state(&device).expect("read");
+        assert_eq!(model.load_start(&device, &whole).expect("fits"), Loaded::Everything);
+        assert_eq!(state(&model, &device), state(&source, &device));
+    }
 }
