@@ -36,8 +36,6 @@ of Nesterov momentum by 4e-2 at step 1.
 
 import argparse
 import copy
-import json
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +43,8 @@ import torch
 
 from pytorch_families import DenseNetBc, ImageNetResNet, OneNetwork, ResNeXt
 from pytorch_one import TEMPERATURE, BasicBlock, Bottleneck, ResNet, loss_terms
+from tensor_file import write_safetensors
 
-DTYPES = {"float64": "F64", "int64": "I64", "float32": "F32", "int32": "I32"}
 SGD = {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-4, "nesterov": True}
 CURVE_STEPS = 10
 CLASSES = 10
@@ -73,25 +71,6 @@ FAMILIES = {
     "densenet": {"class": DenseNetBc, "sizes": {"layers": 2, "growth": 6}, "branches": 2, "image": 16, "batch": 4},
     "imagenet": {"class": ImageNetResNet, "sizes": {"blocks": 1, "stem": 4}, "branches": 1, "image": 36, "batch": 3},
 }
-
-
-def write_safetensors(path, tensors, metadata):
-    """The safetensors format: length of the header (u64), header (JSON), then the tensors without gaps.
-
-    Wide elements come first, and the header is padded to 8 bytes, so that every tensor is aligned.
-    """
-    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
-    header, end = {"__metadata__": metadata}, 0
-    for name in names:
-        start, end = end, end + tensors[name].nbytes
-        dtype = DTYPES[tensors[name].dtype.name]
-        header[name] = {"dtype": dtype, "shape": list(tensors[name].shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for name in names:
-            file.write(np.ascontiguousarray(tensors[name]).tobytes())
 
 
 def draw_state(model, rng):
