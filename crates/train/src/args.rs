@@ -32,6 +32,8 @@ pub struct Cli {
 pub enum Command {
     /// Measure the test errors of a checkpoint, of each branch and of the ensemble
     Eval(EvalArgs),
+    /// Write a trained network as PyTorch names it, without what only training needs
+    Export(ExportArgs),
     /// Get a dataset
     Fetch(FetchArgs),
     /// Print a network's parameters, FLOPs and memory
@@ -292,6 +294,10 @@ pub struct TrainArgs {
     /// Determines initial weights, order and augmentation [default: 0]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64), help_heading = "Run")]
     pub seed: Option<u64>,
+    /// Begin with these weights: all of the very same network, or one network, which becomes the shared stages and
+    /// branch 0
+    #[arg(long, value_name = "FILE", help_heading = "Run", conflicts_with = "resume")]
+    pub init: Option<PathBuf>,
     /// Images in an evaluation step [default: as --batch]
     #[arg(long, value_name = "N", value_parser = count(1 << 20), help_heading = "Run")]
     pub eval_batch: Option<usize>,
@@ -326,12 +332,61 @@ pub struct EvalArgs {
     pub shortcut: Option<Shortcut>,
     #[command(flatten)]
     pub dataset: DataArgs,
+    /// Write the logits of every image, its label and the gate's shares to this safetensors file
+    #[arg(long, value_name = "FILE")]
+    pub logits: Option<PathBuf>,
     /// auto, gpu, cpu, or a part of an adapter's name
     #[arg(long, value_name = "NAME", default_value = "auto")]
     pub device: String,
     /// Images in a step
     #[arg(long, visible_alias = "eval-batch", value_name = "N", default_value = "128", value_parser = count(1 << 20))]
     pub batch: usize,
+}
+
+/// Which branches `export` writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Branches {
+    /// One, as a network of its own.
+    One(usize),
+    /// All of them, and the gate.
+    All,
+}
+
+impl FromStr for Branches {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "all" => Ok(Self::All),
+            _ => text.parse().map(Self::One).map_err(|_| "give the number of a branch, as 0, or all".to_owned()),
+        }
+    }
+}
+
+/// Which state of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Saved {
+    /// After the last save
+    Last,
+    /// With the lowest test error of branch 0
+    Best,
+}
+
+/// Options of `export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// Directory of the run
+    #[arg(long, value_name = "DIR")]
+    pub run: PathBuf,
+    /// Branch to write as a network of its own; or all, with the gate (ONE-E)
+    #[arg(long, value_name = "BRANCH", default_value = "0")]
+    pub branch: Branches,
+    /// File to write; one that is there is replaced
+    #[arg(long, value_name = "FILE")]
+    pub to: PathBuf,
+    /// Which state of the run
+    #[arg(long, value_enum, default_value = "last")]
+    pub checkpoint: Saved,
 }
 
 /// Options of `fetch`.

@@ -8,13 +8,13 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
-use nets::NamedTensor;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use nets::{NamedTensor, own_name};
+use safetensors::tensor::SafeTensors;
 use serde::{Deserialize, Serialize};
 
 use crate::args::Method;
 use crate::config::{Config, Network};
-use crate::run_dir::write_atomically;
+use crate::tensor_file::{self, Encoded};
 
 /// The format that this program writes, and the only one that it reads.
 const FORMAT: u32 = 2;
@@ -24,8 +24,10 @@ const KEY: &str = "onfly";
 const MOMENTUM: &str = "momentum.";
 /// The sums of the losses and errors of an epoch under way.
 const TOTALS: &str = "metrics.totals";
-/// What PyTorch counts and nothing here needs.
-const UNUSED: &str = "num_batches_tracked";
+/// The steps that a batch-norm has seen, which PyTorch counts and nothing here needs.
+const STEPS_SEEN: &str = "num_batches_tracked";
+/// A statistic that every batch-norm has.
+const RUNNING_MEAN: &str = ".running_mean";
 
 /// Where a run stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -86,6 +88,12 @@ impl Header {
             checksum: String::new(),
         }
     }
+
+    /// What branch `branch` says as a network of its own.
+    pub fn of_branch(self, branch: usize) -> Self {
+        let best = self.best.filter(|_| branch == 0);
+        Self { network: self.network.alone(), method: Method::Vanilla, gate: false, best, ..self }
+    }
 }
 
 /// A checkpoint in memory.
@@ -101,16 +109,6 @@ pub struct Checkpoint {
     pub totals: Vec<f32>,
 }
 
-/// The state of the target network: branch 0 with all that it shares, under the names of a plain network.
-pub fn deployed(mut state: Vec<NamedTensor>) -> Vec<NamedTensor> {
-    state.retain(|tensor| !tensor.name.starts_with("branches.") && !tensor.name.starts_with("gate."));
-    state
-}
-
-fn bytes(data: &[f32]) -> Vec<u8> {
-    data.iter().flat_map(|value| value.to_le_bytes()).collect()
-}
-
 fn checksum<'a>(tensors: impl Iterator<Item = &'a [u8]>) -> String {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for &byte in tensors.flatten() {
@@ -119,40 +117,59 @@ fn checksum<'a>(tensors: impl Iterator<Item = &'a [u8]>) -> String {
     format!("{hash:016x}")
 }
 
+/// Encodes parameters for the file `path`, `prefix` in front of their names.
+fn encode(path: &Path, prefix: &str, tensors: &[NamedTensor]) -> Result<Vec<Encoded>> {
+    let encode = |tensor: &NamedTensor| {
+        let name = format!("{prefix}{}", tensor.name);
+        match tensor.data.iter().find(|value| !value.is_finite()) {
+            Some(value) => {
+                bail!("{name} holds {value}, so {} was not written: a lower --lr may help", path.display())
+            }
+            None => Ok(Encoded::floats(name, tensor.shape.clone(), &tensor.data)),
+        }
+    };
+    tensors.iter().map(encode).collect()
+}
+
+/// Writes tensors behind a header that says what they are.
+fn write_tensors(path: &Path, mut header: Header, mut tensors: Vec<Encoded>) -> Result<()> {
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    header.checksum = checksum(tensors.iter().map(|tensor| tensor.bytes.as_slice()));
+    tensor_file::write(path, &tensors, HashMap::from([(KEY.to_owned(), serde_json::to_string(&header)?)]))
+}
+
 /// Writes a checkpoint to a temporary file, and renames it to `path` when it is on the disk.
 ///
 /// # Errors
 /// When a value is not finite (the file that is there stays), or the file cannot be written.
-pub fn write(path: &Path, mut header: Header, checkpoint: &Checkpoint) -> Result<()> {
-    let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
-    let velocities = checkpoint.velocities.iter().map(|tensor| (MOMENTUM, tensor));
-    for (prefix, tensor) in checkpoint.state.iter().map(|tensor| ("", tensor)).chain(velocities) {
-        if let Some(value) = tensor.data.iter().find(|value| !value.is_finite()) {
-            bail!(
-                "{prefix}{} holds {value}, so {} was not written: a lower --lr may help",
-                tensor.name,
-                path.display()
-            );
-        }
-        tensors.push((format!("{prefix}{}", tensor.name), tensor.shape.clone(), bytes(&tensor.data)));
-    }
+pub fn write(path: &Path, header: Header, checkpoint: &Checkpoint) -> Result<()> {
+    let mut tensors = encode(path, "", &checkpoint.state)?;
+    tensors.extend(encode(path, MOMENTUM, &checkpoint.velocities)?);
     if !checkpoint.totals.is_empty() {
-        tensors.push((TOTALS.to_owned(), vec![checkpoint.totals.len()], bytes(&checkpoint.totals)));
+        tensors.push(Encoded::floats(TOTALS, vec![checkpoint.totals.len()], &checkpoint.totals));
     }
-    tensors.sort_by(|a, b| a.0.cmp(&b.0));
-    header.checksum = checksum(tensors.iter().map(|(_, _, bytes)| bytes.as_slice()));
-    let metadata = HashMap::from([(KEY.to_owned(), serde_json::to_string(&header)?)]);
-    let views = tensors
-        .iter()
-        .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
-        .collect::<Result<Vec<_>>>()?;
-    write_atomically(path, &safetensors::serialize(views, Some(metadata))?)
+    write_tensors(path, header, tensors)
 }
 
-/// Reads a checkpoint, or a network's state that another program wrote.
+/// Writes a network's state with exactly the names that PyTorch's modules have: beside parameters and running statistics
+/// each batch-norm's number of steps.
 ///
 /// # Errors
-/// When the file is absent, damaged, of another format, or not of single-precision floats.
+/// As [`write()`].
+pub fn export(path: &Path, header: Header, state: &[NamedTensor]) -> Result<()> {
+    let mut tensors = encode(path, "", state)?;
+    let steps = i64::try_from(header.position.step)?;
+    let norms = state.iter().filter_map(|tensor| tensor.name.strip_suffix(RUNNING_MEAN));
+    tensors.extend(norms.map(|norm| Encoded::integers(format!("{norm}.{STEPS_SEEN}"), Vec::new(), &[steps])));
+    write_tensors(path, header, tensors)
+}
+
+/// Reads a checkpoint, or a network's state that another program wrote: names become those of this project
+/// ([`own_name`]), and floats of other lengths 32-bit ones.
+///
+/// # Errors
+/// When the file is absent, damaged, of another format, or of anything but finite floats, and when two names in it mean
+/// the same.
 pub fn read(path: &Path) -> Result<Checkpoint> {
     let file = path.display();
     let bytes = std::fs::read(path).with_context(|| format!("cannot read the checkpoint {file}"))?;
@@ -173,23 +190,34 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
     let mut names: Vec<&str> = tensors.names();
     names.sort_unstable();
     let mut checkpoint = Checkpoint { header, state: Vec::new(), velocities: Vec::new(), totals: Vec::new() };
-    let mut raw = Vec::with_capacity(names.len());
-    for name in names.into_iter().filter(|name| !name.ends_with(UNUSED)) {
-        let view = tensors.tensor(name).map_err(|error| damaged(error.to_string()))?;
-        if view.dtype() != Dtype::F32 {
-            bail!("{name} in {file} is of type {:?}: convert the weights to 32-bit floats", view.dtype());
-        }
-        raw.push(view.data());
-        let data = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-        let tensor = |name: &str, data| NamedTensor { name: name.to_owned(), shape: view.shape().to_vec(), data };
-        match name.strip_prefix(MOMENTUM) {
-            Some(parameter) => checkpoint.velocities.push(tensor(parameter, data)),
-            None if name == TOTALS => checkpoint.totals = data,
-            None => checkpoint.state.push(tensor(name, data)),
-        }
+    let mut views = Vec::with_capacity(names.len());
+    for name in names {
+        views.push((name, tensors.tensor(name).map_err(|error| damaged(error.to_string()))?));
     }
-    if checkpoint.header.as_ref().is_some_and(|header| header.checksum != checksum(raw.into_iter())) {
+    let raw = views.iter().map(|(_, view)| view.data());
+    if checkpoint.header.as_ref().is_some_and(|header| header.checksum != checksum(raw)) {
         return Err(damaged("its checksum is wrong".to_owned()));
+    }
+    let mut origins: HashMap<String, &str> = HashMap::with_capacity(views.len());
+    for (name, view) in views.iter().filter(|(name, _)| !name.ends_with(STEPS_SEEN)) {
+        let Some(data) = tensor_file::decode(view) else {
+            bail!("{name} in {file} is of type {:?}: convert the weights to floats of 16, 32 or 64 bits", view.dtype());
+        };
+        if let Some(value) = data.iter().find(|value| !value.is_finite()) {
+            bail!("{name} in {file} holds {value} as a 32-bit float: take other weights");
+        }
+        let shape = view.shape().to_vec();
+        if let Some(parameter) = name.strip_prefix(MOMENTUM) {
+            checkpoint.velocities.push(NamedTensor { name: parameter.to_owned(), shape, data });
+        } else if *name == TOTALS {
+            checkpoint.totals = data;
+        } else {
+            let own = own_name(name);
+            if let Some(other) = origins.insert(own.clone(), name) {
+                bail!("{file} holds both {other} and {name}, and either means {own}: leave one of the two out");
+            }
+            checkpoint.state.push(NamedTensor { name: own, shape, data });
+        }
     }
     Ok(checkpoint)
 }

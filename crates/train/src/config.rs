@@ -47,6 +47,8 @@ pub struct Config {
     pub temperature: f64,
     /// Epochs of the distillation term's ramp.
     pub kl_ramp: Option<usize>,
+    /// Weights that a new run begins with.
+    pub init: Option<PathBuf>,
 
     pub data: String,
     pub data_dir: Option<PathBuf>,
@@ -197,6 +199,7 @@ impl Config {
             cross_entropy_weight: 1.0,
             temperature: if method == Method::Dml { 1.0 } else { 3.0 },
             kl_ramp: None,
+            init: None,
             data: "cifar10".to_owned(),
             data_dir: None,
             limit_train: None,
@@ -262,6 +265,7 @@ impl Config {
         if let Some(epochs) = args.kl_ramp {
             self.kl_ramp = Some(epochs).filter(|&epochs| epochs > 0);
         }
+        assign_some(&mut self.init, &args.init);
         let dataset = &args.dataset;
         assign(&mut self.data, &dataset.data);
         assign_some(&mut self.data_dir, &dataset.data_dir);
@@ -358,7 +362,9 @@ mod tests {
 
     #[test]
     fn a_configuration_survives_its_file() {
-        for line in ["train", "train --recipe authors --save-every 10m --limit-train 5 --mean 0.1,0.2,0.3 --lr 0.02"] {
+        for line in
+            ["train", "train --recipe authors --save-every 10m --limit-train 5 --mean 0.1,0.2,0.3 --lr 0.02 --init x"]
+        {
             let config = config(line).expect("valid");
             let text = toml::to_string(&config).expect("written");
             assert_eq!(toml::from_str::<Config>(&text).expect("read"), config, "{text}");

@@ -8,6 +8,7 @@ mod evaluation;
 mod failure;
 mod interrupt;
 mod output;
+mod outputs;
 mod overview;
 mod programs;
 mod progress;
@@ -18,6 +19,7 @@ mod snapshots;
 mod source;
 mod table;
 mod teacher;
+mod tensor_file;
 mod training;
 
 use std::env;
@@ -32,6 +34,7 @@ fn run(cli: Cli) -> Result<()> {
     match cli.command {
         None => commands::train::run(&cli.train),
         Some(Command::Eval(args)) => commands::eval::run(&args),
+        Some(Command::Export(args)) => commands::export::run(&args),
         Some(Command::Fetch(args)) => commands::fetch::run(&args),
         Some(Command::Info(args)) => commands::info::run(&args),
         Some(Command::Devices) => commands::devices::run(),

@@ -8,6 +8,7 @@ use one::{Batch, Evaluation, LossWeights, Metrics, Optimizer, Training};
 use tensor::{Bank, Device, Graph, Program, Spec, Var};
 
 use crate::evaluation::Evaluated;
+use crate::outputs::Outputs;
 use crate::teacher::Teacher;
 
 /// How pixels in 0 to 1 are normalised: mean and standard deviation of the channels.
@@ -153,6 +154,7 @@ pub struct EvaluationProgram {
     picks: Var,
     batches: data::Evaluation,
     method: one::Config,
+    outputs: Option<Outputs>,
 }
 
 impl EvaluationProgram {
@@ -180,8 +182,10 @@ impl EvaluationProgram {
         let picks = graph.input("picks", Spec::u32([batch, 2]));
         let sample = split.record(&mut graph, picks, recipe.normalisation)?;
         let step = one::evaluation(&mut graph, model, recipe.architecture, sample, recipe.method, images)?;
+        graph.keep(step.heads.logits);
+        step.heads.gate.into_iter().for_each(|gate| graph.keep(gate));
         let program = graph.compile(device).context("cannot prepare the evaluation step")?;
-        Ok(Self { program, step, split, picks, batches, method: *recipe.method })
+        Ok(Self { program, step, split, picks, batches, method: *recipe.method, outputs: None })
     }
 
     /// What is built around the network.
@@ -194,6 +198,16 @@ impl EvaluationProgram {
         self.batches.steps()
     }
 
+    /// Has the steps that follow gather the networks' outputs.
+    pub fn gather_outputs(&mut self) {
+        self.outputs = Some(Outputs::new(self.method.branches, self.method.classes));
+    }
+
+    /// Outputs that were gathered.
+    pub fn outputs(&self) -> Option<&Outputs> {
+        self.outputs.as_ref()
+    }
+
     /// Runs step `index`; its sums add to those of the steps before. Returns how many images it took.
     ///
     /// # Errors
@@ -203,6 +217,10 @@ impl EvaluationProgram {
         self.program.feed_u32(self.picks, batch.picks.as_flattened())?;
         self.step.feed(&mut self.program, weights, first, batch.valid)?;
         self.program.run()?;
+        if let Some(outputs) = &mut self.outputs {
+            let gate = self.step.heads.gate.map(|gate| self.program.read_f32(gate)).transpose()?;
+            outputs.append(&self.program.read_f32(self.step.heads.logits)?, gate.as_deref(), batch.valid);
+        }
         Ok(batch.valid)
     }
 

@@ -22,13 +22,32 @@ pub struct RunDir {
     path: PathBuf,
 }
 
+/// The folder of a file.
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Checks that a file can be written where `option` says: that it is no directory, and lies in one that there is.
+///
+/// # Errors
+/// When it is or does not.
+pub fn check_target(option: &str, path: &Path) -> Result<()> {
+    if path.is_dir() {
+        bail!("{option} names a file to write, and {} is a directory", path.display());
+    }
+    if !folder(path).is_dir() {
+        bail!("the directory of {option} {} does not exist: make it first", path.display());
+    }
+    Ok(())
+}
+
 /// Writes a file so that under its name there is always a whole one: to a temporary file beside it, which is renamed when
 /// it is on the disk.
 ///
 /// # Errors
 /// When it cannot be written.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
+    let folder = folder(path);
     let write = || -> std::io::Result<()> {
         let mut file = temporary(folder)?;
         file.write_all(bytes)?;
@@ -62,6 +81,10 @@ fn remove_leftovers(folder: &Path) {
     }
 }
 
+fn no_run(path: &Path) -> anyhow::Error {
+    anyhow!("{} is no run's directory: it has no {CONFIG}", path.display())
+}
+
 impl RunDir {
     /// Makes the directory of a new run: `out`, which must not hold one, or one with a name that tells what is run.
     ///
@@ -92,13 +115,29 @@ impl RunDir {
         let run = Self { path: path.to_owned() };
         let file = run.config();
         let text = fs::read_to_string(&file).map_err(|error| match error.kind() {
-            ErrorKind::NotFound => anyhow!("{} is no run's directory: it has no {CONFIG}", path.display()),
+            ErrorKind::NotFound => no_run(path),
             _ => anyhow!("cannot read {}: {error}", file.display()),
         })?;
         let config = toml::from_str(&text)
             .map_err(|error| anyhow!("{} is not what a run writes: {}", file.display(), error.message()))?;
         remove_leftovers(path);
         Ok((run, config))
+    }
+
+    /// The directory of a run that there is, maybe one under way, to read from.
+    ///
+    /// # Errors
+    /// When there is no run.
+    pub fn find(path: &Path) -> Result<Self> {
+        let run = Self { path: path.to_owned() };
+        if run.config().is_file() { Ok(run) } else { Err(no_run(path)) }
+    }
+
+    /// Whether a file of the run itself lies under `path`.
+    pub fn owns(&self, path: &Path) -> bool {
+        let files = [self.config(), self.metrics(), self.last(), self.best()];
+        let inside = || folder(path).canonicalize().ok().zip(self.path.canonicalize().ok());
+        files.iter().any(|file| file.file_name() == path.file_name()) && inside().is_some_and(|(a, b)| a == b)
     }
 
     /// Writes what the run does.

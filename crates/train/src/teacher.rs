@@ -60,7 +60,7 @@ impl Teacher {
             }
         };
         network.architecture()?;
-        let state = checkpoint::deployed(checkpoint.state);
+        let state = nets::deployed(&checkpoint.state, 0);
         Ok(Some(Self { network, file: file.clone(), classes, state }))
     }
 

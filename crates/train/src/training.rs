@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use data::{Dataset, Epoch, Sampler};
-use nets::Model;
+use nets::{Loaded, Model};
 use one::{LossWeights, Metrics};
 use tensor::Device;
 
@@ -88,6 +88,14 @@ impl Trainer {
         let evaluation = EvaluationProgram::new(&device, &mut model, recipe(config.eval_batch), &dataset.test)?;
         model.initialize(&device, config.seed)?;
         Ok(Self { config, device, model, training, evaluation, sampler, header })
+    }
+
+    /// Takes over weights to begin with, by [`Model::load_start`].
+    ///
+    /// # Errors
+    /// When they do not fit the network.
+    pub fn begin_with(&mut self, weights: &Checkpoint) -> Result<Loaded> {
+        Ok(self.model.load_start(&self.device, &weights.state)?)
     }
 
     /// Takes up the state of a checkpoint.

@@ -13,6 +13,7 @@ use crate::failure::usage;
 use crate::output::line;
 use crate::overview::{cost, describe, describe_device, flops, grouped};
 use crate::programs::{EvaluationProgram, Normalisation, Recipe};
+use crate::run_dir::check_target;
 use crate::{interrupt, source, table};
 
 /// Prints the test errors of each branch and of the ensemble.
@@ -20,6 +21,9 @@ use crate::{interrupt, source, table};
 /// # Errors
 /// When the weights or the data cannot be read or do not fit each other.
 pub fn run(args: &EvalArgs) -> Result<()> {
+    if let Some(path) = &args.logits {
+        check_target("--logits", path)?;
+    }
     let checkpoint = checkpoint::read(&args.weights)?;
     let network = network(args, &checkpoint)?;
     let header = checkpoint.header.as_ref();
@@ -53,10 +57,16 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     let recipe = Recipe { architecture: &*architecture, method: &method, normalisation, batch: args.batch };
     let mut program = EvaluationProgram::new(&device, &mut model, recipe, &dataset.test)?;
     model.load(&device, &checkpoint.state).with_context(|| format!("cannot use {}", args.weights.display()))?;
+    if args.logits.is_some() {
+        program.gather_outputs();
+    }
     interrupt::catch()?;
     let Some(found) = evaluate(&mut program, LossWeights::default(), |_| ())? else {
         bail!("interrupted before the errors were known")
     };
+    if let Some((path, outputs)) = args.logits.as_deref().zip(program.outputs()) {
+        outputs.write(path, &dataset.test.labels)?;
+    }
 
     line(format!(
         "{}, {name}, {} test images, {}",

@@ -2,6 +2,7 @@
 
 pub mod devices;
 pub mod eval;
+pub mod export;
 pub mod fetch;
 pub mod info;
 pub mod profile;

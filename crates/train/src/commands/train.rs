@@ -4,8 +4,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use data::{Dataset, LoadOptions};
+use nets::Loaded;
 
 use crate::args::{Method, TrainArgs};
+use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::run_dir::RunDir;
 use crate::training::{Outcome, Session, Trainer};
@@ -26,7 +28,10 @@ pub fn run(args: &TrainArgs) -> Result<()> {
 }
 
 fn begin(args: &TrainArgs) -> Result<()> {
-    let mut trainer = prepare(Config::new(args)?)?;
+    let config = Config::new(args)?;
+    let weights = initial_weights(&config)?;
+    let mut trainer = prepare(config)?;
+    begin_with(&mut trainer, weights.as_ref())?;
     if args.profile {
         return commands::profile::run(&mut trainer);
     }
@@ -40,13 +45,36 @@ fn resume(args: &TrainArgs, dir: &Path) -> Result<()> {
     let last = run.last();
     // A run that was ended before its first checkpoint begins anew.
     let checkpoint = if last.exists() { Some(checkpoint::read(&last)?) } else { None };
+    let weights = if checkpoint.is_some() { None } else { initial_weights(&config)? };
     let mut trainer = prepare(config)?;
-    if let Some(checkpoint) = &checkpoint {
-        trainer.restore(checkpoint).with_context(|| format!("cannot resume from {}", last.display()))?;
+    match &checkpoint {
+        Some(checkpoint) => {
+            trainer.restore(checkpoint).with_context(|| format!("cannot resume from {}", last.display()))?;
+        }
+        None => begin_with(&mut trainer, weights.as_ref())?,
     }
     run.trim_metrics(trainer.position().epoch)?;
     run.save_config(&trainer.config)?;
     train(&mut trainer, Session::new(&run, args.stop_after))
+}
+
+/// Reads the weights that a new run begins with.
+fn initial_weights(config: &Config) -> Result<Option<Checkpoint>> {
+    config.init.as_deref().map(checkpoint::read).transpose()
+}
+
+/// Loads the weights that a new run begins with, and says what they became.
+fn begin_with(trainer: &mut Trainer, weights: Option<&Checkpoint>) -> Result<()> {
+    let Some((weights, path)) = weights.zip(trainer.config.init.clone()) else { return Ok(()) };
+    let file = path.display();
+    let loaded = trainer.begin_with(weights).with_context(|| format!("cannot begin with {file}"))?;
+    let what = match (loaded, trainer.config.network.branches) {
+        (Loaded::Everything, 1) => "the whole network".to_owned(),
+        (Loaded::Everything, branches) => format!("all {branches} branches and what they share"),
+        (Loaded::Target, _) => "the shared stages and branch 0; all else begins at random".to_owned(),
+    };
+    let _ = output::line(format!("{:<12} {file}: {what}", "init"));
+    Ok(())
 }
 
 /// Opens the device, loads the data, and compiles the programs.
