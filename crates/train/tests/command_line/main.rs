@@ -3,5 +3,7 @@
 mod info;
 mod methods;
 mod program;
+mod pytorch;
 mod runs;
+mod weights;
 mod wrong_usage;
