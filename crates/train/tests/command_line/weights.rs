@@ -132,6 +132,13 @@ fn exports_are_the_branches_and_the_ensemble_that_eval_measured() {
     let first_layer = |branch: &str| find(&export(branch), "layer3.0.conv1.weight").floats();
     assert_eq!(first_layer("--branch 2"), find(&all, "branches.2.layer3.0.conv1.weight").floats());
 
+    // A member that shares nothing.
+    let (networks, member) = (path("networks"), path("member.safetensors"));
+    succeed(&format!("{SMALL} --method dml --epochs 1 --out {}", argument(&networks)));
+    succeed(&format!("export --run {} --branch 1 --to {}", argument(&networks), argument(&member)));
+    let table = evaluate(&networks.join("last.safetensors"), "");
+    assert_eq!(row(&evaluate(&member, ""), "branch 0"), row(&table, "branch 1"), "{table}");
+
     // A name without a folder.
     let output = command("export --run run --to bare.safetensors").current_dir(path("")).output().expect("started");
     assert!(output.status.success());
@@ -330,7 +337,7 @@ fn eval_writes_the_logits_that_its_errors_come_from() {
         for (name, found) in [
             ("branch 0", error(&|i, k| of(0, i, k))),
             ("branch 1", error(&|i, k| of(1, i, k))),
-            ("ensemble", error(&ensemble)),
+            ("ensemble (gated: ONE-E)", error(&ensemble)),
         ] {
             assert!(row(&table, name).starts_with(&found), "{found} of {name} in {table}");
         }
