@@ -296,6 +296,30 @@ pub(super) fn rows_per_block(width: usize, depth: usize) -> usize {
     (pixels / width).max(1)
 }
 
+/// Consecutive rows of one image.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Run {
+    /// Which image.
+    pub image: usize,
+    /// Its first row, and how many.
+    pub first: usize,
+    pub rows: usize,
+    /// Rows of earlier runs.
+    pub offset: usize,
+}
+
+/// The runs of which rows `first` to `first + rows` consist, counted over images of `height` rows.
+pub(super) fn runs_in_images(first: usize, rows: usize, height: usize) -> impl Iterator<Item = Run> {
+    let mut offset = 0;
+    std::iter::from_fn(move || {
+        let row = first + offset;
+        let run =
+            Run { image: row / height, first: row % height, rows: (height - row % height).min(rows - offset), offset };
+        offset += run.rows;
+        (run.rows > 0).then_some(run)
+    })
+}
+
 thread_local! {
     static SCRATCH: std::cell::RefCell<Vec<f32>> = const { std::cell::RefCell::new(Vec::new()) };
 }

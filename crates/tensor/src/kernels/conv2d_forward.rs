@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::conv2d::{ConvGeometry, WORKGROUP, rows_per_block, tile_pixels, tile_quads, with_scratch};
+use super::conv2d::{ConvGeometry, WORKGROUP, rows_per_block, runs_in_images, tile_pixels, tile_quads, with_scratch};
+use super::conv2d_direct::{Convolve, Pitch, Strip, serves};
 use super::gemm::{Matrix, multiply};
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
@@ -31,8 +32,7 @@ impl Kernel for Conv2dForward {
         Cost::new(self, 2 * self.geometry.macs())
     }
 
-    /// Blocks of output rows in parallel: columns of each block once for all members that share the input, times
-    /// the weights of each.
+    /// Blocks of output rows in parallel: what a block reads is gathered once for all members that share the input.
     fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
         let (merged, count) = self.geometry.merged();
         if count > 1 {
@@ -60,6 +60,25 @@ impl Kernel for Conv2dForward {
             let (input, block) = (task / blocks, task % blocks);
             let pixels = members[0].1.len() / g.filters;
             let x = &x[input * g.batch * image..][..g.batch * image];
+            if !g.is_pointwise() && serves(filters) {
+                let pitch = Pitch { row: width * g.filters, position: g.filters };
+                let rows = pixels / width;
+                for run in runs_in_images(block * block_rows, rows, height) {
+                    let strip = Strip::new(window, run.rows, width);
+                    with_scratch(strip.words(), |x_strip| {
+                        for group in 0..g.groups {
+                            strip.fill(&x[run.image * image..][..image], group, run.first, x_strip);
+                            for (member, y) in &mut members {
+                                let w = &w[*member * depth * g.filters + group * filters..];
+                                let y = &mut y[run.offset * pitch.row + group * filters..];
+                                let (stride, accumulate) = (g.filters, false);
+                                Convolve { strip, x: x_strip, w, stride, filters, y, pitch, accumulate }.run();
+                            }
+                        }
+                    });
+                }
+                return;
+            }
             let mut multiply_members = |columns: Matrix<'_>, group: usize| {
                 for (member, y) in &mut members {
                     let w = &w[*member * depth * g.filters + group * filters..];

@@ -6,7 +6,8 @@
 
 use rayon::prelude::*;
 
-use super::conv2d::{ConvGeometry, WORKGROUP, rows_per_block, tile_pixels, tile_quads, with_scratch};
+use super::conv2d::{ConvGeometry, WORKGROUP, rows_per_block, runs_in_images, tile_pixels, tile_quads, with_scratch};
+use super::conv2d_direct::{Convolve, Pitch, Strip, serves};
 use super::gemm::{Matrix, multiply};
 use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
@@ -84,6 +85,32 @@ impl Conv2dGradInput {
         }
         let dy_image = window.vertical.source * window.horizontal.source * g.filters;
         let members = if g.fans_out() { 0..g.members } else { input..input + 1 };
+        if serves(channels) {
+            let pitch = Pitch { row: row_stride * dx_row, position: column_stride * g.channels };
+            let columns = class[1] * g.channels;
+            for run in runs_in_images(first_row, dx.len() / dx_row, g.height) {
+                // Rows of the class: the first of the run, and how many.
+                let skipped = (class[0] + row_stride - run.first % row_stride) % row_stride;
+                let rows = run.rows.saturating_sub(skipped).div_ceil(row_stride);
+                if rows == 0 {
+                    continue;
+                }
+                let strip = Strip::new(window, rows, width);
+                with_scratch(strip.words(), |x| {
+                    for group in 0..g.groups {
+                        let y = &mut dx[(run.offset + skipped) * dx_row + columns + group * channels..];
+                        for member in members.clone() {
+                            let dy = &dy[(member * g.batch + run.image) * dy_image..][..dy_image];
+                            strip.fill(dy, group, (run.first + skipped) / row_stride, x);
+                            let w = &weights[(member * g.groups + group) * depth * channels..][..depth * channels];
+                            let (stride, filters, accumulate) = (channels, channels, true);
+                            Convolve { strip, x, w, stride, filters, y: &mut *y, pitch, accumulate }.run();
+                        }
+                    }
+                });
+            }
+            return;
+        }
         with_scratch(pixels * (depth + channels), |scratch| {
             let (columns, sums) = scratch.split_at_mut(pixels * depth);
             for group in 0..g.groups {

@@ -6,7 +6,8 @@
 
 use rayon::prelude::*;
 
-use super::conv2d::{ConvGeometry, WORKGROUP, rows_per_block, tile_quads, with_scratch};
+use super::conv2d::{ConvGeometry, WORKGROUP, rows_per_block, runs_in_images, tile_quads, with_scratch};
+use super::conv2d_direct::{AddWeightGradient, Pitch, Strip, serves};
 use super::gemm::{Matrix, multiply};
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
@@ -73,6 +74,26 @@ impl Conv2dGradWeight {
             let (part, input) = (task / g.input_members, task % g.input_members);
             let part_rows = part * rows_per_part..((part + 1) * rows_per_part).min(rows);
             let x = &x[input * g.batch * image..][..g.batch * image];
+            if !g.is_pointwise() && serves(filters) {
+                partials.fill(0.0);
+                let pitch = Pitch { row: width * g.filters, position: g.filters };
+                for run in runs_in_images(part_rows.start, part_rows.len(), height) {
+                    let strip = Strip::new(window, run.rows, width);
+                    with_scratch(strip.words(), |x_strip| {
+                        for group in 0..g.groups {
+                            strip.fill(&x[run.image * image..][..image], group, run.first, x_strip);
+                            for (shared, dw) in partials.chunks_exact_mut(depth * g.filters).enumerate() {
+                                let row = (input + shared) * rows + part_rows.start + run.offset;
+                                let dy = &dy[row * pitch.row + group * filters..];
+                                let dw = &mut dw[group * filters..];
+                                AddWeightGradient { strip, x: x_strip, dy, pitch, filters, dw, stride: g.filters }
+                                    .run();
+                            }
+                        }
+                    });
+                }
+                return;
+            }
             let mut add_block = |columns: Matrix<'_>, group: usize, first_row: usize, pixels: usize| {
                 for (shared, partial) in partials.chunks_exact_mut(depth * g.filters).enumerate() {
                     let first_pixel = ((input + shared) * rows + first_row) * width;

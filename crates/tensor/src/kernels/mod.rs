@@ -5,6 +5,7 @@ pub mod batch_norm_backward;
 pub mod batch_norm_stats;
 pub mod concat;
 pub mod conv2d;
+mod conv2d_direct;
 pub mod conv2d_forward;
 pub mod conv2d_grad_input;
 pub mod conv2d_grad_weight;
