@@ -28,7 +28,8 @@ pub struct RunDir {
 /// # Errors
 /// When it cannot be written.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
+    // The parent of a plain file name is the empty path, which cannot be opened.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let write = || -> std::io::Result<()> {
         let mut file = temporary(folder)?;
         file.write_all(bytes)?;
