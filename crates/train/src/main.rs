@@ -9,6 +9,7 @@ mod failure;
 mod interrupt;
 mod output;
 mod overview;
+mod plot;
 mod programs;
 mod progress;
 mod recipe;

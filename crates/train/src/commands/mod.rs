@@ -4,5 +4,6 @@ pub mod devices;
 pub mod eval;
 pub mod fetch;
 pub mod info;
+pub mod perturb;
 pub mod profile;
 pub mod train;
