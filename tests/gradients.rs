@@ -8,7 +8,7 @@ mod common;
 
 use tensor::autodiff::{Differentiable, Gradients};
 use tensor::kernels::elementwise::{Add, Scale};
-use tensor::ops::{BatchNorm, Conv2d};
+use tensor::ops::{BatchNorm, Conv2d, Pool2d};
 use tensor::{CompileOptions, Device, Graph, Kind, Params, Program, Result, Rng, Spec, Var};
 
 /// Step of the central differences: a power of two, so that tensors move by what the quotient divides by.
@@ -102,6 +102,21 @@ impl Recorder {
         self.scaled(parameter, 0.8)
     }
 
+    /// An activation `[M, N, H, W, C]` whose pixels differ by 0.08 at least in every channel, which is more than the
+    /// differences move them: the largest of a window stays the largest.
+    fn spaced(&mut self, shape: [usize; 5]) -> Result<Var> {
+        let [members, batch, height, width, channels] = shape;
+        let (mut rng, pixels) = (self.rng(), height * width);
+        let mut values = vec![0.0; shape.iter().product()];
+        for (image, channel) in (0..members * batch).flat_map(|image| (0..channels).map(move |c| (image, c))) {
+            for (pixel, rank) in rng.permutation(pixels).into_iter().enumerate() {
+                values[(image * pixels + pixel) * channels + channel] = 0.1 * (rank as f32 - pixels as f32 / 2.0);
+            }
+        }
+        let parameter = self.declare(Kind::Trained { decay: true }, &shape, values)?;
+        self.scaled(parameter, 0.8)
+    }
+
     fn scaled(&mut self, x: Var, factor: f32) -> Result<Var> {
         let kernel = Scale { words: self.graph.spec(x).words(), factor };
         let y = self.graph.launch_one(kernel, &[x])?;
@@ -148,6 +163,8 @@ fn cases() -> Vec<(&'static str, Record)> {
     let mut cases = convolutions();
     cases.extend(normalizations());
     cases.extend(others());
+    cases.extend(poolings());
+    cases.extend(joins());
     cases.extend(shared_tensors());
     cases
 }
@@ -239,6 +256,54 @@ fn others() -> Vec<(&'static str, Record)> {
     ]
 }
 
+/// Windows that overlap, leave gaps, and reach over the border.
+fn poolings() -> Vec<(&'static str, Record)> {
+    let pool = |name, x: [usize; 5], spec, maximum: bool| {
+        case(name, move |recorder| {
+            let x = recorder.spaced(x)?;
+            let y = if maximum { recorder.graph.max_pool(x, spec)? } else { recorder.graph.average_pool(x, spec)? };
+            Ok(vec![y])
+        })
+    };
+    let overlapping = Pool2d { kernel: [3, 3], stride: [2, 2], padding: [1, 1] };
+    let halves = Pool2d { kernel: [2, 2], stride: [2, 2], padding: [0, 0] };
+    let uneven = Pool2d { kernel: [2, 5], stride: [3, 1], padding: [0, 2] };
+    vec![
+        pool("max_pool", [2, 2, 6, 6, 4], overlapping, true),
+        pool("max_pool of odd sizes", [1, 2, 7, 5, 3], overlapping, true),
+        pool("max_pool that differs by axis", [1, 3, 5, 4, 2], uneven, true),
+        pool("average_pool", [2, 2, 4, 6, 8], halves, false),
+        pool("average_pool that leaves pixels over", [1, 2, 5, 3, 3], halves, false),
+        pool("average_pool, padded and overlapping", [2, 1, 6, 7, 4], overlapping, false),
+        pool("average_pool that differs by axis", [1, 3, 5, 4, 2], uneven, false),
+    ]
+}
+
+/// What joins channels and copies members.
+fn joins() -> Vec<(&'static str, Record)> {
+    let concat = |name, a: [usize; 5], channels| {
+        case(name, move |recorder: &mut Recorder| {
+            let b = [a[0], a[1], a[2], a[3], channels];
+            let (a, b) = (recorder.activation(&a, 1.0)?, recorder.activation(&b, 1.0)?);
+            Ok(vec![recorder.graph.concat(a, b)?])
+        })
+    };
+    vec![
+        concat("concat", [2, 2, 3, 3, 8], 4),
+        concat("concat of odd channels", [1, 3, 2, 4, 3], 5),
+        case("concat with what is not trained", |recorder| {
+            let a = recorder.activation(&[1, 2, 3, 2, 4], 1.0)?;
+            let values = normal(&mut recorder.rng(), 2 * 3 * 2 * 2, 0.0, 1.0);
+            let fixed = recorder.declare(Kind::Running, &[1, 2, 3, 2, 2], values)?;
+            Ok(vec![recorder.graph.concat(fixed, a)?])
+        }),
+        case("expand_members", |recorder| {
+            let x = recorder.activation(&[1, 2, 3, 3, 4], 1.0)?;
+            Ok(vec![recorder.graph.expand_members(x, 3)?])
+        }),
+    ]
+}
+
 /// One tensor in several places: its gradients accumulate, in the operations' own kernels where they take an addend.
 fn shared_tensors() -> Vec<(&'static str, Record)> {
     vec![
@@ -253,6 +318,28 @@ fn shared_tensors() -> Vec<(&'static str, Record)> {
                 recorder.batch_norm(x, None, false)?,
                 recorder.scaled(x, 0.5)?,
             ])
+        }),
+        case("an activation read by every pooling and by its own concatenation", |recorder| {
+            let x = recorder.spaced([1, 2, 4, 4, 4])?;
+            let spec = Pool2d { kernel: [3, 3], stride: [2, 2], padding: [1, 1] };
+            Ok(vec![
+                recorder.graph.global_average_pool(x)?,
+                recorder.graph.max_pool(x, spec)?,
+                recorder.graph.average_pool(x, spec)?,
+                recorder.graph.concat(x, x)?,
+                recorder.graph.expand_members(x, 2)?,
+                recorder.scaled(x, 0.5)?,
+            ])
+        }),
+        case("densely connected layers", |recorder| {
+            let x = recorder.activation(&[2, 2, 4, 4, 4], 1.0)?;
+            let spec = Conv2d { padding: [1, 1], ..Conv2d::default() };
+            let y = recorder.conv2d(x, [2, 3, 3, 4, 3], spec)?;
+            let wider = recorder.graph.concat(x, y)?;
+            let z = recorder.conv2d(wider, [2, 3, 3, 7, 3], spec)?;
+            let widest = recorder.graph.concat(wider, z)?;
+            let halves = Pool2d { kernel: [2, 2], stride: [2, 2], padding: [0, 0] };
+            Ok(vec![recorder.graph.average_pool(widest, halves)?])
         }),
         case("a residual block", |recorder| {
             let x = recorder.two_sided(&[2, 2, 4, 4, 4])?;

@@ -31,7 +31,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Measure the test errors of a checkpoint, of each branch and of the ensemble
-    Eval(EvalArgs),
+    Eval(Box<EvalArgs>),
     /// Write a trained network as PyTorch names it, without what only training needs
     Export(ExportArgs),
     /// Get a dataset
@@ -341,6 +341,36 @@ pub struct EvalArgs {
     /// Images in a step
     #[arg(long, visible_alias = "eval-batch", value_name = "N", default_value = "128", value_parser = count(1 << 20))]
     pub batch: usize,
+    #[command(flatten)]
+    pub perturbation: PerturbArgs,
+}
+
+/// Options of `eval --perturb`.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Width of the optimum")]
+pub struct PerturbArgs {
+    /// Measure how fast errors grow along random directions from branch 0's trained parameters, on both splits; makes
+    /// a table, a plot, and the table as CSV beside it
+    #[arg(long)]
+    pub perturb: bool,
+    /// Directions, of unit length over all trained parameters
+    #[arg(long, value_name = "N", default_value = "5", value_parser = count(10_000), requires = "perturb")]
+    pub directions: usize,
+    /// Largest distance along a direction
+    #[arg(long, value_name = "D", default_value = "5", value_parser = positive, requires = "perturb")]
+    pub distance: f64,
+    /// Distances, evenly spaced from 0 on
+    #[arg(long, value_name = "N", default_value = "11", requires = "perturb", value_parser = RangedU64ValueParser::<usize>::new().range(2..=10_000))]
+    pub points: usize,
+    /// Determines the directions
+    #[arg(long, value_name = "N", default_value = "0", requires = "perturb")]
+    pub perturb_seed: u64,
+    /// Measure on the first N training images only
+    #[arg(long, value_name = "N", value_parser = count(u32::MAX.into()), requires = "perturb")]
+    pub limit_train: Option<usize>,
+    /// The plot; the CSV gets the same stem [default: perturb.svg beside the weights]
+    #[arg(long, value_name = "FILE.svg", requires = "perturb")]
+    pub to: Option<PathBuf>,
 }
 
 /// Which branches `export` writes.

@@ -10,6 +10,7 @@ mod interrupt;
 mod output;
 mod outputs;
 mod overview;
+mod plot;
 mod programs;
 mod progress;
 mod recipe;

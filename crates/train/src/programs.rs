@@ -163,7 +163,7 @@ impl EvaluationProgram {
     /// # Errors
     /// When the device cannot hold or run it.
     pub fn new(device: &Device, model: &mut Model, recipe: Recipe<'_>, images: &Images) -> Result<Self> {
-        Self::on_split(device, model, recipe, Split::upload(device, "test", images)?)
+        Self::on_split(device, model, recipe, Split::upload(device, "evaluation", images)?)
     }
 
     /// The evaluation of another network on the same images.

@@ -1,4 +1,5 @@
-//! What is seen of an epoch while it runs: a bar on a terminal, a line now and then elsewhere, both on stderr.
+//! What is seen of an epoch or of a long measurement while it runs: a bar on a terminal, a line now and then elsewhere, both
+//! on stderr.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -112,6 +113,64 @@ impl Progress {
     pub fn evaluating(&self, step: usize, steps: usize) {
         if let Some(bar) = &self.bar {
             bar.set_message(format!("evaluating, {step}/{steps}"));
+        }
+    }
+
+    /// Removes the bar.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// The progress of a long measurement: how much is done, and the time left.
+#[derive(Debug)]
+pub struct Measurement {
+    bar: Option<ProgressBar>,
+    done: usize,
+    steps: usize,
+    started: Instant,
+    shown: Instant,
+}
+
+impl Measurement {
+    /// The progress of `steps` steps that begin now.
+    pub fn new(steps: usize) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("measuring [{bar:24}] {pos}/{len} {wide_msg}");
+            let style = style.expect("the template is well-formed").progress_chars("=> ");
+            ProgressBar::new(steps as u64).with_style(style)
+        });
+        let now = Instant::now();
+        Self { bar, done: 0, steps, started: now, shown: now }
+    }
+
+    /// Counts a step, and shows where the measurement stands when it is time to.
+    pub fn advance(&mut self) {
+        self.done += 1;
+        if let Some(bar) = &self.bar {
+            bar.set_position(self.done as u64);
+        }
+        if self.shown.elapsed() < if self.bar.is_some() { BAR_PERIOD } else { LINE_PERIOD } {
+            return;
+        }
+        self.shown = Instant::now();
+        let left = self.started.elapsed().div_f64(self.done as f64).mul_f64((self.steps - self.done) as f64);
+        let left = format!("{} left", duration(left));
+        match &self.bar {
+            Some(bar) => bar.set_message(left),
+            None => output::note(format!("measuring, step {}/{}: {left}", self.done, self.steps)),
+        }
+    }
+
+    /// Writes a line to stdout, above the bar.
+    pub fn line(&self, text: &str) {
+        // A measurement goes on when nobody reads what it prints.
+        let write = || drop(output::line(text));
+        match &self.bar {
+            Some(bar) => bar.suspend(write),
+            None => write(),
         }
     }
 

@@ -1,12 +1,14 @@
 //! Test errors of a checkpoint.
 
 use anyhow::{Context, Result, bail};
-use data::LoadOptions;
+use data::{Dataset, LoadOptions};
 use nets::Model;
 use one::LossWeights;
+use tensor::Device;
 
 use crate::args::{EvalArgs, Shortcut};
 use crate::checkpoint::{self, Checkpoint};
+use crate::commands::perturb;
 use crate::config::Network;
 use crate::evaluation::evaluate;
 use crate::failure::usage;
@@ -16,43 +18,69 @@ use crate::programs::{EvaluationProgram, Normalisation, Recipe};
 use crate::run_dir::check_target;
 use crate::{interrupt, source, table};
 
+/// A checkpoint, and what it is measured with.
+#[derive(Debug)]
+pub(super) struct Subject {
+    pub checkpoint: Checkpoint,
+    pub network: Network,
+    pub device: Device,
+    pub dataset: Dataset,
+    pub normalisation: Normalisation,
+}
+
+impl Subject {
+    /// Reads the weights, opens the device and loads the images, of the training split the first `limit_train` (0 for
+    /// none).
+    ///
+    /// # Errors
+    /// When the weights or the data cannot be read or do not fit each other.
+    pub(super) fn load(args: &EvalArgs, limit_train: Option<usize>) -> Result<Self> {
+        let checkpoint = checkpoint::read(&args.weights)?;
+        let network = network(args, &checkpoint)?;
+        let header = checkpoint.header.as_ref();
+        let device = tensor::device::open(&args.device)?;
+        let name = args.dataset.data.as_deref().or(header.map(|header| header.data.as_str())).unwrap_or("cifar10");
+        let options = LoadOptions {
+            data_dir: args.dataset.data_dir.clone(),
+            limit_train,
+            limit_test: args.dataset.limit_test,
+            seed: 0,
+            classes: args.dataset.classes.or(header.filter(|header| header.data == name).map(|header| header.classes)),
+        };
+        let dataset = source::load(name, &options)?;
+        let classes = dataset.classes.len();
+        if let Some(header) = header.filter(|header| header.classes != classes) {
+            bail!("{} tells {} classes apart, and {name} has {classes}", args.weights.display(), header.classes);
+        }
+        let own = |given: Option<[f64; 3]>, trained: Option<[f64; 3]>, default: [f32; 3]| {
+            given.or(trained).unwrap_or(default.map(f64::from))
+        };
+        let normalisation = Normalisation {
+            mean: own(args.dataset.mean, header.map(|header| header.mean), dataset.mean),
+            std: own(args.dataset.std, header.map(|header| header.std), dataset.std),
+        };
+        Ok(Self { checkpoint, network, device, dataset, normalisation })
+    }
+}
+
 /// Prints the test errors of each branch and of the ensemble.
 ///
 /// # Errors
 /// When the weights or the data cannot be read or do not fit each other.
 pub fn run(args: &EvalArgs) -> Result<()> {
+    if args.perturbation.perturb {
+        return perturb::run(args);
+    }
     if let Some(path) = &args.logits {
         check_target("--logits", path)?;
     }
-    let checkpoint = checkpoint::read(&args.weights)?;
-    let network = network(args, &checkpoint)?;
-    let header = checkpoint.header.as_ref();
-    let device = tensor::device::open(&args.device)?;
-    let name = args.dataset.data.as_deref().or(header.map(|header| header.data.as_str())).unwrap_or("cifar10");
-    let options = LoadOptions {
-        data_dir: args.dataset.data_dir.clone(),
-        limit_train: Some(0),
-        limit_test: args.dataset.limit_test,
-        seed: 0,
-        classes: args.dataset.classes.or(header.filter(|header| header.data == name).map(|header| header.classes)),
-    };
-    let dataset = source::load(name, &options)?;
+    let Subject { checkpoint, network, device, dataset, normalisation } = Subject::load(args, Some(0))?;
     let classes = dataset.classes.len();
-    if let Some(header) = header.filter(|header| header.classes != classes) {
-        bail!("{} tells {} classes apart, and {name} has {classes}", args.weights.display(), header.classes);
-    }
-    let method = match header {
+    let method = match &checkpoint.header {
         Some(header) => network.method_config(header.method, header.gate, classes)?,
         None => one::Config::independent(1, classes),
     };
     let architecture = network.architecture()?;
-    let own = |given: Option<[f64; 3]>, trained: Option<[f64; 3]>, default: [f32; 3]| {
-        given.or(trained).unwrap_or(default.map(f64::from))
-    };
-    let normalisation = Normalisation {
-        mean: own(args.dataset.mean, header.map(|header| header.mean), dataset.mean),
-        std: own(args.dataset.std, header.map(|header| header.std), dataset.std),
-    };
     let mut model = Model::new();
     let recipe = Recipe { architecture: &*architecture, method: &method, normalisation, batch: args.batch };
     let mut program = EvaluationProgram::new(&device, &mut model, recipe, &dataset.test)?;
@@ -69,8 +97,9 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     }
 
     line(format!(
-        "{}, {name}, {} test images, {}",
+        "{}, {}, {} test images, {}",
         describe(&network),
+        dataset.name,
         grouped(found.predictions.images()),
         describe_device(&device)
     ))?;

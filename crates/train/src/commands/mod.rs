@@ -5,5 +5,6 @@ pub mod eval;
 pub mod export;
 pub mod fetch;
 pub mod info;
+pub mod perturb;
 pub mod profile;
 pub mod train;

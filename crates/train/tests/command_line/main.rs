@@ -2,6 +2,7 @@
 
 mod info;
 mod methods;
+mod perturb;
 mod program;
 mod pytorch;
 mod runs;
