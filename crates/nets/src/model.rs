@@ -366,4 +366,19 @@ mod tests {
         assert_eq!(model.load_start(&device, &whole).expect("fits"), Loaded::Everything);
         assert_eq!(state(&model, &device), state(&source, &device));
     }
+
+    #[test]
+    fn a_deployed_network_has_plain_names_and_no_gate() {
+        let names = ["conv1.weight", "branches.1.fc.bias", "fc.bias", "gate.fc.weight", "layer3.0.gate.weight"];
+        let tensors = names.iter().zip([1.0, 2.0, 3.0, 4.0, 5.0]);
+        let state: Vec<NamedTensor> = tensors
+            .map(|(&name, value)| NamedTensor { name: name.to_owned(), shape: vec![1], data: vec![value] })
+            .collect();
+        for (branch, bias) in [(0, 3.0), (1, 2.0)] {
+            let found = deployed(&state, branch);
+            let names: Vec<&str> = found.iter().map(|tensor| tensor.name.as_str()).collect();
+            assert_eq!(names, ["conv1.weight", "fc.bias", "layer3.0.gate.weight"]);
+            assert_eq!(found[1].data, [bias]);
+        }
+    }
 }

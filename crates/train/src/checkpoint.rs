@@ -274,14 +274,6 @@ mod tests {
     }
 
     #[test]
-    fn the_deployed_network_is_branch_0_without_the_gate() {
-        let names = ["conv1.weight", "branches.1.fc.bias", "fc.bias", "gate.fc.weight", "layer3.0.gate.weight"];
-        let tensor = |name: &str| NamedTensor { name: name.to_owned(), shape: vec![1], data: vec![0.5] };
-        let found: Vec<String> = deployed(names.map(tensor).into()).into_iter().map(|tensor| tensor.name).collect();
-        assert_eq!(found, ["conv1.weight", "fc.bias", "layer3.0.gate.weight"]);
-    }
-
-    #[test]
     fn damage_is_noticed_wherever_it_is() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let path = folder.path().join("checkpoint");

@@ -12,7 +12,6 @@ use tensor::{Device, Kind, Rng};
 
 use super::eval::Subject;
 use crate::args::{EvalArgs, PerturbArgs};
-use crate::checkpoint;
 use crate::evaluation::{Evaluated, evaluate};
 use crate::failure::usage;
 use crate::interrupt;
