@@ -7,6 +7,9 @@
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;        // [X_MEMBERS,N,H,W,C]
 @group(0) @binding(1) var<storage, read> w: array<vec4<f32>>;        // [M,R,S,CG,K]
 @group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>;  // [M,N,P,Q,K]
+@group(0) @binding(3) var<storage, read> stats: array<vec4<f32>>;    // [X_MEMBERS,2,C] (mean, inv_std); NORMALISED only, else x
+@group(0) @binding(4) var<storage, read> gamma: array<vec4<f32>>;    // [X_MEMBERS,C], likewise
+@group(0) @binding(5) var<storage, read> beta: array<vec4<f32>>;     // [X_MEMBERS,C], likewise
 
 const C4: u32 = C / 4u;
 const K4: u32 = K / 4u;
@@ -16,6 +19,14 @@ const Q_TILES: u32 = (Q + TP - 1u) / TP;
 const TILES: u32 = N * P * Q_TILES;
 const RUNS: u32 = (TILES + WORKGROUP - 1u) / WORKGROUP;
 const K_TILES: u32 = (KG4 + TK - 1u) / TK;
+
+// The input as it is read: NORMALISED, x stands for relu((x - mean) inv_std gamma + beta), by the channel.
+fn normalise(value: vec4<f32>, channel: u32) -> vec4<f32> {
+    let member = channel / C4;
+    let at = channel + member * C4;
+    let result = (value - stats[at]) * (stats[at + C4] * gamma[channel]) + beta[channel];
+    return select(result, vec4<f32>(), result < vec4<f32>());
+}
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -32,7 +43,8 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     let q = tile % Q_TILES * TP;
     let p = tile / Q_TILES % P;
     let n = tile / (Q_TILES * P);
-    let image = (select(m, 0u, X_MEMBERS == 1u) * N + n) * H;
+    let x_member = select(m, 0u, X_MEMBERS == 1u);
+    let image = (x_member * N + n) * H;
 
     var acc: array<vec4<f32>, TP * TK>;
     for (var r = 0u; r < R; r++) {
@@ -53,7 +65,10 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
                     if t >= kept {
                         let j = (q + t) * STRIDE_W + s - PAD_W;
                         let inside = i < H && j < W;
-                        let pixel = x[(row + select(0u, j, inside)) * C4 + group * CG4 + c];
+                        var pixel = x[(row + select(0u, j, inside)) * C4 + group * CG4 + c];
+                        if NORMALISED {
+                            pixel = normalise(pixel, x_member * C4 + group * CG4 + c);
+                        }
                         pixels[t] = select(vec4<f32>(), pixel, inside);
                     }
                 }

@@ -7,6 +7,17 @@
 @group(0) @binding(0) var<storage, read> x: array<f32>;        // [X_MEMBERS,N,H,W,C]
 @group(0) @binding(1) var<storage, read> w: array<f32>;        // [M,R,S,CG,K]
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;  // [M,N,P,Q,K]
+@group(0) @binding(3) var<storage, read> stats: array<f32>;    // [X_MEMBERS,2,C] (mean, inv_std); NORMALISED only, else x
+@group(0) @binding(4) var<storage, read> gamma: array<f32>;    // [X_MEMBERS,C], likewise
+@group(0) @binding(5) var<storage, read> beta: array<f32>;     // [X_MEMBERS,C], likewise
+
+// The input as it is read: NORMALISED, x stands for relu((x - mean) inv_std gamma + beta), by the channel.
+fn normalise(value: f32, channel: u32) -> f32 {
+    let member = channel / C;
+    let at = channel + member * C;
+    let result = (value - stats[at]) * (stats[at + C] * gamma[channel]) + beta[channel];
+    return select(result, 0.0, result < 0.0);
+}
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -19,7 +30,8 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     let p = element / (K * Q) % P;
     let n = element / (K * Q * P) % N;
     let m = element / (K * Q * P * N);
-    let image = select(m, 0u, X_MEMBERS == 1u) * N + n;
+    let x_member = select(m, 0u, X_MEMBERS == 1u);
+    let image = x_member * N + n;
 
     var sum = 0.0;
     for (var r = 0u; r < R; r++) {
@@ -30,7 +42,11 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
                 let pixel = ((image * H + i) * W + j) * C + k / KG * CG;
                 let weights = ((m * R + r) * S + s) * CG;
                 for (var c = 0u; c < CG; c++) {
-                    sum += x[pixel + c] * w[(weights + c) * K + k];
+                    var value = x[pixel + c];
+                    if NORMALISED {
+                        value = normalise(value, x_member * C + k / KG * CG + c);
+                    }
+                    sum += value * w[(weights + c) * K + k];
                 }
             }
         }

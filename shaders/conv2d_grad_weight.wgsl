@@ -7,6 +7,9 @@
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;               // [X_MEMBERS,N,H,W,C]
 @group(0) @binding(1) var<storage, read> dy: array<vec4<f32>>;              // [M,N,P,Q,K]
 @group(0) @binding(2) var<storage, read_write> partials: array<vec4<f32>>;  // [PARTS,M,R,S,CG,K]
+@group(0) @binding(3) var<storage, read> stats: array<vec4<f32>>;    // [X_MEMBERS,2,C] (mean, inv_std); NORMALISED only, else x
+@group(0) @binding(4) var<storage, read> gamma: array<vec4<f32>>;    // [X_MEMBERS,C], likewise
+@group(0) @binding(5) var<storage, read> beta: array<vec4<f32>>;     // [X_MEMBERS,C], likewise
 
 const C4: u32 = C / 4u;
 const K4: u32 = K / 4u;
@@ -15,6 +18,14 @@ const KG4: u32 = KG / 4u;
 const LANES: u32 = R * S * CG4;
 const CHUNKS: u32 = (LANES + WORKGROUP - 1u) / WORKGROUP;
 const K_TILES: u32 = (KG4 + TK - 1u) / TK;
+
+// The input as it is read: NORMALISED, x stands for relu((x - mean) inv_std gamma + beta), by the channel.
+fn normalise(value: vec4<f32>, channel: u32) -> vec4<f32> {
+    let member = channel / C4;
+    let at = channel + member * C4;
+    let result = (value - stats[at]) * (stats[at + C4] * gamma[channel]) + beta[channel];
+    return select(result, vec4<f32>(), result < vec4<f32>());
+}
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -32,7 +43,8 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     let c = line % CG4;
     let s = line / CG4 % S;
     let r = line / (CG4 * S);
-    let x_image = select(m, 0u, X_MEMBERS == 1u) * N;
+    let x_member = select(m, 0u, X_MEMBERS == 1u);
+    let x_image = x_member * N;
 
     var acc: array<vec4<f32>, 4u * TK>;
     for (var row = part * ROWS; row < min((part + 1u) * ROWS, N * P); row++) {
@@ -43,7 +55,10 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         for (var q = 0u; q < Q; q++) {
             let j = q * STRIDE_W + s - PAD_W;
             let inside = i < H && j < W;
-            let value = x[(x_row + select(0u, j, inside)) * C4 + group * CG4 + c];
+            var value = x[(x_row + select(0u, j, inside)) * C4 + group * CG4 + c];
+            if NORMALISED {
+                value = normalise(value, x_member * C4 + group * CG4 + c);
+            }
             let pixel = select(vec4<f32>(), value, inside);
             for (var k = 0u; k < TK; k++) {
                 let gradient = dy[(dy_row + q) * K4 + group * KG4 + min(filter_tile + k, KG4 - 1u)];

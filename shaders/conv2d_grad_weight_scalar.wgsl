@@ -7,6 +7,17 @@
 @group(0) @binding(0) var<storage, read> x: array<f32>;               // [X_MEMBERS,N,H,W,C]
 @group(0) @binding(1) var<storage, read> dy: array<f32>;              // [M,N,P,Q,K]
 @group(0) @binding(2) var<storage, read_write> partials: array<f32>;  // [PARTS,M,R,S,CG,K]
+@group(0) @binding(3) var<storage, read> stats: array<f32>;    // [X_MEMBERS,2,C] (mean, inv_std); NORMALISED only, else x
+@group(0) @binding(4) var<storage, read> gamma: array<f32>;    // [X_MEMBERS,C], likewise
+@group(0) @binding(5) var<storage, read> beta: array<f32>;     // [X_MEMBERS,C], likewise
+
+// The input as it is read: NORMALISED, x stands for relu((x - mean) inv_std gamma + beta), by the channel.
+fn normalise(value: f32, channel: u32) -> f32 {
+    let member = channel / C;
+    let at = channel + member * C;
+    let result = (value - stats[at]) * (stats[at + C] * gamma[channel]) + beta[channel];
+    return select(result, 0.0, result < 0.0);
+}
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -20,7 +31,8 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     let r = element / (K * CG * S) % R;
     let m = element / (K * CG * S * R) % M;
     let part = element / (K * CG * S * R * M);
-    let x_image = select(m, 0u, X_MEMBERS == 1u) * N;
+    let x_member = select(m, 0u, X_MEMBERS == 1u);
+    let x_image = x_member * N;
 
     var sum = 0.0;
     for (var row = part * ROWS; row < min((part + 1u) * ROWS, N * P); row++) {
@@ -30,7 +42,11 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
                 let j = q * STRIDE_W + s - PAD_W;
                 if j < W {
                     let pixel = ((x_image + row / P) * H + i) * W + j;
-                    sum += x[pixel * C + c] * dy[((m * N * P + row) * Q + q) * K + k];
+                    var value = x[pixel * C + c];
+                    if NORMALISED {
+                        value = normalise(value, x_member * C + c);
+                    }
+                    sum += value * dy[((m * N * P + row) * Q + q) * K + k];
                 }
             }
         }

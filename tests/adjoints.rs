@@ -86,11 +86,11 @@ proptest! {
     fn convolution(geometry in geometries()) {
         let [x, w, dy] = [(geometry.input_spec(), 0), (geometry.weight_spec(), 1), (geometry.output_spec(), 2)]
             .map(|(spec, key)| random(spec.words(), key));
-        let y = run(&Conv2dForward { geometry }, &[&x, &w]);
+        let y = run(&Conv2dForward { geometry, normalised: false }, &[&x, &w]);
         let dx = run(&Conv2dGradInput { geometry, addend: false }, &[&dy, &w]);
         assert_adjoint(dot(&y, &dy), dot(&x, &dx), &y, &dy);
 
-        let kernel = Conv2dGradWeight { geometry };
+        let kernel = Conv2dGradWeight { geometry, normalised: false };
         let sum = SumPartials { partials: kernel.partials(), shape: geometry.weight_spec().shape };
         let dw = run(&sum, &[&run(&kernel, &[&x, &dy])]);
         assert_adjoint(dot(&y, &dy), dot(&w, &dw), &y, &dy);

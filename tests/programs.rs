@@ -182,6 +182,49 @@ fn poisoned_memory_changes_nothing_of_a_step() {
     assert!(parameters[0] == parameters[1], "poison in unused memory reached the parameters");
 }
 
+/// A program in another one's slots computes what it computes in its own, and allocates none.
+#[test]
+fn programs_that_run_by_turns_share_memory() {
+    let device = Device::cpu();
+    let record = |graph: &mut Graph, length: usize| {
+        let x = input(graph);
+        let mut y = x;
+        for _ in 0..length {
+            let scaled = scale(graph, y, 2.0);
+            y = add(graph, scaled, y);
+        }
+        graph.keep(y);
+        (x, y)
+    };
+    let (mut large, mut small) = (Graph::new(), Graph::new());
+    let ((x, y), (u, v)) = (record(&mut large, 5), record(&mut small, 2));
+    let mut owner = large.compile(&device).expect("compiles");
+    let mut guest = small.compile_beside(&owner).expect("compiles");
+    for round in [1.0, 2.0] {
+        owner.feed_f32(x, &[round; WORDS]).expect("fits");
+        owner.run().expect("runs");
+        assert_eq!(owner.read_f32(y).expect("kept"), [round * 243.0; WORDS]);
+        guest.feed_f32(u, &[round; WORDS]).expect("fits");
+        guest.run().expect("runs");
+        assert_eq!(guest.read_f32(v).expect("kept"), [round * 9.0; WORDS]);
+    }
+    // The guest's results lie in the owner's slots.
+    assert_ne!(owner.read_f32(y).expect("readable"), [2.0 * 243.0; WORDS]);
+}
+
+/// Between a convolution and the next, batch-norm and ReLU are computed as the next one reads: no kernel writes them.
+#[test]
+fn a_batch_norm_that_only_convolutions_read_has_no_tensor() {
+    let (graph, ..) = training("resnet8", 1, 4);
+    let live: Vec<&str> = {
+        let kernels: Vec<_> = graph.kernels().collect();
+        plan(&graph).expect("plans").order.into_iter().map(|index| kernels[index].name()).collect()
+    };
+    let count = |name: &str| live.iter().filter(|&&other| other == name).count();
+    // Nine convolutions with a batch-norm each, three of which are the first ones of a block.
+    assert_eq!((count("conv2d_forward"), count("batch_norm_stats"), count("batch_norm_apply")), (9, 9, 6));
+}
+
 /// Members run in the same dispatches: branches cost no more of them, but for the gate's.
 #[test]
 fn branches_cost_hardly_a_dispatch() {

@@ -50,6 +50,7 @@ def parse_arguments():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="threads that PyTorch uses (default: its own choice)")
     parser.add_argument("--steps", type=int, help="time so many steps on random images instead of training")
+    parser.add_argument("--evaluation", action="store_true", help="with --steps: time evaluation instead of training")
     parser.add_argument("--channels-last", action="store_true", help="keep images and activations in NHWC order")
     arguments = parser.parse_args()
     if arguments.data is None and arguments.steps is None:
@@ -198,19 +199,24 @@ def device_name():
 
 
 def measure(arguments):
-    model = make_model(arguments, 10).train()
+    model = make_model(arguments, 10).train(not arguments.evaluation)
     optimiser = make_optimiser(model, arguments)
     images = torch.randn(arguments.batch, 3, 32, 32).contiguous(memory_format=memory_format(arguments))
     labels = torch.randint(10, (arguments.batch,))
     seconds = []
     for _ in range(WARM_UP_STEPS + arguments.steps):
         start = time.perf_counter()
-        train_step(model, optimiser, images, labels)
+        if arguments.evaluation:
+            with torch.no_grad():
+                model(images)
+        else:
+            train_step(model, optimiser, images, labels)
         seconds.append(time.perf_counter() - start)
     timed = seconds[WARM_UP_STEPS:]
     median = statistics.median(timed)
     print(
         f"resnet{arguments.depth}, {arguments.branches} branches, batch {arguments.batch}, "
+        f"{'evaluation' if arguments.evaluation else 'training'}, "
         f"{'NHWC' if arguments.channels_last else 'NCHW'}, {device_name()}: "
         f"{arguments.batch / median:.1f} images/s (median of {len(timed)} steps of {median * 1e3:.1f} ms, "
         f"fastest {min(timed) * 1e3:.1f}, slowest {max(timed) * 1e3:.1f})"

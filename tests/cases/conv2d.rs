@@ -6,7 +6,7 @@ use tensor::kernels::conv2d_grad_input::Conv2dGradInput;
 use tensor::kernels::conv2d_grad_weight::Conv2dGradWeight;
 use tensor::kernels::sum_partials::SumPartials;
 
-use super::Case;
+use super::{Case, Fill};
 
 /// A small 3x3 convolution of a single member; the others differ from it in what matters.
 const BASE: ConvGeometry = ConvGeometry {
@@ -63,16 +63,32 @@ pub fn cases() -> Vec<Case> {
         let [rows, columns] = geometry.output_extent();
         let forward = taps * geometry.channels / geometry.groups;
         let backward = taps * geometry.filters / geometry.groups * geometry.members;
-        cases.push(Case::new(format!("conv2d_forward/{name}"), Conv2dForward { geometry }, forward));
+        cases.push(Case::new(format!("conv2d_forward/{name}"), Conv2dForward { geometry, normalised: false }, forward));
+        // With a normalised input: a mean and a deviation that are not those of the input, to let the ReLU close.
+        if index % 3 == 1 || geometry.channels == 3 || geometry.members > geometry.input_members {
+            let normalised = |case: Case| {
+                let case = case.input(2, Fill::Normal(0.3, 0.2)).input(3, Fill::Normal(1.0, 0.4));
+                Case { name: case.name.clone() + "/normalised", ..case.input(4, Fill::Normal(0.2, 0.5)) }
+            };
+            let kernel = Conv2dForward { geometry, normalised: true };
+            cases.push(normalised(Case::new(format!("conv2d_forward/{name}"), kernel, forward)));
+            let kernel = Conv2dGradWeight { geometry, normalised: true };
+            let pixels = geometry.batch * rows * columns;
+            cases.push(normalised(Case::new(format!("conv2d_grad_weight/{name}"), kernel, pixels)));
+        }
         let kernel = Conv2dGradInput { geometry, addend: index % 2 == 1 };
         cases.push(Case::new(format!("conv2d_grad_input/{name}"), kernel, backward));
         let pixels = geometry.batch * rows * columns;
-        cases.push(Case::new(format!("conv2d_grad_weight/{name}"), Conv2dGradWeight { geometry }, pixels));
+        cases.push(Case::new(
+            format!("conv2d_grad_weight/{name}"),
+            Conv2dGradWeight { geometry, normalised: false },
+            pixels,
+        ));
     }
     let geometry = ConvGeometry { batch: 16, ..BASE };
-    cases.push(Case::new("conv2d_grad_weight/parts", Conv2dGradWeight { geometry }, 256));
+    cases.push(Case::new("conv2d_grad_weight/parts", Conv2dGradWeight { geometry, normalised: false }, 256));
     let geometry = ConvGeometry { batch: 15, channels: 2, ..BASE };
-    cases.push(Case::new("conv2d_grad_weight/scalar_parts", Conv2dGradWeight { geometry }, 256));
+    cases.push(Case::new("conv2d_grad_weight/scalar_parts", Conv2dGradWeight { geometry, normalised: false }, 256));
     for (name, partials, shape) in [
         ("one", 1, vec![3]),
         ("few", 3, vec![1, 3, 3, 4, 8]),

@@ -3,6 +3,7 @@
 //! Differentiable operations (in `ops/`) record their kernels here and leave an entry on the tape; the sweep in
 //! [`crate::autodiff`] records more of the same graph.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::autodiff::Differentiable;
@@ -54,6 +55,21 @@ pub struct Graph {
     pub(crate) nodes: Vec<Node>,
     pub(crate) tape: Vec<TapeEntry>,
     pub(crate) kept: Vec<Var>,
+    pub(crate) normalised: HashMap<Var, Normalised>,
+}
+
+/// What a tensor is a normalisation of, where a kernel that reads it can normalise by itself:
+/// `relu((x - mean) inv_std gamma + beta)`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Normalised {
+    /// `[M, …, C]`.
+    pub x: Var,
+    /// `[M, 2, C]`: mean and 1 / deviation.
+    pub stats: Var,
+    /// `[M, C]`.
+    pub gamma: Var,
+    /// `[M, C]`.
+    pub beta: Var,
 }
 
 impl Graph {

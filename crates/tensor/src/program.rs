@@ -19,13 +19,22 @@ pub struct Program {
     executable: Executable,
     kernels: Vec<Arc<dyn Kernel>>,
     readable: BTreeMap<Var, (View, Spec, String)>,
+    slots: Vec<Slot>,
     memory: Memory,
+}
+
+/// Memory that temporaries occupy by turns.
+#[derive(Debug, Clone)]
+struct Slot {
+    buffer: Buffer,
+    id: usize,
+    words: usize,
 }
 
 /// What a program needs of a device's memory, in bytes, besides banks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
-    /// Slots of the temporaries.
+    /// Slots of the temporaries, those of another program included ([`Graph::compile_beside`]).
     pub planned: usize,
     /// What the temporaries would take if none shared a slot.
     pub unshared: usize,
@@ -79,8 +88,21 @@ impl Graph {
     /// # Errors
     /// As [`Graph::compile`].
     pub fn compile_with(&self, device: &Device, options: CompileOptions) -> Result<Program> {
+        self.compile_into(device, options, &[])
+    }
+
+    /// As [`Graph::compile`], in the slots of another program as far as they reach: the two must run by turns, and what
+    /// is kept of a run is lost with the other one's next.
+    ///
+    /// # Errors
+    /// As [`Graph::compile`].
+    pub fn compile_beside(&self, other: &Program) -> Result<Program> {
+        self.compile_into(&other.device, CompileOptions::default(), &other.slots)
+    }
+
+    fn compile_into(&self, device: &Device, options: CompileOptions, lent: &[Slot]) -> Result<Program> {
         let plan = plan(self)?;
-        let slots = allocate_slots(device, &plan, options)?;
+        let slots = allocate_slots(device, &plan, options, lent)?;
         let mut views: Vec<Option<View>> = vec![None; self.variables.len()];
         for (index, variable) in self.variables.iter().enumerate() {
             let view = |buffer: Buffer, buffer_id: usize, offset: usize| View {
@@ -92,7 +114,7 @@ impl Graph {
             };
             views[index] = match &variable.home {
                 Home::Temporary => plan.slots[index].map(|slot| {
-                    let (buffer, id) = slots[slot].clone();
+                    let Slot { buffer, id, .. } = slots[slot].clone();
                     view(buffer, id, 0)
                 }),
                 Home::Fed(name) => Some(view(device.alloc(variable.spec.words(), name)?, next_buffer_id(), 0)),
@@ -117,6 +139,7 @@ impl Graph {
             executable: device.prepare(dispatches)?,
             kernels,
             readable,
+            slots,
             memory: Memory {
                 planned: 4 * plan.words(),
                 unshared: 4 * plan.unshared_words,
@@ -144,15 +167,27 @@ impl Graph {
     }
 }
 
-fn allocate_slots(device: &Device, plan: &Plan, options: CompileOptions) -> Result<Vec<(Buffer, usize)>> {
-    let allocate = |(i, &words): (usize, &usize)| {
-        let buffer = device.alloc(words, &format!("activation slot {i}"))?;
-        if options.poison {
-            device.write(&buffer, 0, &vec![f32::NAN.to_bits(); words])?;
-        }
-        Ok((buffer, next_buffer_id()))
-    };
-    plan.slot_words.iter().enumerate().map(allocate).collect()
+/// A place for each slot of the plan: the largest ones in the largest of the slots that are lent.
+fn allocate_slots(device: &Device, plan: &Plan, options: CompileOptions, lent: &[Slot]) -> Result<Vec<Slot>> {
+    let mut lent: Vec<&Slot> = lent.iter().collect();
+    lent.sort_by_key(|slot| slot.words);
+    let mut largest_first: Vec<usize> = (0..plan.slot_words.len()).collect();
+    largest_first.sort_by_key(|&slot| std::cmp::Reverse(plan.slot_words[slot]));
+    let mut slots: Vec<Option<Slot>> = vec![None; plan.slot_words.len()];
+    for index in largest_first {
+        let words = plan.slot_words[index];
+        slots[index] = Some(match lent.pop_if(|slot| slot.words >= words) {
+            Some(slot) => slot.clone(),
+            None => {
+                let buffer = device.alloc(words, &format!("activation slot {index}"))?;
+                if options.poison {
+                    device.write(&buffer, 0, &vec![f32::NAN.to_bits(); words])?;
+                }
+                Slot { buffer, id: next_buffer_id(), words }
+            }
+        });
+    }
+    Ok(slots.into_iter().flatten().collect())
 }
 
 impl Program {

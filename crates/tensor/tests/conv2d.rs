@@ -103,7 +103,7 @@ fn assert_close(what: &str, got: &[f32], expected: &[f64]) {
 }
 
 fn grad_weight(geometry: ConvGeometry, x: &[f32], dy: &[f32]) -> Vec<f32> {
-    let kernel = Conv2dGradWeight { geometry };
+    let kernel = Conv2dGradWeight { geometry, normalised: false };
     let sum = SumPartials { partials: kernel.partials(), shape: geometry.weight_spec().shape };
     assert_eq!(kernel.outputs(), sum.inputs());
     run(&sum, &[&run(&kernel, &[x, dy])])
@@ -126,7 +126,7 @@ fn references_compute_the_formula() {
         });
         let what = |kernel| format!("{kernel} of {geometry:?}");
 
-        assert_close(&what("forward"), &run(&Conv2dForward { geometry }, &[&x, &w]), &y);
+        assert_close(&what("forward"), &run(&Conv2dForward { geometry, normalised: false }, &[&x, &w]), &y);
         assert_close(&what("grad_weight"), &grad_weight(geometry, &x, &dy), &dw);
         let kernel = Conv2dGradInput { geometry, addend: false };
         assert_close(&what("grad_input"), &run(&kernel, &[&dy, &w]), &dx);
@@ -143,7 +143,7 @@ fn references_are_adjoint() {
     for geometry in geometries() {
         let words = [geometry.input_spec(), geometry.weight_spec(), geometry.output_spec()].map(|spec| spec.words());
         let [x, w, dy] = [0, 1, 2].map(|key| random(words[key], 10 + key as u64));
-        let y = run(&Conv2dForward { geometry }, &[&x, &w]);
+        let y = run(&Conv2dForward { geometry, normalised: false }, &[&x, &w]);
         let dx = run(&Conv2dGradInput { geometry, addend: false }, &[&dy, &w]);
         let dw = grad_weight(geometry, &x, &dy);
         let scale = (dot(&y, &y) * dot(&dy, &dy)).sqrt();
@@ -164,7 +164,7 @@ fn threads_change_no_bit() {
             for geometry in geometries() {
                 let words = [geometry.input_spec(), geometry.weight_spec(), geometry.output_spec()].map(|s| s.words());
                 let [x, w, dy] = [0, 1, 2].map(|key| random(words[key], 20 + key as u64));
-                outputs.push(run(&Conv2dForward { geometry }, &[&x, &w]));
+                outputs.push(run(&Conv2dForward { geometry, normalised: false }, &[&x, &w]));
                 outputs.push(run(&Conv2dGradInput { geometry, addend: false }, &[&dy, &w]));
                 outputs.push(grad_weight(geometry, &x, &dy));
             }
@@ -191,9 +191,39 @@ fn partials_are_moderate() {
             padding: [1, 1],
             groups: 1,
         };
-        let kernel = Conv2dGradWeight { geometry };
+        let kernel = Conv2dGradWeight { geometry, normalised: false };
         let activations = 2 * geometry.input_spec().words();
         assert!((8..=512).contains(&kernel.partials()), "{}", kernel.describe());
         assert!(kernel.outputs()[0].words() <= activations, "{}", kernel.describe());
+    }
+}
+
+#[test]
+fn a_normalised_input_is_that_of_the_normalised_tensor() {
+    for geometry in geometries() {
+        let ConvGeometry { input_members, channels, .. } = geometry;
+        let words = [geometry.input_spec(), geometry.weight_spec(), geometry.output_spec()].map(|spec| spec.words());
+        let [x, w, dy] = [0, 1, 2].map(|key| random(words[key], key as u64));
+        let stats: Vec<f32> = random(input_members * 2 * channels, 3).iter().map(|v| 0.5 + 0.2 * v).collect();
+        let (gamma, beta) = (random(input_members * channels, 4), random(input_members * channels, 5));
+        let per_member = words[0] / input_members;
+        let normalised: Vec<f32> = x
+            .iter()
+            .enumerate()
+            .map(|(i, x)| {
+                let (m, c) = (i / per_member, i % channels);
+                let (mean, inv_std) = (stats[2 * m * channels + c], stats[(2 * m + 1) * channels + c]);
+                let parameter = m * channels + c;
+                ((x - mean) * (gamma[parameter] * inv_std) + beta[parameter]).max(0.0)
+            })
+            .collect();
+        let widen = |values: Vec<f32>| values.into_iter().map(f64::from).collect::<Vec<f64>>();
+        let what = format!("{geometry:?}");
+        let [plain, own] = [false, true].map(|normalised| Conv2dForward { geometry, normalised });
+        let expected = widen(run(&plain, &[&normalised, &w]));
+        assert_close(&what, &run(&own, &[&x, &w, &stats, &gamma, &beta]), &expected);
+        let [plain, own] = [false, true].map(|normalised| Conv2dGradWeight { geometry, normalised });
+        let expected = widen(run(&plain, &[&normalised, &dy]));
+        assert_close(&what, &run(&own, &[&x, &dy, &stats, &gamma, &beta]), &expected);
     }
 }

@@ -104,11 +104,13 @@ impl TrainingProgram {
         device: &Device,
         model: &mut Model,
         recipe: Recipe<'_>,
-        images: &Images,
+        images: Images,
         nesterov: bool,
         teacher: Option<&Teacher>,
     ) -> Result<Self> {
-        let split = Split::upload(device, "training", images)?;
+        let split = Split::upload(device, "training", &images)?;
+        // The step needs much memory, and the images are on the device now.
+        drop(images);
         let mut graph = Graph::new();
         let picks = graph.input("picks", Spec::u32([recipe.batch, 2]));
         let (image, labels) = split.record(&mut graph, picks, recipe.normalisation)?;
@@ -122,6 +124,15 @@ impl TrainingProgram {
         }
         step.optimizer.initialize(device, model.params())?;
         Ok(Self { program, step, picks })
+    }
+
+    /// The evaluation of the same model on `images`, in the memory of the training step: the two run by turns.
+    ///
+    /// # Errors
+    /// When the device cannot hold or run it.
+    pub fn evaluation(&self, model: &mut Model, recipe: Recipe<'_>, images: &Images) -> Result<EvaluationProgram> {
+        let split = Split::upload(self.program.device(), "evaluation", images)?;
+        EvaluationProgram::on_split(model, recipe, split, |graph| graph.compile_beside(&self.program))
     }
 
     /// Runs a step on these picks.
@@ -163,7 +174,8 @@ impl EvaluationProgram {
     /// # Errors
     /// When the device cannot hold or run it.
     pub fn new(device: &Device, model: &mut Model, recipe: Recipe<'_>, images: &Images) -> Result<Self> {
-        Self::on_split(device, model, recipe, Split::upload(device, "evaluation", images)?)
+        let split = Split::upload(device, "evaluation", images)?;
+        Self::on_split(model, recipe, split, |graph| graph.compile(device))
     }
 
     /// The evaluation of another network on the same images.
@@ -171,10 +183,15 @@ impl EvaluationProgram {
     /// # Errors
     /// As [`EvaluationProgram::new`].
     pub fn of_another(&self, model: &mut Model, recipe: Recipe<'_>) -> Result<Self> {
-        Self::on_split(self.program.device(), model, recipe, self.split.clone())
+        Self::on_split(model, recipe, self.split.clone(), |graph| graph.compile(self.program.device()))
     }
 
-    fn on_split(device: &Device, model: &mut Model, recipe: Recipe<'_>, split: Split) -> Result<Self> {
+    fn on_split(
+        model: &mut Model,
+        recipe: Recipe<'_>,
+        split: Split,
+        compile: impl FnOnce(&Graph) -> tensor::Result<Program>,
+    ) -> Result<Self> {
         let images = split.images();
         let batch = recipe.batch.min(images);
         let batches = data::Evaluation::new(images, batch)?;
@@ -184,7 +201,7 @@ impl EvaluationProgram {
         let step = one::evaluation(&mut graph, model, recipe.architecture, sample, recipe.method, images)?;
         graph.keep(step.heads.logits);
         step.heads.gate.into_iter().for_each(|gate| graph.keep(gate));
-        let program = graph.compile(device).context("cannot prepare the evaluation step")?;
+        let program = compile(&graph).context("cannot prepare the evaluation step")?;
         Ok(Self { program, step, split, picks, batches, method: *recipe.method, outputs: None })
     }
 

@@ -69,7 +69,7 @@ impl Trainer {
     ///
     /// # Errors
     /// When the data do not fill a batch, the teacher cannot be had, or the device cannot hold or run the programs.
-    pub fn new(config: Config, device: Device, dataset: &Dataset) -> Result<Self> {
+    pub fn new(config: Config, device: Device, dataset: Dataset) -> Result<Self> {
         let sampler = Sampler::new(config.seed, dataset.train.len(), config.batch, dataset.augment)?;
         let architecture = config.network.architecture()?;
         let method = config.method_config(dataset.classes.len())?;
@@ -84,8 +84,8 @@ impl Trainer {
         };
         let (nesterov, teacher) = (config.nesterov, teacher.as_ref());
         let training =
-            TrainingProgram::new(&device, &mut model, recipe(config.batch), &dataset.train, nesterov, teacher)?;
-        let evaluation = EvaluationProgram::new(&device, &mut model, recipe(config.eval_batch), &dataset.test)?;
+            TrainingProgram::new(&device, &mut model, recipe(config.batch), dataset.train, nesterov, teacher)?;
+        let evaluation = training.evaluation(&mut model, recipe(config.eval_batch), &dataset.test)?;
         model.initialize(&device, config.seed)?;
         Ok(Self { config, device, model, training, evaluation, sampler, header })
     }

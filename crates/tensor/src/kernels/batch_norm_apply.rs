@@ -4,6 +4,7 @@
 use rayon::prelude::*;
 
 use super::matrix::{ROWS_PER_THREAD, Tiling, repeat, task_words};
+use super::vector::wide;
 use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
 
@@ -93,24 +94,26 @@ impl BatchNormApply {
                 Residual::Shared => operands.residual,
             };
             y.par_chunks_mut(task).enumerate().for_each(|(index, y)| {
-                let x = &x[index * task..][..y.len()];
-                let residual = residual.map(|residual| &residual[index * task..][..y.len()]);
-                for (tile, y) in y.chunks_mut(mean.len()).enumerate() {
-                    let start = tile * mean.len();
-                    let x = &x[start..][..y.len()];
-                    let parameters = mean.iter().zip(&scale).zip(&shift);
-                    for ((y, x), ((mean, scale), shift)) in y.iter_mut().zip(x).zip(parameters) {
-                        *y = (x - mean) * scale + shift;
-                    }
-                    if let Some(residual) = residual {
-                        for (y, residual) in y.iter_mut().zip(&residual[start..]) {
-                            *y += residual;
+                wide(|| {
+                    let x = &x[index * task..][..y.len()];
+                    let residual = residual.map(|residual| &residual[index * task..][..y.len()]);
+                    for (tile, y) in y.chunks_mut(mean.len()).enumerate() {
+                        let start = tile * mean.len();
+                        let x = &x[start..][..y.len()];
+                        let parameters = mean.iter().zip(&scale).zip(&shift);
+                        for ((y, x), ((mean, scale), shift)) in y.iter_mut().zip(x).zip(parameters) {
+                            *y = (x - mean) * scale + shift;
+                        }
+                        if let Some(residual) = residual {
+                            for (y, residual) in y.iter_mut().zip(&residual[start..]) {
+                                *y += residual;
+                            }
+                        }
+                        for y in y.iter_mut() {
+                            *y = if *y < floor { floor } else { *y };
                         }
                     }
-                    for y in y.iter_mut() {
-                        *y = if *y < floor { floor } else { *y };
-                    }
-                }
+                });
             });
         });
     }

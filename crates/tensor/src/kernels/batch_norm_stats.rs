@@ -6,6 +6,7 @@
 use rayon::prelude::*;
 
 use super::matrix::{Tiling, chunk_rows, fold, repeat, sum_partials};
+use super::vector::wide;
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
 
@@ -53,23 +54,25 @@ impl Kernel for BatchNormPartials {
         let Self { members, rows, channels } = *self;
         let x = inputs[0].f32();
         outputs[0].f32().par_chunks_mut(2 * channels).enumerate().for_each(|(index, partial)| {
-            let (chunk, member) = (index / members, index % members);
-            let x = &x[member * rows * channels..][..rows * channels];
-            let shift = repeat(&x[..channels]);
-            let start = chunk * self.chunk_rows();
-            let end = (start + self.chunk_rows()).min(rows);
-            let mut sums = vec![0.0; shift.len()];
-            let mut squares = vec![0.0; shift.len()];
-            for tile in x[start * channels..end * channels].chunks(shift.len()) {
-                for (((x, shift), sum), square) in tile.iter().zip(&shift).zip(&mut sums).zip(&mut squares) {
-                    let deviation = x - shift;
-                    *sum += deviation;
-                    *square += deviation * deviation;
+            wide(|| {
+                let (chunk, member) = (index / members, index % members);
+                let x = &x[member * rows * channels..][..rows * channels];
+                let shift = repeat(&x[..channels]);
+                let start = chunk * self.chunk_rows();
+                let end = (start + self.chunk_rows()).min(rows);
+                let mut sums = vec![0.0; shift.len()];
+                let mut squares = vec![0.0; shift.len()];
+                for tile in x[start * channels..end * channels].chunks(shift.len()) {
+                    for (((x, shift), sum), square) in tile.iter().zip(&shift).zip(&mut sums).zip(&mut squares) {
+                        let deviation = x - shift;
+                        *sum += deviation;
+                        *square += deviation * deviation;
+                    }
                 }
-            }
-            let (sum, square) = partial.split_at_mut(channels);
-            fold(&sums, sum);
-            fold(&squares, square);
+                let (sum, square) = partial.split_at_mut(channels);
+                fold(&sums, sum);
+                fold(&squares, square);
+            });
         });
     }
 

@@ -8,7 +8,13 @@
 //!
 //! where `c` runs over the channels of `k`'s group, and positions outside the image read as zero.
 
-use crate::kernel::Launch;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::matrix::repeat;
+use super::vector::wide;
+use crate::kernel::{Binding, Launch, Slice};
 use crate::shape::Spec;
 
 /// Extents of a convolution. The gradients are described by the geometry of their forward.
@@ -294,6 +300,67 @@ pub(super) fn rows_per_block(width: usize, depth: usize) -> usize {
     const SCRATCH_WORDS: usize = 96 * 1024;
     let pixels = (SCRATCH_WORDS / depth.max(1)).clamp(64, 512);
     (pixels / width).max(1)
+}
+
+/// What a convolution with a normalised input makes of it as it reads it: `relu((x - mean) scale + shift)`, by the
+/// channel. The batch-norm and the ReLU in front of a convolution need no tensor of their own.
+#[derive(Debug, Clone)]
+pub(super) struct Normalisation {
+    // Repeated over a few pixels, so that loops over them are long.
+    mean: Vec<f32>,
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+}
+
+impl Normalisation {
+    /// That of channels `channels` of a member, from `[stats [M, 2, C], gamma [M, C], beta [M, C]]`; none if there are no
+    /// such inputs.
+    pub fn of(inputs: &[Slice<'_>], member: usize, all: usize, channels: Range<usize>) -> Option<Self> {
+        let &[stats, gamma, beta] = inputs else { return None };
+        let (mean, inv_std) = stats.f32()[member * 2 * all..][..2 * all].split_at(all);
+        let [gamma, beta] = [gamma, beta].map(|values| &values.f32()[member * all..][..all][channels.clone()]);
+        let scale: Vec<f32> = gamma.iter().zip(&inv_std[channels.clone()]).map(|(gamma, s)| gamma * s).collect();
+        Some(Self { mean: repeat(&mean[channels]), scale: repeat(&scale), shift: repeat(beta) })
+    }
+
+    /// Normalises whole pixels of these channels.
+    pub fn apply(&self, pixels: &mut [f32]) {
+        wide(|| {
+            for pixels in pixels.chunks_mut(self.mean.len()) {
+                let parameters = self.mean.iter().zip(&self.scale).zip(&self.shift);
+                for (x, ((mean, scale), shift)) in pixels.iter_mut().zip(parameters) {
+                    let value = (*x - mean) * scale + shift;
+                    // A comparison that leaves NaN what it is.
+                    *x = if value < 0.0 { 0.0 } else { value };
+                }
+            }
+        });
+    }
+}
+
+/// The specifications of a normalisation's tensors.
+pub(super) fn normalisation_specs(g: &ConvGeometry) -> [Spec; 3] {
+    let parameter = Spec::f32([g.input_members, g.channels]);
+    [Spec::f32([g.input_members, 2, g.channels]), parameter.clone(), parameter]
+}
+
+/// A whole input, normalised.
+pub(super) fn normalised(g: &ConvGeometry, x: &[f32], normalisation: &[Slice<'_>]) -> Vec<f32> {
+    let mut x = x.to_vec();
+    let image = g.height * g.width * g.channels;
+    x.par_chunks_mut(image).enumerate().for_each(|(index, image)| {
+        if let Some(normalisation) = Normalisation::of(normalisation, index / g.batch, g.channels, 0..g.channels) {
+            normalisation.apply(image);
+        }
+    });
+    x
+}
+
+/// The bindings of a convolution's two inputs and its output, and of its normalisation, for which `x` stands where there
+/// is none.
+pub(super) fn bindings(normalised: bool) -> Vec<Binding> {
+    let normalisation = [2, 3, 4].map(|index| Binding::Input(if normalised { index } else { 0 }));
+    [Binding::Input(0), Binding::Input(1), Binding::Output(0)].into_iter().chain(normalisation).collect()
 }
 
 /// Consecutive rows of one image.

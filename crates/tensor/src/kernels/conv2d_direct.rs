@@ -7,7 +7,7 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::conv2d::Window;
+use super::conv2d::{Normalisation, Window};
 
 /// Words of a strip with what belongs to it that stay in the first-level cache.
 const NEAR_WORDS: usize = 6 * 1024;
@@ -60,8 +60,16 @@ impl Strip {
         self.window.horizontal.taps * self.window.group_channels
     }
 
-    /// Copies what output rows from `first` on read of a group's channels of `image`; zeros outside of it.
-    pub fn fill(&self, image: &[f32], group: usize, first: usize, strip: &mut [f32]) {
+    /// Copies what output rows from `first` on read of a group's channels of `image`, normalised if asked for; zeros
+    /// outside of it.
+    pub fn fill(
+        &self,
+        image: &[f32],
+        group: usize,
+        first: usize,
+        normalisation: Option<&Normalisation>,
+        strip: &mut [f32],
+    ) {
         let Window { vertical, horizontal, channels, group_channels } = self.window;
         let top = (first * vertical.step) as isize + vertical.start;
         let columns = self.extent()[1] as isize;
@@ -83,6 +91,9 @@ impl Strip {
             } else {
                 let pixels = to[before..after].chunks_exact_mut(group_channels).zip(from.chunks_exact(channels));
                 pixels.for_each(|(to, from)| to.copy_from_slice(&from[group * group_channels..][..group_channels]));
+            }
+            if let Some(normalisation) = normalisation {
+                normalisation.apply(&mut to[before..after]);
             }
         }
     }
@@ -146,6 +157,7 @@ impl Convolve<'_> {
     }
 
     /// `P` positions of a row from `q` on.
+    #[expect(clippy::needless_range_loop, clippy::manual_memcpy, reason = "see `load`")]
     #[inline(always)]
     fn tile<S: Simd, const P: usize, const V: usize>(&mut self, simd: S, row: usize, q: usize, k: usize) {
         let block = V * S::F32_LANES;
@@ -237,6 +249,8 @@ impl AddWeightGradient<'_> {
         }
     }
 
+    /// `C` rows of the gradient from `i` of the tap's line on, summed over output rows `first` to `end`.
+    #[expect(clippy::needless_range_loop, reason = "see `load`")]
     #[inline(always)]
     fn tile<S: Simd, const C: usize, const V: usize>(
         &mut self,

@@ -2,17 +2,25 @@
 
 use rayon::prelude::*;
 
-use super::conv2d::{ConvGeometry, WORKGROUP, rows_per_block, runs_in_images, tile_pixels, tile_quads, with_scratch};
+use super::conv2d::{
+    ConvGeometry, Normalisation, WORKGROUP, bindings, normalisation_specs, normalised, rows_per_block, runs_in_images,
+    tile_pixels, tile_quads, with_scratch,
+};
 use super::conv2d_direct::{Convolve, Pitch, Strip, serves};
 use super::gemm::{Matrix, multiply};
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
 
 /// Convolves: inputs `x` (`[M or 1, N, H, W, C]`) and `w` (`[M, R, S, C/G, K]`), output `y` (`[M, N, P, Q, K]`).
+///
+/// With [`Self::normalised`] what is convolved is `relu((x - mean) inv_std gamma + beta)`, and three more inputs say how:
+/// stats `[M or 1, 2, C]` = (mean, inv_std), gamma and beta `[M or 1, C]`. Zeros are padded behind that.
 #[derive(Debug, Clone, Copy)]
 pub struct Conv2dForward {
     /// The extents.
     pub geometry: ConvGeometry,
+    /// Whether the input is normalised as it is read.
+    pub normalised: bool,
 }
 
 impl Kernel for Conv2dForward {
@@ -21,7 +29,11 @@ impl Kernel for Conv2dForward {
     }
 
     fn inputs(&self) -> Vec<Spec> {
-        vec![self.geometry.input_spec(), self.geometry.weight_spec()]
+        let mut specs = vec![self.geometry.input_spec(), self.geometry.weight_spec()];
+        if self.normalised {
+            specs.extend(normalisation_specs(&self.geometry));
+        }
+        specs
     }
 
     fn outputs(&self) -> Vec<Spec> {
@@ -37,7 +49,13 @@ impl Kernel for Conv2dForward {
         let (merged, count) = self.geometry.merged();
         if count > 1 {
             let w = self.geometry.merge_weights(inputs[1].f32());
-            return Self { geometry: merged }.reference(&[inputs[0], Slice::F32(&w)], outputs);
+            let mut inputs = inputs.to_vec();
+            inputs[1] = Slice::F32(&w);
+            return Self { geometry: merged, ..*self }.reference(&inputs, outputs);
+        }
+        if self.normalised && !serves(merged.group_filters()) {
+            let x = normalised(&self.geometry, inputs[0].f32(), &inputs[2..]);
+            return Self { normalised: false, ..*self }.reference(&[Slice::F32(&x), inputs[1]], outputs);
         }
         let g = &self.geometry;
         let (x, w, y) = (inputs[0].f32(), inputs[1].f32(), outputs[0].f32());
@@ -60,14 +78,19 @@ impl Kernel for Conv2dForward {
             let (input, block) = (task / blocks, task % blocks);
             let pixels = members[0].1.len() / g.filters;
             let x = &x[input * g.batch * image..][..g.batch * image];
-            if !g.is_pointwise() && serves(filters) {
+            if serves(filters) && (self.normalised || !g.is_pointwise()) {
                 let pitch = Pitch { row: width * g.filters, position: g.filters };
                 let rows = pixels / width;
+                let channels = |group: usize| group * g.group_channels()..(group + 1) * g.group_channels();
+                let normalisation = |group| Normalisation::of(&inputs[2..], input, g.channels, channels(group));
+                let normalisations: Vec<_> = (0..g.groups).map(normalisation).collect();
                 for run in runs_in_images(block * block_rows, rows, height) {
                     let strip = Strip::new(window, run.rows, width);
                     with_scratch(strip.words(), |x_strip| {
                         for group in 0..g.groups {
-                            strip.fill(&x[run.image * image..][..image], group, run.first, x_strip);
+                            let (image, normalisation) =
+                                (&x[run.image * image..][..image], normalisations[group].as_ref());
+                            strip.fill(image, group, run.first, normalisation, x_strip);
                             for (member, y) in &mut members {
                                 let w = &w[*member * depth * g.filters + group * filters..];
                                 let y = &mut y[run.offset * pitch.row + group * filters..];
@@ -108,10 +131,16 @@ impl Kernel for Conv2dForward {
 
     fn launch(&self) -> Launch {
         let g = &self.geometry;
+        let describe = |launch| {
+            g.describe_to(launch)
+                .bindings(bindings(self.normalised))
+                .switch("NORMALISED", self.normalised)
+                .size("WORKGROUP", WORKGROUP)
+        };
         if !g.in_quads() {
             let wgsl = include_str!("../../../../shaders/conv2d_forward_scalar.wgsl");
             let workgroups = g.output_spec().words().div_ceil(WORKGROUP);
-            return g.describe_to(Launch::new(wgsl, 2, 1, workgroups)).size("WORKGROUP", WORKGROUP);
+            return describe(Launch::new(wgsl, 0, 0, workgroups));
         }
         let [height, width] = g.output_extent();
         let quads = g.group_filters() / 4;
@@ -119,9 +148,6 @@ impl Kernel for Conv2dForward {
         let runs = (g.batch * height * width.div_ceil(pixels)).div_ceil(WORKGROUP);
         let workgroups = g.members * g.groups * quads.div_ceil(tile) * runs;
         let wgsl = include_str!("../../../../shaders/conv2d_forward.wgsl");
-        g.describe_to(Launch::new(wgsl, 2, 1, workgroups))
-            .size("TP", pixels)
-            .size("TK", tile)
-            .size("WORKGROUP", WORKGROUP)
+        describe(Launch::new(wgsl, 0, 0, workgroups)).size("TP", pixels).size("TK", tile)
     }
 }

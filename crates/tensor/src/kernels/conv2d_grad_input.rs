@@ -101,7 +101,7 @@ impl Conv2dGradInput {
                         let y = &mut dx[(run.offset + skipped) * dx_row + columns + group * channels..];
                         for member in members.clone() {
                             let dy = &dy[(member * g.batch + run.image) * dy_image..][..dy_image];
-                            strip.fill(dy, group, (run.first + skipped) / row_stride, x);
+                            strip.fill(dy, group, (run.first + skipped) / row_stride, None, x);
                             let w = &weights[(member * g.groups + group) * depth * channels..][..depth * channels];
                             let (stride, filters, accumulate) = (channels, channels, true);
                             Convolve { strip, x, w, stride, filters, y: &mut *y, pitch, accumulate }.run();

@@ -6,17 +6,23 @@
 
 use rayon::prelude::*;
 
-use super::conv2d::{ConvGeometry, WORKGROUP, rows_per_block, runs_in_images, tile_quads, with_scratch};
+use super::conv2d::{
+    ConvGeometry, Normalisation, WORKGROUP, bindings, normalisation_specs, normalised, rows_per_block, runs_in_images,
+    tile_quads, with_scratch,
+};
 use super::conv2d_direct::{AddWeightGradient, Pitch, Strip, serves};
 use super::gemm::{Matrix, multiply};
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
 
-/// Inputs `x` (`[M or 1, N, H, W, C]`) and `dy` (`[M, N, P, Q, K]`), output `[parts, M, R, S, C/G, K]`.
+/// Inputs `x` (`[M or 1, N, H, W, C]`) and `dy` (`[M, N, P, Q, K]`), output `[parts, M, R, S, C/G, K]`; with
+/// [`Self::normalised`] the same three inputs more as the forward has ([`super::conv2d_forward::Conv2dForward`]).
 #[derive(Debug, Clone, Copy)]
 pub struct Conv2dGradWeight {
     /// The extents of the forward.
     pub geometry: ConvGeometry,
+    /// Whether the forward's input is normalised as it is read.
+    pub normalised: bool,
 }
 
 const MAX_WORKGROUP: usize = 256;
@@ -60,7 +66,8 @@ impl Conv2dGradWeight {
 
     /// The partial sums of `g`, which is the own geometry or the merged one: parts in parallel, columns once for all
     /// members that share the input, transposed times `dy` of each.
-    fn compute(&self, g: &ConvGeometry, x: &[f32], dy: &[f32], partials: &mut [f32]) {
+    fn compute(&self, g: &ConvGeometry, inputs: &[Slice<'_>], partials: &mut [f32]) {
+        let (x, dy) = (inputs[0].f32(), inputs[1].f32());
         let [height, width] = g.output_extent();
         let window = g.forward_window();
         let (depth, filters) = (window.depth(), g.group_filters());
@@ -74,14 +81,19 @@ impl Conv2dGradWeight {
             let (part, input) = (task / g.input_members, task % g.input_members);
             let part_rows = part * rows_per_part..((part + 1) * rows_per_part).min(rows);
             let x = &x[input * g.batch * image..][..g.batch * image];
-            if !g.is_pointwise() && serves(filters) {
+            if serves(filters) && (self.normalised || !g.is_pointwise()) {
                 partials.fill(0.0);
+                let channels = |group: usize| group * g.group_channels()..(group + 1) * g.group_channels();
+                let normalisation = |group| Normalisation::of(&inputs[2..], input, g.channels, channels(group));
+                let normalisations: Vec<_> = (0..g.groups).map(normalisation).collect();
                 let pitch = Pitch { row: width * g.filters, position: g.filters };
                 for run in runs_in_images(part_rows.start, part_rows.len(), height) {
                     let strip = Strip::new(window, run.rows, width);
                     with_scratch(strip.words(), |x_strip| {
                         for group in 0..g.groups {
-                            strip.fill(&x[run.image * image..][..image], group, run.first, x_strip);
+                            let (image, normalisation) =
+                                (&x[run.image * image..][..image], normalisations[group].as_ref());
+                            strip.fill(image, group, run.first, normalisation, x_strip);
                             for (shared, dw) in partials.chunks_exact_mut(depth * g.filters).enumerate() {
                                 let row = (input + shared) * rows + part_rows.start + run.offset;
                                 let dy = &dy[row * pitch.row + group * filters..];
@@ -130,7 +142,11 @@ impl Kernel for Conv2dGradWeight {
     }
 
     fn inputs(&self) -> Vec<Spec> {
-        vec![self.geometry.input_spec(), self.geometry.output_spec()]
+        let mut specs = vec![self.geometry.input_spec(), self.geometry.output_spec()];
+        if self.normalised {
+            specs.extend(normalisation_specs(&self.geometry));
+        }
+        specs
     }
 
     fn outputs(&self) -> Vec<Spec> {
@@ -145,14 +161,18 @@ impl Kernel for Conv2dGradWeight {
 
     /// Small groups merged, all products of a merged group computed, and the wanted ones kept.
     fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
-        let (x, dy, partials) = (inputs[0].f32(), inputs[1].f32(), outputs[0].f32());
         let (merged, count) = self.geometry.merged();
+        if self.normalised && !serves(merged.group_filters()) {
+            let x = normalised(&self.geometry, inputs[0].f32(), &inputs[2..]);
+            return Self { normalised: false, ..*self }.reference(&[Slice::F32(&x), inputs[1]], outputs);
+        }
+        let partials = outputs[0].f32();
         if count == 1 {
-            return self.compute(&self.geometry, x, dy, partials);
+            return self.compute(&self.geometry, inputs, partials);
         }
         let words = merged.weight_spec().words();
         let mut wide = vec![0.0; self.partials() * words];
-        self.compute(&merged, x, dy, &mut wide);
+        self.compute(&merged, inputs, &mut wide);
         let parts = partials.chunks_mut(self.geometry.weight_spec().words()).zip(wide.chunks(words));
         parts.for_each(|(own, wide)| self.geometry.split_weights(wide, own));
     }
@@ -160,14 +180,20 @@ impl Kernel for Conv2dGradWeight {
     fn launch(&self) -> Launch {
         let g = &self.geometry;
         let parts = self.partials();
-        let describe = |launch| g.describe_to(launch).size("PARTS", parts).size("ROWS", self.rows_per_part());
+        let describe = |launch| {
+            g.describe_to(launch)
+                .bindings(bindings(self.normalised))
+                .switch("NORMALISED", self.normalised)
+                .size("PARTS", parts)
+                .size("ROWS", self.rows_per_part())
+        };
         if !g.in_quads() {
             let wgsl = include_str!("../../../../shaders/conv2d_grad_weight_scalar.wgsl");
             let workgroups = (parts * g.weight_spec().words()).div_ceil(WORKGROUP);
-            return describe(Launch::new(wgsl, 2, 1, workgroups)).size("WORKGROUP", WORKGROUP);
+            return describe(Launch::new(wgsl, 0, 0, workgroups)).size("WORKGROUP", WORKGROUP);
         }
         let wgsl = include_str!("../../../../shaders/conv2d_grad_weight.wgsl");
-        describe(Launch::new(wgsl, 2, 1, parts * g.members * self.workgroups_per_part()))
+        describe(Launch::new(wgsl, 0, 0, parts * g.members * self.workgroups_per_part()))
             .size("TK", tile_quads(g.group_filters() / 4))
             .size("WORKGROUP", self.workgroup())
     }

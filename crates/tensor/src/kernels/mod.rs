@@ -24,3 +24,4 @@ pub mod sum_partials;
 #[cfg(test)]
 mod testing;
 pub mod top_k_errors;
+mod vector;

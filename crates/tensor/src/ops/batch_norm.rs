@@ -3,7 +3,7 @@
 
 use crate::autodiff::{Differentiable, Gradients};
 use crate::error::{Result, shape_error};
-use crate::graph::{Graph, Var};
+use crate::graph::{Graph, Normalised, Var};
 use crate::kernels::batch_norm_apply::{BatchNormApply, BatchNormInference, Residual};
 use crate::kernels::batch_norm_backward::{
     Activation, BatchNormGradFinalize, BatchNormGradInput, BatchNormGradPartials,
@@ -81,6 +81,11 @@ impl Graph {
         inputs.append(&mut extra);
         let y = self.launch_one(BatchNormApply { members, rows, channels, residual, relu: spec.relu }, &inputs)?;
         self.set_shape(y, shape)?;
+        if spec.relu && spec.residual.is_none() {
+            // If only convolutions read it, the plan drops the kernel that writes it.
+            let BatchNorm { gamma, beta, .. } = spec;
+            self.normalised.insert(y, Normalised { x, stats, gamma, beta });
+        }
         let mut operands = vec![x, spec.gamma, spec.beta];
         operands.extend(spec.residual);
         self.differentiable(Backward { members, rows, channels, spec, residual, x, stats, y }, &operands, &[y]);

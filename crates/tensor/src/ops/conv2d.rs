@@ -5,7 +5,7 @@
 
 use crate::autodiff::{Differentiable, Gradients};
 use crate::error::{Result, shape_error};
-use crate::graph::{Graph, Var};
+use crate::graph::{Graph, Normalised, Var};
 use crate::kernels::conv2d::ConvGeometry;
 use crate::kernels::conv2d_forward::Conv2dForward;
 use crate::kernels::conv2d_grad_input::Conv2dGradInput;
@@ -36,6 +36,16 @@ struct Backward {
     x: Var,
     w: Var,
     y: Var,
+    /// What `x` is a normalisation of, if it is one: that is read in its place.
+    normalised: Option<Normalised>,
+}
+
+/// The operands of a convolution kernel whose first one is `x`, or what `x` is a normalisation of.
+fn operands(x: Var, other: Var, normalised: Option<Normalised>) -> Vec<Var> {
+    match normalised {
+        None => vec![x, other],
+        Some(Normalised { x, stats, gamma, beta }) => vec![x, other, stats, gamma, beta],
+    }
 }
 
 impl Graph {
@@ -52,8 +62,10 @@ impl Graph {
             self.differentiable(ProductBackward { geometry, x, w, y }, &[x, w], &[y]);
             return Ok(y);
         }
-        let y = self.launch_one(Conv2dForward { geometry }, &[x, w])?;
-        self.differentiable(Backward { geometry, x, w, y }, &[x, w], &[y]);
+        let normalised = self.normalised.get(&x).copied();
+        let kernel = Conv2dForward { geometry, normalised: normalised.is_some() };
+        let y = self.launch_one(kernel, &operands(x, w, normalised))?;
+        self.differentiable(Backward { geometry, x, w, y, normalised }, &[x, w], &[y]);
         Ok(y)
     }
 }
@@ -151,9 +163,9 @@ impl Differentiable for Backward {
         let Some(dy) = gradients.of(self.y) else { return Ok(()) };
         let geometry = self.geometry;
         if graph.needs_gradient(self.w) {
-            let kernel = Conv2dGradWeight { geometry };
+            let kernel = Conv2dGradWeight { geometry, normalised: self.normalised.is_some() };
             let count = kernel.partials();
-            let partials = graph.launch_one(kernel, &[self.x, dy])?;
+            let partials = graph.launch_one(kernel, &operands(self.x, dy, self.normalised))?;
             let shape = geometry.weight_spec().shape;
             let dw = graph.launch_one(SumPartials { partials: count, shape }, &[partials])?;
             gradients.add(graph, self.w, dw)?;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use tensor::Device;
 
 use crate::output;
 use crate::training::Trainer;
@@ -10,20 +11,26 @@ use crate::training::Trainer;
 /// How long to measure, about, and how many steps at most.
 const TIME: Duration = Duration::from_secs(3);
 const MOST_RUNS: u32 = 50;
+/// Fewest steps that a median is taken of.
+const FEWEST_RUNS: usize = 5;
 
-/// Prints the time, speed, count and share of each kernel of a training step, after two steps that warm up.
+/// Prints the time, speed, count and share of each kernel of a training step, and the median time of whole steps of
+/// training and evaluation, after two steps that warm up.
 ///
 /// # Errors
 /// When the device fails.
 pub fn run(trainer: &mut Trainer) -> Result<()> {
     let picks = trainer.sampler.epoch(0);
     let settings = trainer.settings(0);
+    let device = trainer.device.clone();
     trainer.training.run(picks.step(0), settings)?;
-    trainer.device.synchronize()?;
-    let started = Instant::now();
-    trainer.training.run(picks.step(0), settings)?;
-    trainer.device.synchronize()?;
-    let step = started.elapsed();
+    let step = median(&device, || trainer.training.run(picks.step(0), settings))?;
+    let weights = settings.weights;
+    let mut images = trainer.evaluation.run(0, 0, weights)?;
+    let evaluation = median(&device, || {
+        images = trainer.evaluation.run(0, 0, weights)?;
+        Ok(())
+    })?;
     let runs = (TIME.as_secs_f64() / step.as_secs_f64().max(1e-6)).clamp(1.0, MOST_RUNS.into()) as u32;
     let rows = trainer.training.program.profile(runs)?;
     let total: Duration = rows.iter().map(|row| row.time).sum();
@@ -51,11 +58,26 @@ pub fn run(trainer: &mut Trainer) -> Result<()> {
         milliseconds(total),
         100.0
     ))?;
-    output::line(format!(
-        "{:<24} {:>6} {:>10.3}   {:.0} images/s",
-        "a whole step",
-        "",
-        milliseconds(step),
-        trainer.config.batch as f64 / step.as_secs_f64()
-    ))
+    for (what, time, images) in
+        [("a training step", step, trainer.config.batch), ("an evaluation step", evaluation, images)]
+    {
+        let rate = images as f64 / time.as_secs_f64();
+        output::line(format!("{what:<24} {:>6} {:>10.3}   {rate:.1} images/s", "", milliseconds(time)))?;
+    }
+    Ok(())
+}
+
+/// The median time of a step, over some seconds.
+fn median(device: &Device, mut step: impl FnMut() -> Result<()>) -> Result<Duration> {
+    let mut times = Vec::new();
+    let begun = Instant::now();
+    while times.len() < FEWEST_RUNS || (begun.elapsed() < TIME && times.len() < MOST_RUNS as usize) {
+        device.synchronize()?;
+        let started = Instant::now();
+        step()?;
+        device.synchronize()?;
+        times.push(started.elapsed());
+    }
+    times.sort_unstable();
+    Ok(times[times.len() / 2])
 }

@@ -84,7 +84,7 @@ fn prepare(mut config: Config) -> Result<Trainer> {
     config.settle(&dataset);
     let counts =
         overview::ImageCounts { train: dataset.train.len(), test: dataset.test.len(), size: dataset.train.size };
-    let trainer = Trainer::new(config, device, &dataset)?;
+    let trainer = Trainer::new(config, device, dataset)?;
     let Trainer { device, config, training, evaluation, .. } = &trainer;
     let _ = output::line(overview::overview(device, config, counts, training, evaluation)?);
     Ok(trainer)

@@ -1,0 +1,86 @@
+#!/usr/bin/env python3
+"""The CPU device against PyTorch: the same steps of the same networks, in alternation on this machine.
+
+    apt-get install python3-torch python3-numpy
+    cargo build -p train
+    python3 tools/compare_cpu.py [--rounds 5] [--threads N] [--cases 32:3 32:1 110:3] [--program target/debug/train]
+
+A case is DEPTH:BRANCHES of a CIFAR ResNet. Each round takes the median step of PyTorch (channels_last), then of this
+program (`train --profile`, which counts augmentation in), for training and for evaluation; what is compared is the
+ratio of the two rates in a round, and what is printed its median over the rounds and its range. The machine should
+have nothing else to do.
+"""
+
+import argparse
+import os
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RATE = re.compile(r"([0-9.]+) images/s")
+KINDS = {"training": "a training step", "evaluation": "an evaluation step"}
+
+
+def output(command, threads):
+    environment = dict(os.environ, RAYON_NUM_THREADS=str(threads))
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(map(str, command))} failed:\n{done.stderr}")
+    return done.stdout
+
+
+def rate(text, beginning=""):
+    lines = [line for line in text.splitlines() if line.startswith(beginning) and RATE.search(line)]
+    return float(RATE.search(lines[-1]).group(1))
+
+
+def pytorch(arguments, depth, branches, kind):
+    command = [sys.executable, ROOT / "tools/pytorch_baseline.py", "--depth", depth, "--branches", branches]
+    command += ["--batch", arguments.batch, "--steps", arguments.steps, "--threads", arguments.threads, "--channels-last"]
+    command += ["--evaluation"] if kind == "evaluation" else []
+    return rate(output(list(map(str, command)), arguments.threads))
+
+
+def program(arguments, depth, branches):
+    command = [arguments.program, "--net", f"resnet{depth}", "--branches", branches, "--batch", arguments.batch]
+    command += ["--data", "shapes", "--limit-train", arguments.batch, "--limit-test", arguments.batch, "--device", "cpu"]
+    text = output([*map(str, command), "--profile"], arguments.threads)
+    return {kind: rate(text, beginning) for kind, beginning in KINDS.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=8, help="steps of PyTorch that a median is taken of")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--cases", nargs="+", default=["32:3", "32:1", "110:3"], metavar="DEPTH:BRANCHES")
+    parser.add_argument("--program", type=Path, default=ROOT / "target/debug/train")
+    arguments = parser.parse_args()
+    if not arguments.program.is_file():
+        parser.error(f"{arguments.program} is not there: build it by cargo build -p train")
+
+    print(f"{'':<34} {'PyTorch':>9} {'this':>9} {'ratio':>7} {'range':>13}")
+    for case in arguments.cases:
+        depth, branches = case.split(":")
+        rounds = {kind: [] for kind in KINDS}
+        for _ in range(arguments.rounds):
+            theirs = {kind: pytorch(arguments, depth, branches, kind) for kind in KINDS}
+            ours = program(arguments, depth, branches)
+            for kind in KINDS:
+                rounds[kind].append((theirs[kind], ours[kind]))
+        for kind, pairs in rounds.items():
+            ratios = [own / their for their, own in pairs]
+            their, own = (statistics.median(column) for column in zip(*pairs))
+            print(
+                f"{f'resnet{depth}, {branches} branches, {kind}':<34} {their:>9.1f} {own:>9.1f} "
+                f"{statistics.median(ratios):>7.2f} {min(ratios):>6.2f}-{max(ratios):.2f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
