@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use super::matrix::{ROWS_PER_THREAD, Tiling, repeat, task_words};
-use super::vector::wide;
+use super::vector::{Loops, wide};
 use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
 
@@ -54,6 +54,40 @@ pub struct BatchNormInference {
     pub eps: f32,
 }
 
+/// `y = max((x - mean) scale + shift + residual, floor)`, tile by tile.
+struct Apply<'a> {
+    x: &'a [f32],
+    residual: Option<&'a [f32]>,
+    mean: &'a [f32],
+    scale: &'a [f32],
+    shift: &'a [f32],
+    floor: f32,
+    y: &'a mut [f32],
+}
+
+impl Loops for Apply<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { x, residual, mean, scale, shift, floor, y } = self;
+        for (tile, y) in y.chunks_mut(mean.len()).enumerate() {
+            let start = tile * mean.len();
+            let x = &x[start..][..y.len()];
+            let parameters = mean.iter().zip(scale).zip(shift);
+            for ((y, x), ((mean, scale), shift)) in y.iter_mut().zip(x).zip(parameters) {
+                *y = (x - mean) * scale + shift;
+            }
+            if let Some(residual) = residual {
+                for (y, residual) in y.iter_mut().zip(&residual[start..]) {
+                    *y += residual;
+                }
+            }
+            for y in y.iter_mut() {
+                *y = if *y < floor { floor } else { *y };
+            }
+        }
+    }
+}
+
 impl BatchNormApply {
     fn inputs_after_statistics(&self) -> Vec<Spec> {
         let parameter = Spec::f32([self.members, self.channels]);
@@ -94,26 +128,9 @@ impl BatchNormApply {
                 Residual::Shared => operands.residual,
             };
             y.par_chunks_mut(task).enumerate().for_each(|(index, y)| {
-                wide(|| {
-                    let x = &x[index * task..][..y.len()];
-                    let residual = residual.map(|residual| &residual[index * task..][..y.len()]);
-                    for (tile, y) in y.chunks_mut(mean.len()).enumerate() {
-                        let start = tile * mean.len();
-                        let x = &x[start..][..y.len()];
-                        let parameters = mean.iter().zip(&scale).zip(&shift);
-                        for ((y, x), ((mean, scale), shift)) in y.iter_mut().zip(x).zip(parameters) {
-                            *y = (x - mean) * scale + shift;
-                        }
-                        if let Some(residual) = residual {
-                            for (y, residual) in y.iter_mut().zip(&residual[start..]) {
-                                *y += residual;
-                            }
-                        }
-                        for y in y.iter_mut() {
-                            *y = if *y < floor { floor } else { *y };
-                        }
-                    }
-                });
+                let x = &x[index * task..][..y.len()];
+                let residual = residual.map(|residual| &residual[index * task..][..y.len()]);
+                wide(Apply { x, residual, mean: &mean, scale: &scale, shift: &shift, floor, y });
             });
         });
     }

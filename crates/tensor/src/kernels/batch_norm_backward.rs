@@ -12,7 +12,7 @@
 use rayon::prelude::*;
 
 use super::matrix::{ROWS_PER_THREAD, Tiling, chunk_rows, fold, repeat, sum_partials, task_words};
-use super::vector::wide;
+use super::vector::{Loops, wide};
 use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
 
@@ -85,6 +85,59 @@ impl BatchNormGradPartials {
     }
 }
 
+/// Sums of `g`, and of `g * (x - mean)`, over tiles; writes `g` where a residual needs it.
+struct Sums<'a> {
+    activation: Activation,
+    x: &'a [f32],
+    dy: &'a [f32],
+    /// For [`Activation::ReluOfSum`].
+    y: &'a [f32],
+    /// Mean, scale, shift.
+    parameters: [&'a [f32]; 3],
+    g: &'a mut [f32],
+    sums: &'a mut [f32],
+    products: &'a mut [f32],
+}
+
+impl Loops for Sums<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { activation, x, dy, y, parameters: [mean, scale, shift], g, sums, products } = self;
+        let tile = mean.len();
+        for (index, (x, dy)) in x.chunks(tile).zip(dy.chunks(tile)).enumerate() {
+            let columns = mean.iter().zip(sums.iter_mut()).zip(products.iter_mut());
+            match activation {
+                Activation::Linear => {
+                    for ((x, g), ((mean, sum), product)) in x.iter().zip(dy).zip(columns) {
+                        *sum += g;
+                        *product += g * (x - mean);
+                    }
+                }
+                Activation::Relu => {
+                    let columns = columns.zip(scale).zip(shift);
+                    for ((x, &dy), ((((mean, sum), product), scale), shift)) in x.iter().zip(dy).zip(columns) {
+                        let deviation = x - mean;
+                        let g = if deviation * scale + shift > 0.0 { dy } else { 0.0 };
+                        *sum += g;
+                        *product += g * deviation;
+                    }
+                }
+                Activation::ReluOfSum => {
+                    let y = &y[index * tile..][..x.len()];
+                    let g = &mut g[index * tile..][..x.len()];
+                    for ((g, &dy), y) in g.iter_mut().zip(dy).zip(y) {
+                        *g = if *y > 0.0 { dy } else { 0.0 };
+                    }
+                    for ((x, g), ((mean, sum), product)) in x.iter().zip(g).zip(columns) {
+                        *sum += *g;
+                        *product += *g * (x - mean);
+                    }
+                }
+            }
+        }
+    }
+}
+
 impl Kernel for BatchNormGradPartials {
     fn name(&self) -> &'static str {
         "batch_norm_backward"
@@ -122,56 +175,26 @@ impl Kernel for BatchNormGradPartials {
         let (partials, g) = outputs.split_at_mut(1);
         let g = g.first_mut().map_or(&mut [][..], |slice| slice.f32());
         self.chunks(partials[0].f32(), g).into_par_iter().for_each(|chunk| {
-            wide(|| {
-                let (mean, inv_std) = stats[chunk.member * 2 * channels..][..2 * channels].split_at(channels);
-                let parameters = chunk.member * channels..(chunk.member + 1) * channels;
-                let scale: Vec<f32> = gamma[parameters.clone()].iter().zip(inv_std).map(|(g, s)| g * s).collect();
-                let (mean, scale, shift) = (repeat(mean), repeat(&scale), repeat(&beta[parameters]));
-                let tile = mean.len();
-                let start = chunk.member * rows * channels + chunk.start;
-                let words = (self.chunk_rows() * channels).min(rows * channels - chunk.start);
-                let (x, dy) = (&x[start..][..words], &dy[start..][..words]);
-                // Sums of g, and of g * (x - mean): the constant 1 / deviation is multiplied at the end.
-                let mut sums = vec![0.0; tile];
-                let mut products = vec![0.0; tile];
-                for (index, (x, dy)) in x.chunks(tile).zip(dy.chunks(tile)).enumerate() {
-                    let columns = mean.iter().zip(&mut sums).zip(&mut products);
-                    match activation {
-                        Activation::Linear => {
-                            for ((x, g), ((mean, sum), product)) in x.iter().zip(dy).zip(columns) {
-                                *sum += g;
-                                *product += g * (x - mean);
-                            }
-                        }
-                        Activation::Relu => {
-                            let columns = columns.zip(&scale).zip(&shift);
-                            for ((x, &dy), ((((mean, sum), product), scale), shift)) in x.iter().zip(dy).zip(columns) {
-                                let deviation = x - mean;
-                                let g = if deviation * scale + shift > 0.0 { dy } else { 0.0 };
-                                *sum += g;
-                                *product += g * deviation;
-                            }
-                        }
-                        Activation::ReluOfSum => {
-                            let y = &y[start + index * tile..][..x.len()];
-                            let g = &mut chunk.g[index * tile..][..x.len()];
-                            for ((g, &dy), y) in g.iter_mut().zip(dy).zip(y) {
-                                *g = if *y > 0.0 { dy } else { 0.0 };
-                            }
-                            for ((x, g), ((mean, sum), product)) in x.iter().zip(g).zip(columns) {
-                                *sum += *g;
-                                *product += *g * (x - mean);
-                            }
-                        }
-                    }
-                }
-                let (sum, product) = chunk.partial.split_at_mut(channels);
-                fold(&sums, sum);
-                fold(&products, product);
-                for (product, inv_std) in product.iter_mut().zip(inv_std) {
-                    *product *= inv_std;
-                }
-            });
+            let (mean, inv_std) = stats[chunk.member * 2 * channels..][..2 * channels].split_at(channels);
+            let parameters = chunk.member * channels..(chunk.member + 1) * channels;
+            let scale: Vec<f32> = gamma[parameters.clone()].iter().zip(inv_std).map(|(g, s)| g * s).collect();
+            let (mean, scale, shift) = (repeat(mean), repeat(&scale), repeat(&beta[parameters]));
+            let tile = mean.len();
+            let start = chunk.member * rows * channels + chunk.start;
+            let words = (self.chunk_rows() * channels).min(rows * channels - chunk.start);
+            let (x, dy) = (&x[start..][..words], &dy[start..][..words]);
+            // Sums of g, and of g * (x - mean): the constant 1 / deviation is multiplied at the end.
+            let mut sums = vec![0.0; tile];
+            let mut products = vec![0.0; tile];
+            let y = if activation == Activation::ReluOfSum { &y[start..][..words] } else { y };
+            let parameters = [&mean, &scale, &shift].map(Vec::as_slice);
+            wide(Sums { activation, x, dy, y, parameters, g: chunk.g, sums: &mut sums, products: &mut products });
+            let (sum, product) = chunk.partial.split_at_mut(channels);
+            fold(&sums, sum);
+            fold(&products, product);
+            for (product, inv_std) in product.iter_mut().zip(inv_std) {
+                *product *= inv_std;
+            }
         });
     }
 
@@ -291,6 +314,45 @@ pub struct BatchNormGradInput {
     pub addend: bool,
 }
 
+/// `dx` from tiles of `x` and of `g` (or `dy`).
+struct Input<'a> {
+    relu: bool,
+    x: &'a [f32],
+    g: &'a [f32],
+    addend: Option<&'a [f32]>,
+    /// Mean, scale, shift, slope, offset.
+    parameters: [&'a [f32]; 5],
+    dx: &'a mut [f32],
+}
+
+impl Loops for Input<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { relu, x, g, addend, parameters: [mean, scale, shift, slope, offset], dx } = self;
+        let tile = mean.len();
+        for ((dx, x), g) in dx.chunks_mut(tile).zip(x.chunks(tile)).zip(g.chunks(tile)) {
+            let columns = mean.iter().zip(scale).zip(slope).zip(offset);
+            let elements = dx.iter_mut().zip(x).zip(g);
+            if relu {
+                for (((dx, x), &dy), ((((mean, scale), slope), offset), shift)) in elements.zip(columns.zip(shift)) {
+                    let deviation = x - mean;
+                    let g = if deviation * scale + shift > 0.0 { dy } else { 0.0 };
+                    *dx = scale * g - deviation * slope - offset;
+                }
+            } else {
+                for (((dx, x), g), (((mean, scale), slope), offset)) in elements.zip(columns) {
+                    *dx = scale * g - (x - mean) * slope - offset;
+                }
+            }
+        }
+        if let Some(addend) = addend {
+            for (dx, addend) in dx.iter_mut().zip(addend) {
+                *dx += addend;
+            }
+        }
+    }
+}
+
 impl Kernel for BatchNormGradInput {
     fn name(&self) -> &'static str {
         "batch_norm_backward_input"
@@ -324,34 +386,12 @@ impl Kernel for BatchNormGradInput {
             let coefficients = &coefficients[member * COEFFICIENTS * channels..][..COEFFICIENTS * channels];
             let [mean, scale, shift, slope, offset] =
                 [0, 1, 2, 3, 4].map(|which| repeat(&coefficients[which * channels..][..channels]));
-            let tile = mean.len();
             dx.par_chunks_mut(task).enumerate().for_each(|(index, dx)| {
-                wide(|| {
-                    let start = member * rows * channels + index * task;
-                    let (x, g) = (&x[start..][..dx.len()], &g[start..][..dx.len()]);
-                    for ((dx, x), g) in dx.chunks_mut(tile).zip(x.chunks(tile)).zip(g.chunks(tile)) {
-                        let columns = mean.iter().zip(&scale).zip(&slope).zip(&offset);
-                        let elements = dx.iter_mut().zip(x).zip(g);
-                        if relu {
-                            for (((dx, x), &dy), ((((mean, scale), slope), offset), shift)) in
-                                elements.zip(columns.zip(&shift))
-                            {
-                                let deviation = x - mean;
-                                let g = if deviation * scale + shift > 0.0 { dy } else { 0.0 };
-                                *dx = scale * g - deviation * slope - offset;
-                            }
-                        } else {
-                            for (((dx, x), g), (((mean, scale), slope), offset)) in elements.zip(columns) {
-                                *dx = scale * g - (x - mean) * slope - offset;
-                            }
-                        }
-                    }
-                    if let Some(addend) = addend {
-                        for (dx, addend) in dx.iter_mut().zip(&addend[start..]) {
-                            *dx += addend;
-                        }
-                    }
-                });
+                let start = member * rows * channels + index * task;
+                let (x, g) = (&x[start..][..dx.len()], &g[start..][..dx.len()]);
+                let addend = addend.map(|addend| &addend[start..][..dx.len()]);
+                let parameters = [&mean, &scale, &shift, &slope, &offset].map(Vec::as_slice);
+                wide(Input { relu, x, g, addend, parameters, dx });
             });
         });
     }

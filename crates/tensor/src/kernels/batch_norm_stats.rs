@@ -6,7 +6,7 @@
 use rayon::prelude::*;
 
 use super::matrix::{Tiling, chunk_rows, fold, repeat, sum_partials};
-use super::vector::wide;
+use super::vector::{Loops, wide};
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
 
@@ -33,6 +33,28 @@ impl BatchNormPartials {
     }
 }
 
+/// Sums of the deviations of tiles of `x` from `shift`, and of their squares.
+struct Sums<'a> {
+    x: &'a [f32],
+    shift: &'a [f32],
+    sums: &'a mut [f32],
+    squares: &'a mut [f32],
+}
+
+impl Loops for Sums<'_> {
+    #[inline(always)]
+    fn run(self) {
+        for tile in self.x.chunks(self.shift.len()) {
+            let columns = self.sums.iter_mut().zip(self.squares.iter_mut());
+            for ((x, shift), (sum, square)) in tile.iter().zip(self.shift).zip(columns) {
+                let deviation = x - shift;
+                *sum += deviation;
+                *square += deviation * deviation;
+            }
+        }
+    }
+}
+
 impl Kernel for BatchNormPartials {
     fn name(&self) -> &'static str {
         "batch_norm_stats"
@@ -54,25 +76,18 @@ impl Kernel for BatchNormPartials {
         let Self { members, rows, channels } = *self;
         let x = inputs[0].f32();
         outputs[0].f32().par_chunks_mut(2 * channels).enumerate().for_each(|(index, partial)| {
-            wide(|| {
-                let (chunk, member) = (index / members, index % members);
-                let x = &x[member * rows * channels..][..rows * channels];
-                let shift = repeat(&x[..channels]);
-                let start = chunk * self.chunk_rows();
-                let end = (start + self.chunk_rows()).min(rows);
-                let mut sums = vec![0.0; shift.len()];
-                let mut squares = vec![0.0; shift.len()];
-                for tile in x[start * channels..end * channels].chunks(shift.len()) {
-                    for (((x, shift), sum), square) in tile.iter().zip(&shift).zip(&mut sums).zip(&mut squares) {
-                        let deviation = x - shift;
-                        *sum += deviation;
-                        *square += deviation * deviation;
-                    }
-                }
-                let (sum, square) = partial.split_at_mut(channels);
-                fold(&sums, sum);
-                fold(&squares, square);
-            });
+            let (chunk, member) = (index / members, index % members);
+            let x = &x[member * rows * channels..][..rows * channels];
+            let shift = repeat(&x[..channels]);
+            let start = chunk * self.chunk_rows();
+            let end = (start + self.chunk_rows()).min(rows);
+            let mut sums = vec![0.0; shift.len()];
+            let mut squares = vec![0.0; shift.len()];
+            let x = &x[start * channels..end * channels];
+            wide(Sums { x, shift: &shift, sums: &mut sums, squares: &mut squares });
+            let (sum, square) = partial.split_at_mut(channels);
+            fold(&sums, sum);
+            fold(&squares, square);
         });
     }
 

@@ -13,7 +13,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::matrix::repeat;
-use super::vector::wide;
+use super::vector::{Loops, wide};
 use crate::kernel::{Binding, Launch, Slice};
 use crate::shape::Spec;
 
@@ -325,16 +325,27 @@ impl Normalisation {
 
     /// Normalises whole pixels of these channels.
     pub fn apply(&self, pixels: &mut [f32]) {
-        wide(|| {
-            for pixels in pixels.chunks_mut(self.mean.len()) {
-                let parameters = self.mean.iter().zip(&self.scale).zip(&self.shift);
-                for (x, ((mean, scale), shift)) in pixels.iter_mut().zip(parameters) {
-                    let value = (*x - mean) * scale + shift;
-                    // A comparison that leaves NaN what it is.
-                    *x = if value < 0.0 { 0.0 } else { value };
-                }
+        wide(Normalise { normalisation: self, pixels });
+    }
+}
+
+struct Normalise<'a> {
+    normalisation: &'a Normalisation,
+    pixels: &'a mut [f32],
+}
+
+impl Loops for Normalise<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Normalisation { mean, scale, shift } = self.normalisation;
+        for pixels in self.pixels.chunks_mut(mean.len()) {
+            let parameters = mean.iter().zip(scale).zip(shift);
+            for (x, ((mean, scale), shift)) in pixels.iter_mut().zip(parameters) {
+                let value = (*x - mean) * scale + shift;
+                // A comparison that leaves NaN what it is.
+                *x = if value < 0.0 { 0.0 } else { value };
             }
-        });
+        }
     }
 }
 

@@ -3,7 +3,6 @@
 use rayon::prelude::*;
 
 use super::matrix::{TASK, THREADS, element, width};
-use super::vector::wide;
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
 
@@ -51,11 +50,9 @@ impl Kernel for Relu {
 
     fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
         outputs[0].f32().par_chunks_mut(TASK).zip(inputs[0].f32().par_chunks(TASK)).for_each(|(y, x)| {
-            wide(|| {
-                for (y, x) in y.iter_mut().zip(x) {
-                    *y = if *x < 0.0 { 0.0 } else { *x };
-                }
-            });
+            for (y, x) in y.iter_mut().zip(x) {
+                *y = if *x < 0.0 { 0.0 } else { *x };
+            }
         });
     }
 
@@ -84,11 +81,9 @@ impl Kernel for ReluGrad {
     fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
         let operands = inputs[0].f32().par_chunks(TASK).zip(inputs[1].f32().par_chunks(TASK));
         outputs[0].f32().par_chunks_mut(TASK).zip(operands).for_each(|(dx, (y, dy))| {
-            wide(|| {
-                for ((dx, y), &dy) in dx.iter_mut().zip(y).zip(dy) {
-                    *dx = if *y > 0.0 { dy } else { 0.0 };
-                }
-            });
+            for ((dx, y), &dy) in dx.iter_mut().zip(y).zip(dy) {
+                *dx = if *y > 0.0 { dy } else { 0.0 };
+            }
         });
     }
 

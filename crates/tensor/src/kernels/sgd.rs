@@ -3,7 +3,6 @@
 use rayon::prelude::*;
 
 use super::matrix::{TASK, THREADS};
-use super::vector::wide;
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
 
@@ -56,19 +55,17 @@ impl Kernel for Sgd {
         let state = values.f32().par_chunks_mut(TASK).zip(velocity.f32().par_chunks_mut(TASK));
         let given = gradient.par_chunks(TASK).zip(decay_scale.par_chunks(TASK / DECAY_BLOCK));
         state.zip(given).for_each(|((values, velocity), (gradient, decay_scale))| {
-            wide(|| {
-                let blocks = values.chunks_exact_mut(DECAY_BLOCK).zip(velocity.chunks_exact_mut(DECAY_BLOCK));
-                for (((values, velocity), gradient), scale) in
-                    blocks.zip(gradient.chunks_exact(DECAY_BLOCK)).zip(decay_scale)
-                {
-                    let decay = weight_decay * scale;
-                    for ((value, velocity), gradient) in values.iter_mut().zip(velocity).zip(gradient) {
-                        let g = gradient + decay * *value;
-                        *velocity = momentum * *velocity + g;
-                        *value -= learning_rate * if self.nesterov { g + momentum * *velocity } else { *velocity };
-                    }
+            let blocks = values.chunks_exact_mut(DECAY_BLOCK).zip(velocity.chunks_exact_mut(DECAY_BLOCK));
+            for (((values, velocity), gradient), scale) in
+                blocks.zip(gradient.chunks_exact(DECAY_BLOCK)).zip(decay_scale)
+            {
+                let decay = weight_decay * scale;
+                for ((value, velocity), gradient) in values.iter_mut().zip(velocity).zip(gradient) {
+                    let g = gradient + decay * *value;
+                    *velocity = momentum * *velocity + g;
+                    *value -= learning_rate * if self.nesterov { g + momentum * *velocity } else { *velocity };
                 }
-            });
+            }
         });
     }
 

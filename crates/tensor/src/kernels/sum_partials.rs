@@ -4,7 +4,6 @@
 
 use rayon::prelude::*;
 
-use super::vector::wide;
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
 
@@ -48,14 +47,12 @@ impl Kernel for SumPartials {
         const BLOCK: usize = 1024;
         let x = inputs[0].f32();
         outputs[0].f32().par_chunks_mut(BLOCK).enumerate().for_each(|(block, y)| {
-            wide(|| {
-                y.fill(0.0);
-                for part in x.chunks_exact(self.words()) {
-                    for (y, x) in y.iter_mut().zip(&part[block * BLOCK..]) {
-                        *y += x;
-                    }
+            y.fill(0.0);
+            for part in x.chunks_exact(self.words()) {
+                for (y, x) in y.iter_mut().zip(&part[block * BLOCK..]) {
+                    *y += x;
                 }
-            });
+            }
         });
     }
 

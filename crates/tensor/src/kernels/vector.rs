@@ -3,17 +3,22 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-/// Runs `work` compiled for the widest vectors that this machine has: plain loops in it become loops over them. It computes the
-/// same bits, since nothing is reordered or fused.
-#[inline(always)]
-pub(super) fn wide<R>(work: impl FnOnce() -> R) -> R {
-    struct Work<F>(F);
-    impl<R, F: FnOnce() -> R> WithSimd for Work<F> {
-        type Output = R;
+/// Plain loops, compiled for the widest vectors that the machine has. They compute the same bits, since nothing is
+/// reordered or fused.
+pub(super) trait Loops {
+    /// Runs them. Implementations are `#[inline(always)]`, or they are compiled for the oldest machine after all.
+    fn run(self);
+}
+
+/// Runs loops.
+pub(super) fn wide(loops: impl Loops) {
+    struct Wide<L>(L);
+    impl<L: Loops> WithSimd for Wide<L> {
+        type Output = ();
         #[inline(always)]
-        fn with_simd<S: Simd>(self, _: S) -> R {
-            (self.0)()
+        fn with_simd<S: Simd>(self, _: S) {
+            self.0.run();
         }
     }
-    Arch::new().dispatch(Work(work))
+    Arch::new().dispatch(Wide(loops));
 }
