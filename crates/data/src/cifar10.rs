@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use crate::dataset::{DEFAULT_DIR, Dataset, Images, LoadOptions};
+use crate::dataset::{Dataset, Images, LoadOptions, find_folder, pack_rgb};
 use crate::error::{DataError, Result};
 
 /// The dataset's name, and that of its folder.
@@ -42,6 +42,25 @@ pub const RECORD: usize = 1 + 3 * PLANE;
 const MEAN: [f32; 3] = [0.4914, 0.4822, 0.4465];
 const STD: [f32; 3] = [0.2470, 0.2435, 0.2616];
 
+/// The records that both CIFARs consist of: label bytes, then 1024 red, 1024 green and 1024 blue bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Layout {
+    /// The dataset's name.
+    pub dataset: &'static str,
+    /// Number of classes of each label byte.
+    pub labels: &'static [usize],
+    /// The label byte that is used.
+    pub taken: usize,
+}
+
+const LAYOUT: Layout = Layout { dataset: NAME, labels: &[CLASSES.len()], taken: 0 };
+
+impl Layout {
+    fn record(&self) -> usize {
+        self.labels.len() + 3 * PLANE
+    }
+}
+
 /// Loads both splits. Files are looked for in `cifar10/` under the data directory, in the authors' folder inside it or
 /// beside it, and in the data directory itself. Only files that the limits need are opened.
 ///
@@ -50,14 +69,9 @@ const STD: [f32; 3] = [0.2470, 0.2435, 0.2616];
 /// A file is absent, has not exactly 10,000 records, or holds a label that is not a class.
 pub fn load(options: &LoadOptions) -> Result<Dataset> {
     if let Some(asked) = options.classes.filter(|&classes| classes != CLASSES.len()) {
-        return Err(DataError::Classes { dataset: NAME, offered: CLASSES.len().to_string(), asked });
+        return Err(DataError::Classes { dataset: NAME.to_owned(), offered: CLASSES.len().to_string(), asked });
     }
-    let root = options.data_dir.as_deref().unwrap_or(Path::new(DEFAULT_DIR));
-    let folder = find(root).ok_or_else(|| {
-        let folder = root.join(NAME);
-        let file = folder.join(TRAIN_FILES[0]);
-        DataError::Missing { dataset: NAME, file, folder, data_dir: options.data_dir.clone() }
-    })?;
+    let folder = find(options.root()).ok_or_else(|| options.missing(NAME, TRAIN_FILES[0]))?;
     let train = read(&TRAIN_FILES.map(|file| folder.join(file)), RECORDS, options.limit_train)?;
     let test = read(&[folder.join(TEST_FILE)], RECORDS, options.limit_test)?;
     Ok(Dataset {
@@ -68,16 +82,14 @@ pub fn load(options: &LoadOptions) -> Result<Dataset> {
         mean: MEAN,
         std: STD,
         augment: true,
+        notes: Vec::new(),
     })
 }
 
-/// The folder of the files under the data directory `root`: the first candidate that holds any of them.
+/// The folder of the files under the data directory `root`.
 pub(crate) fn find(root: &Path) -> Option<PathBuf> {
-    let folder = root.join(NAME);
-    let authors = folder.join(AUTHORS_FOLDER);
-    let candidates = [folder, authors, root.join(AUTHORS_FOLDER), root.to_owned()];
-    let names = TRAIN_FILES.iter().chain([&TEST_FILE]);
-    candidates.into_iter().find(|candidate| names.clone().any(|file| candidate.join(file).exists()))
+    let names: Vec<&str> = TRAIN_FILES.into_iter().chain([TEST_FILE]).collect();
+    find_folder(root, &[NAME, &format!("{NAME}/{AUTHORS_FOLDER}"), AUTHORS_FOLDER, ""], &names)
 }
 
 /// Reads the first `limit` images (all where absent) of files that hold `records` records each.
@@ -86,53 +98,61 @@ pub(crate) fn find(root: &Path) -> Option<PathBuf> {
 ///
 /// A file that is needed is absent or unreadable, has another size, or holds a label that is not a class.
 pub fn read(files: &[PathBuf], records: usize, limit: Option<usize>) -> Result<Images> {
+    read_records(LAYOUT, files, records, limit)
+}
+
+/// As [`read`], for records of any layout.
+pub(crate) fn read_records(layout: Layout, files: &[PathBuf], records: usize, limit: Option<usize>) -> Result<Images> {
     let wanted = limit.unwrap_or(usize::MAX).min(files.len() * records);
-    let mut images =
-        Images { size: SIZE, pixels: Vec::with_capacity(wanted * PLANE), labels: Vec::with_capacity(wanted) };
+    let mut images = Images { size: SIZE, pixels: Vec::new(), labels: Vec::new() };
     for file in files {
         let take = (wanted - images.len()).min(records);
         if take == 0 {
             break;
         }
-        append(file, records, take, &mut images)?;
+        append(layout, file, records, take, &mut images)?;
     }
     Ok(images)
 }
 
 /// Appends the first `take` records of a file.
-fn append(path: &Path, records: usize, take: usize, images: &mut Images) -> Result<()> {
+fn append(layout: Layout, path: &Path, records: usize, take: usize, images: &mut Images) -> Result<()> {
+    let Layout { dataset, labels, taken } = layout;
     let mut file = File::open(path).map_err(|source| match source.kind() {
         std::io::ErrorKind::NotFound => DataError::Missing {
-            dataset: NAME,
+            dataset,
             file: path.to_owned(),
             folder: path.parent().unwrap_or(path).to_owned(),
             data_dir: None,
         },
         _ => DataError::Io { action: "read", path: path.to_owned(), source },
     })?;
+    let record_bytes = layout.record();
     let bytes = file.metadata().map_err(DataError::io("read", path))?.len();
-    let expected = (records * RECORD) as u64;
+    let expected = (records * record_bytes) as u64;
     if bytes != expected {
-        return Err(DataError::Size { dataset: NAME, file: path.to_owned(), bytes, expected, records, record: RECORD });
+        let file = path.to_owned();
+        return Err(DataError::Size { dataset, file, bytes, expected, records, record: record_bytes });
     }
-    let mut buffer = vec![0; take * RECORD];
+    let mut buffer = vec![0; take * record_bytes];
     file.read_exact(&mut buffer).map_err(DataError::io("read", path))?;
-    for (record, bytes) in buffer.chunks_exact(RECORD).enumerate() {
-        let label = bytes[0];
-        if usize::from(label) >= CLASSES.len() {
-            let file = path.to_owned();
-            return Err(DataError::Label { dataset: NAME, file, record, label, classes: CLASSES.len() });
+    images.labels.reserve_exact(take);
+    for (record, bytes) in buffer.chunks_exact(record_bytes).enumerate() {
+        let wrong = bytes.iter().zip(labels).find(|&(&label, &classes)| usize::from(label) >= classes);
+        if let Some((&label, &classes)) = wrong {
+            return Err(DataError::Label { dataset, file: path.to_owned(), record, label, classes });
         }
-        images.labels.push(u32::from(label));
+        images.labels.push(u32::from(bytes[taken]));
     }
     let start = images.pixels.len();
+    images.pixels.reserve_exact(take * PLANE);
     images.pixels.resize(start + take * PLANE, 0);
-    images.pixels[start..].par_chunks_exact_mut(PLANE).zip(buffer.par_chunks_exact(RECORD)).for_each(
+    images.pixels[start..].par_chunks_exact_mut(PLANE).zip(buffer.par_chunks_exact(record_bytes)).for_each(
         |(pixels, record)| {
-            let (red, rest) = record[1..].split_at(PLANE);
+            let (red, rest) = record[labels.len()..].split_at(PLANE);
             let (green, blue) = rest.split_at(PLANE);
             for (pixel, ((&r, &g), &b)) in pixels.iter_mut().zip(red.iter().zip(green).zip(blue)) {
-                *pixel = u32::from(r) | u32::from(g) << 8 | u32::from(b) << 16;
+                *pixel = pack_rgb([r, g, b]);
             }
         },
     );

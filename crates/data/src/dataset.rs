@@ -1,12 +1,15 @@
 //! What a dataset is once it is in memory, and the table of those that there are.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use tensor::Rng;
 
 use crate::error::{DataError, Result};
-use crate::{cifar10, shapes};
+use crate::{cifar10, cifar100, fashion_mnist, folder, shapes, svhn};
 
 /// Names that [`load`] knows.
-pub const DATASETS: [&str; 2] = [cifar10::NAME, shapes::NAME];
+pub const DATASETS: [&str; 6] =
+    [cifar10::NAME, cifar100::NAME, svhn::NAME, fashion_mnist::NAME, folder::NAME, shapes::NAME];
 
 /// The folder under which datasets lie where no other is named.
 pub const DEFAULT_DIR: &str = "datasets";
@@ -49,6 +52,61 @@ impl Images {
         self.pixels.truncate(n.saturating_mul(self.pixels_per_image()));
         self.labels.truncate(n);
     }
+
+    /// Takes `n` images out, of each of `classes` classes the same part as nearly as whole images allow, and returns
+    /// them. Which ones is a pure function of the labels and `n`; both parts keep their order.
+    ///
+    /// # Errors
+    ///
+    /// `n` is 0, or would leave no image.
+    pub fn hold_out(&mut self, n: usize, classes: usize) -> Result<Self> {
+        let count = self.len();
+        if n == 0 || n >= count {
+            return Err(DataError::HoldOut { asked: n, count });
+        }
+        let mut counts = vec![0; classes];
+        self.labels.iter().for_each(|&label| counts[label as usize] += 1);
+        let mut wanted = shares(&counts, n);
+        let mut held = vec![false; count];
+        for image in Rng::named("validation", &[count as u64, n as u64]).permutation(count) {
+            let left = &mut wanted[self.labels[image as usize] as usize];
+            if *left > 0 {
+                *left -= 1;
+                held[image as usize] = true;
+            }
+        }
+        let pixels = self.pixels_per_image();
+        let mut out = Self { size: self.size, pixels: Vec::with_capacity(n * pixels), labels: Vec::with_capacity(n) };
+        let mut kept = 0;
+        for (image, held) in held.into_iter().enumerate() {
+            if held {
+                out.pixels.extend_from_slice(self.image(image));
+                out.labels.push(self.labels[image]);
+            } else {
+                self.pixels.copy_within(image * pixels..(image + 1) * pixels, kept * pixels);
+                self.labels[kept] = self.labels[image];
+                kept += 1;
+            }
+        }
+        self.truncate(kept);
+        Ok(out)
+    }
+}
+
+/// Distributes `n` in proportion to `counts`: whole numbers, the largest remainders rounded up. `n` is at most the sum.
+fn shares(counts: &[usize], n: usize) -> Vec<usize> {
+    let total: usize = counts.iter().sum();
+    let mut shares: Vec<usize> = counts.iter().map(|&count| count * n / total).collect();
+    let mut order: Vec<usize> = (0..counts.len()).collect();
+    order.sort_by_key(|&class| std::cmp::Reverse(counts[class] * n % total));
+    let missing = n - shares.iter().sum::<usize>();
+    order[..missing].iter().for_each(|&class| shares[class] += 1);
+    shares
+}
+
+/// A pixel as [`Images`] holds it.
+pub(crate) fn pack_rgb([r, g, b]: [u8; 3]) -> u32 {
+    u32::from(r) | u32::from(g) << 8 | u32::from(b) << 16
 }
 
 /// A dataset in memory.
@@ -68,6 +126,8 @@ pub struct Dataset {
     pub std: [f32; 3],
     /// Whether random crops and flips are part of the usual protocol on this dataset.
     pub augment: bool,
+    /// What a user should know of the loading, one sentence each: images that were skipped, how long decoding took.
+    pub notes: Vec<String>,
 }
 
 /// What [`load`] may be told.
@@ -81,11 +141,49 @@ pub struct LoadOptions {
     pub limit_test: Option<usize>,
     /// Determines datasets that are generated.
     pub seed: u64,
-    /// Number of classes of datasets that are generated; 10 where absent.
+    /// Number of classes, of datasets that offer a choice.
     pub classes: Option<usize>,
+    /// Height and width that images of a folder are brought to; 32 where absent.
+    pub image_size: Option<usize>,
+    /// The most bytes that the pixels of a split may take, at four bytes a pixel; no limit where absent.
+    pub max_bytes: Option<u64>,
+    /// Whether the first image that cannot be decoded is an error. Otherwise such images are skipped.
+    pub strict: bool,
 }
 
-/// Loads a dataset by its name, one of [`DATASETS`].
+impl LoadOptions {
+    /// The folder that holds one folder per dataset.
+    pub(crate) fn root(&self) -> &Path {
+        self.data_dir.as_deref().unwrap_or(Path::new(DEFAULT_DIR))
+    }
+
+    /// That `file` of a dataset, which is to be fetched, is not there.
+    pub(crate) fn missing(&self, dataset: &'static str, file: &str) -> DataError {
+        let folder = self.root().join(dataset);
+        DataError::Missing { dataset, file: folder.join(file), folder, data_dir: self.data_dir.clone() }
+    }
+
+    /// Makes sure that a split of so many images of `size` by `size` pixels may be held.
+    ///
+    /// # Errors
+    ///
+    /// It would take more than [`LoadOptions::max_bytes`].
+    pub(crate) fn check_fits(&self, images: usize, size: usize) -> Result<()> {
+        let bytes = images as u64 * (4 * size * size) as u64;
+        match self.max_bytes.filter(|&most| bytes > most) {
+            Some(most) => Err(DataError::Memory { images, size, bytes, most }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The first of the folders under `root` (paths relative to it) that holds any of the files.
+pub(crate) fn find_folder(root: &Path, folders: &[&str], files: &[&str]) -> Option<PathBuf> {
+    let candidates = folders.iter().map(|folder| root.join(folder));
+    candidates.into_iter().find(|candidate| files.iter().any(|file| candidate.join(file).exists()))
+}
+
+/// Loads a dataset: one of [`DATASETS`], or a folder of images, by its path.
 ///
 /// # Errors
 ///
@@ -93,7 +191,12 @@ pub struct LoadOptions {
 pub fn load(name: &str, options: &LoadOptions) -> Result<Dataset> {
     match name {
         cifar10::NAME => cifar10::load(options),
+        cifar100::NAME => cifar100::load(options),
+        svhn::NAME => svhn::load(options),
+        fashion_mnist::NAME => fashion_mnist::load(options),
+        folder::NAME => folder::load_imagenet(options),
         shapes::NAME => shapes::load(options),
+        _ if Path::new(name).is_dir() => folder::load(name, Path::new(name), options),
         _ => Err(DataError::Unknown { name: name.to_owned(), known: DATASETS.join(", ") }),
     }
 }
@@ -117,6 +220,40 @@ mod tests {
     #[test]
     fn an_unknown_name_lists_those_there_are() {
         let error = load("cifar", &LoadOptions::default()).expect_err("no such dataset").to_string();
-        assert_eq!(error, "there is no dataset \"cifar\": choose one of cifar10, shapes");
+        let known = "cifar10, cifar100, svhn, fashion-mnist, imagenet, shapes";
+        assert_eq!(
+            error,
+            format!(
+                "there is no dataset and no folder \"cifar\": choose one of {known}, or the path of a folder of images"
+            )
+        );
+    }
+
+    #[test]
+    fn a_held_out_part_has_its_share_of_every_class_and_the_rest_stays_in_order() {
+        let labels: Vec<u32> = (0..90).map(|i| [0, 0, 0, 0, 1, 1, 1, 2, 2][i % 9]).collect();
+        let full = Images { size: 1, pixels: (0..90).collect(), labels };
+        let split = |n| {
+            let mut rest = full.clone();
+            rest.hold_out(n, 4).map(|held| (rest, held))
+        };
+        let (rest, held) = split(27).expect("fewer than there are");
+        let of_class = |images: &Images, class| images.labels.iter().filter(|&&label| label == class).count();
+        assert_eq!([0, 1, 2, 3].map(|class| of_class(&held, class)), [12, 9, 6, 0]);
+        assert_eq!((rest.len(), rest.pixels.len()), (63, 63));
+        for part in [&rest, &held] {
+            assert!(
+                part.pixels.is_sorted()
+                    && part.pixels.iter().zip(&part.labels).all(|(&p, &label)| full.labels[p as usize] == label)
+            );
+        }
+        assert!(held.pixels.iter().all(|pixel| !rest.pixels.contains(pixel)));
+        assert_eq!(split(27).expect("again"), (rest, held));
+        assert_eq!(split(10).expect("remainders").1.len(), 10);
+        assert_eq!(split(89).expect("all but one").0.len(), 1);
+        for n in [0, 90, usize::MAX] {
+            let error = split(n).expect_err("too few or too many").to_string();
+            assert!(error.ends_with("choose from 1 to 89"), "{error}");
+        }
     }
 }

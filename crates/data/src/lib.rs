@@ -5,17 +5,27 @@
 //! [`kernels::augment::Augment`] makes the normalised batch from that.
 
 mod archive;
+mod checksum;
 pub mod cifar10;
+pub mod cifar100;
 mod convert;
 pub mod dataset;
+mod decode;
+mod download;
 pub mod error;
+pub mod fashion_mnist;
 pub mod fetch;
+pub mod folder;
 pub mod kernels;
+mod mat;
+mod npm;
 pub mod sampler;
 pub mod shapes;
+mod stream;
+pub mod svhn;
 
 pub use dataset::{DATASETS, Dataset, Images, LoadOptions, load};
 pub use error::{DataError, Result};
-pub use fetch::fetch;
-pub use kernels::augment::{Augment, shards};
+pub use fetch::{fetch, verify};
+pub use kernels::augment::{Augment, MAX_SHARDS, shards};
 pub use sampler::{Epoch, EvalBatch, Evaluation, PADDING, Pick, Sampler, pack};

@@ -104,7 +104,7 @@ pub fn load(options: &LoadOptions) -> Result<Dataset> {
     let classes = options.classes.unwrap_or(KINDS.len());
     if !(2..=MAX_CLASSES).contains(&classes) {
         let offered = format!("2 to {MAX_CLASSES}");
-        return Err(DataError::Classes { dataset: NAME, offered, asked: classes });
+        return Err(DataError::Classes { dataset: NAME.to_owned(), offered, asked: classes });
     }
     let train = options.limit_train.unwrap_or(TRAIN_IMAGES);
     let test = options.limit_test.unwrap_or(TEST_IMAGES);
@@ -120,6 +120,7 @@ pub fn load(options: &LoadOptions) -> Result<Dataset> {
         std: STD,
         // Images are already drawn at random places and angles, and a crop may cut off what tells a figure.
         augment: false,
+        notes: Vec::new(),
     })
 }
 

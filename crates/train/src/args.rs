@@ -1,7 +1,7 @@
 //! The command line's options, as clap reads them. What they default to stands in [`crate::config`].
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -119,6 +119,16 @@ impl From<Decay> for nets::Decay {
     }
 }
 
+/// How training images are changed, anew in each epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Augmentation {
+    /// Not at all
+    None,
+    /// Four black pixels on every side, a random crop of the image's size, and a mirror image every other time
+    Standard,
+}
+
 /// When a checkpoint is saved within an epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -197,15 +207,23 @@ pub struct NetworkArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Data")]
 pub struct DataArgs {
-    /// Dataset [default: cifar10]
-    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(data::DATASETS))]
+    /// cifar10, cifar100, svhn, fashion-mnist, imagenet, shapes; or a folder of images, with train/CLASS/* and
+    /// val/CLASS/* in it, JPEG or PNG [default: cifar10]
+    #[arg(long, value_name = "NAME|DIR", value_parser = dataset)]
     pub data: Option<String>,
     /// Folder that holds one folder per dataset [default: datasets]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Number of classes, where the dataset has a choice [default: 10]
-    #[arg(long, value_name = "C", value_parser = count(1000))]
+    /// Number of classes, where the dataset has a choice: cifar100's coarse ones are 20, shapes has 2 to 1000 [default:
+    /// 100, 10]
+    #[arg(long, value_name = "C", value_parser = count(1_000_000))]
     pub classes: Option<usize>,
+    /// Height and width that the images of a folder are brought to [default: what the network is made for, 32 or 224]
+    #[arg(long, value_name = "S", value_parser = count(4096))]
+    pub image_size: Option<usize>,
+    /// Stop at the first image of a folder that cannot be decoded, in place of skipping it
+    #[arg(long)]
+    pub strict: bool,
     /// Measure on the first N test images only
     #[arg(long, value_name = "N", value_parser = count(u32::MAX.into()))]
     pub limit_test: Option<usize>,
@@ -227,6 +245,12 @@ pub struct TrainArgs {
     /// Train on the first N images only
     #[arg(long, value_name = "N", value_parser = count(u32::MAX.into()), help_heading = "Data")]
     pub limit_train: Option<usize>,
+    /// Hold N of the training images out, of each class its share; they then decide which epoch is the best
+    #[arg(long, value_name = "N", value_parser = count(u32::MAX.into()), help_heading = "Data")]
+    pub validation: Option<usize>,
+    /// How training images are changed, anew in each epoch [default: none for svhn and shapes, else standard]
+    #[arg(long, value_enum, help_heading = "Data")]
+    pub augment: Option<Augmentation>,
 
     /// What is trained [default: one with several branches, vanilla with one]
     #[arg(long, value_enum, help_heading = "Method")]
@@ -398,7 +422,7 @@ impl FromStr for Branches {
 pub enum Saved {
     /// After the last save
     Last,
-    /// With the lowest test error of branch 0
+    /// With the lowest error of branch 0, on the held-out split where there is one, else on the test split
     Best,
 }
 
@@ -428,6 +452,9 @@ pub struct FetchArgs {
     /// Folder that holds one folder per dataset [default: datasets]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Get nothing: check the files that are there
+    #[arg(long)]
+    pub verify: bool,
 }
 
 /// Options of `info`.
@@ -448,6 +475,13 @@ pub struct InfoArgs {
 
 fn count(most: u64) -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..=most)
+}
+
+fn dataset(text: &str) -> Result<String, String> {
+    if data::DATASETS.contains(&text) || Path::new(text).is_dir() {
+        return Ok(text.to_owned());
+    }
+    Err(format!("give one of {}, or a folder of images that is there", data::DATASETS.join(", ")))
 }
 
 fn number(text: &str, admitted: impl Fn(f64) -> bool, what: &str) -> Result<f64, String> {

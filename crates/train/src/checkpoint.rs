@@ -40,11 +40,14 @@ pub struct Position {
     pub step: usize,
 }
 
-/// The best test error so far.
+/// The best epoch so far: that of the lowest error on the held-out split, or, where there is none, on the test split.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Best {
-    /// Top-1 error of branch 0, per cent.
+    /// Top-1 error of branch 0 on the test split, per cent.
     pub error: f64,
+    /// The same on the held-out split.
+    #[serde(default)]
+    pub validation_error: Option<f64>,
     /// The epoch after which it was measured, from 1.
     pub epoch: usize,
 }
@@ -66,6 +69,12 @@ pub struct Header {
     #[serde(flatten)]
     pub position: Position,
     pub best: Option<Best>,
+    /// Top-1 error of branch 0 on the test split after the last complete epoch, per cent.
+    #[serde(default)]
+    pub last_error: Option<f64>,
+    /// Height and width of the images.
+    #[serde(default)]
+    pub image_size: Option<usize>,
     /// FNV-1a of all tensors' bytes in the order of their names.
     checksum: String,
 }
@@ -85,6 +94,8 @@ impl Header {
             seed: config.seed,
             position: Position::default(),
             best: None,
+            last_error: None,
+            image_size: config.image_size,
             checksum: String::new(),
         }
     }
@@ -92,7 +103,8 @@ impl Header {
     /// What branch `branch` says as a network of its own.
     pub fn of_branch(self, branch: usize) -> Self {
         let best = self.best.filter(|_| branch == 0);
-        Self { network: self.network.alone(), method: Method::Vanilla, gate: false, best, ..self }
+        let last_error = self.last_error.filter(|_| branch == 0);
+        Self { network: self.network.alone(), method: Method::Vanilla, gate: false, best, last_error, ..self }
     }
 }
 
@@ -241,7 +253,9 @@ mod tests {
             std: [0.25; 3],
             seed: 7,
             position: Position { epoch: 3, epoch_step: 2, step: 50 },
-            best: Some(Best { error: 12.5, epoch: 2 }),
+            best: Some(Best { error: 12.5, validation_error: Some(10.0), epoch: 2 }),
+            last_error: Some(13.0),
+            image_size: Some(32),
             checksum: String::new(),
         };
         let tensor = |name: &str, data: &[f32]| NamedTensor {

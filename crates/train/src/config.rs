@@ -8,7 +8,7 @@ use nets::Architecture;
 use one::{LossWeights, Teacher};
 use serde::{Deserialize, Serialize};
 
-use crate::args::{Decay, Method, NetworkArgs, SaveEvery, Shortcut, TrainArgs};
+use crate::args::{Augmentation, Decay, Method, NetworkArgs, SaveEvery, Shortcut, TrainArgs};
 use crate::failure::usage;
 use crate::recipe;
 use crate::schedule::{Schedule, distillation_weight};
@@ -54,8 +54,15 @@ pub struct Config {
     pub data_dir: Option<PathBuf>,
     pub limit_train: Option<usize>,
     pub limit_test: Option<usize>,
-    /// Known once the dataset is loaded, as are the next two.
+    /// Training images that are held out.
+    pub validation: Option<usize>,
+    /// Whether an image that cannot be decoded stops the run.
+    #[serde(default)]
+    pub strict: bool,
+    /// Known once the dataset is loaded, as are those below.
     pub classes: Option<usize>,
+    pub image_size: Option<usize>,
+    pub augment: Option<Augmentation>,
     pub mean: Option<[f64; 3]>,
     pub std: Option<[f64; 3]>,
 
@@ -204,7 +211,11 @@ impl Config {
             data_dir: None,
             limit_train: None,
             limit_test: None,
+            validation: None,
+            strict: false,
             classes: None,
+            image_size: None,
+            augment: None,
             mean: None,
             std: None,
             epochs: 300,
@@ -271,7 +282,11 @@ impl Config {
         assign_some(&mut self.data_dir, &dataset.data_dir);
         assign_some(&mut self.limit_train, &args.limit_train);
         assign_some(&mut self.limit_test, &dataset.limit_test);
+        assign_some(&mut self.validation, &args.validation);
+        self.strict |= dataset.strict;
         assign_some(&mut self.classes, &dataset.classes);
+        assign_some(&mut self.image_size, &dataset.image_size);
+        assign_some(&mut self.augment, &args.augment);
         assign_some(&mut self.mean, &dataset.mean);
         assign_some(&mut self.std, &dataset.std);
         assign(&mut self.epochs, &args.epochs);
@@ -329,6 +344,8 @@ impl Config {
     /// Fills in what depends on the dataset.
     pub fn settle(&mut self, dataset: &Dataset) {
         self.classes.get_or_insert(dataset.classes.len());
+        self.image_size.get_or_insert(dataset.train.size);
+        self.augment.get_or_insert(if dataset.augment { Augmentation::Standard } else { Augmentation::None });
         self.mean.get_or_insert(dataset.mean.map(decimal));
         self.std.get_or_insert(dataset.std.map(decimal));
     }

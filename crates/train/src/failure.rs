@@ -40,6 +40,7 @@ fn is_usage(error: &(dyn std::error::Error + 'static)) -> bool {
                     | DataError::Batch { .. }
                     | DataError::NoImages
                     | DataError::NothingToFetch { .. }
+                    | DataError::HoldOut { .. }
             )
         )
 }

@@ -123,6 +123,8 @@ pub fn describe_device(device: &Device) -> String {
 pub struct ImageCounts {
     /// Images to train on.
     pub train: usize,
+    /// Training images held out.
+    pub validation: usize,
     /// Images to test on.
     pub test: usize,
     /// Their height and width.
@@ -136,7 +138,7 @@ pub struct ImageCounts {
 pub fn overview(
     device: &Device,
     config: &Config,
-    ImageCounts { train, test, size }: ImageCounts,
+    ImageCounts { train, validation, test, size }: ImageCounts,
     training: &TrainingProgram,
     evaluation: &EvaluationProgram,
 ) -> Result<String> {
@@ -164,9 +166,15 @@ pub fn overview(
         "FLOPs",
         format!("{} deployed, {} in training (one image, forward)", flops(cost.deployed), flops(cost.training)),
     );
+    let held_out = if validation == 0 { String::new() } else { format!(", {} validation", grouped(validation)) };
     line(
         "data",
-        format!("{}: {} training and {} test images, {classes} classes", config.data, grouped(train), grouped(test)),
+        format!(
+            "{}: {} training{held_out} and {} test images of {size}x{size}, {classes} classes",
+            config.data,
+            grouped(train),
+            grouped(test)
+        ),
     );
     line(
         "step",

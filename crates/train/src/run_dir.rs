@@ -228,6 +228,8 @@ fn make_numbered(config: &Config) -> Result<PathBuf> {
         Method::One | Method::Vanilla => String::new(),
         other => format!("-{}", other.name()),
     };
+    // A folder of images goes by its name.
+    let data = Path::new(data).file_name().map_or_else(|| "folder".into(), |name| name.to_string_lossy());
     let name = format!("{}{method}-{}-{data}-seed{seed}", network.net, network.branches);
     let mut path = Path::new(RUNS).join(&name);
     let mut number = 1;

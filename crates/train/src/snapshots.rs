@@ -63,7 +63,7 @@ pub fn finish(trainer: &Trainer, run: &RunDir) -> Result<Option<(PathBuf, Evalua
     let mut header = trainer.header().clone();
     header.network = Network { branches: count, ..header.network.alone() };
     header.method = Method::Ensemble;
-    header.best = None;
+    (header.best, header.last_error) = (None, None);
     let file = run.path().join(ENSEMBLE);
     let ensemble = weights(state);
     let architecture = header.network.architecture()?;

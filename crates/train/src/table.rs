@@ -17,7 +17,7 @@ pub struct Record<'a> {
     pub epoch: usize,
     /// Training steps so far.
     pub step: usize,
-    /// `train` or `test`; `snapshots` for the test split and the ensemble of snapshots.
+    /// `train`, `validation` or `test`; `snapshots` for the test split and the ensemble of snapshots.
     pub split: &'static str,
     loss: f64,
     cross_entropy: Vec<f64>,
@@ -118,12 +118,15 @@ pub struct Moment<'a> {
 pub struct Epoch<'a> {
     pub moment: Moment<'a>,
     pub train: &'a Metrics,
+    /// On the images held out, where there are any.
+    pub validation: Option<&'a Evaluated>,
     pub test: &'a Evaluated,
     pub time: Duration,
 }
 
 /// The line above the table.
-pub fn heading(branches: usize, method: Method) -> String {
+pub fn heading(branches: usize, method: Method, validated: bool) -> String {
+    let validation = if validated { format!(" {:>7}", "valid 0") } else { String::new() };
     let tests: String = (0..branches).map(|i| format!(" {:>7}", format!("test {i}"))).collect();
     let ensemble = match (branches, method) {
         (1, _) => "",
@@ -131,7 +134,7 @@ pub fn heading(branches: usize, method: Method) -> String {
         _ => "   fused",
     };
     format!(
-        "{:>9}  {:>8}  {:>8}  {:>7} {tests}{ensemble}  {:>8}  {:>7}",
+        "{:>9}  {:>8}  {:>8}  {:>7} {validation}{tests}{ensemble}  {:>8}  {:>7}",
         "epoch", "rate", "loss", "error", "images/s", "time"
     )
 }
@@ -185,16 +188,19 @@ fn rounded(percent: f64) -> f64 {
 }
 
 impl Epoch<'_> {
-    /// The line of the table: epoch, learning rate, training loss and error (branch 0), test errors of each branch and
-    /// of the ensemble, training speed, and the time of training and evaluation.
+    /// The line of the table: epoch, learning rate, training loss and error (branch 0), validation error (branch 0) where
+    /// images are held out, test errors of each branch and of the ensemble, training speed, and the time of training and
+    /// evaluation.
     pub fn line(&self) -> String {
+        let error = |found: &Evaluated| format!(" {:>7.2}", found.top1_errors()[0]);
+        let validation = self.validation.map_or_else(String::new, error);
         let tests: String = self.test.top1_errors().iter().map(|error| format!(" {error:>7.2}")).collect();
         let ensemble = match self.test.predictions.members() {
             1 => String::new(),
             _ => format!("  {:>7.2}", self.test.predictions.top_k_error(self.test.ensemble, 1)),
         };
         format!(
-            "{:>9}  {:>8.6}  {:>8.4}  {:>7.2} {tests}{ensemble}  {:>8.0}  {:>7}",
+            "{:>9}  {:>8.6}  {:>8.4}  {:>7.2} {validation}{tests}{ensemble}  {:>8.0}  {:>7}",
             format!("{}/{}", self.moment.epoch, self.moment.epochs),
             self.moment.learning_rate,
             self.train.loss(self.moment.weights),
@@ -205,8 +211,10 @@ impl Epoch<'_> {
     }
 
     /// The objects of `metrics.jsonl`.
-    pub fn records(&self) -> [Record<'_>; 2] {
-        [self.moment.training(self.train), self.moment.evaluation("test", self.test)]
+    pub fn records(&self) -> Vec<Record<'_>> {
+        let validation = self.validation.map(|found| self.moment.evaluation("validation", found));
+        let (train, test) = (self.moment.training(self.train), self.moment.evaluation("test", self.test));
+        [Some(train), validation, Some(test)].into_iter().flatten().collect()
     }
 }
 
@@ -232,7 +240,7 @@ impl<'a> Moment<'a> {
         }
     }
 
-    /// What was found on the test split, as an object of `metrics.jsonl`.
+    /// What was found on a split, as an object of `metrics.jsonl`.
     pub fn evaluation(&self, split: &'static str, found: &Evaluated) -> Record<'a> {
         let (predictions, ensemble) = (&found.predictions, found.ensemble);
         let error = |network, k| rounded(predictions.top_k_error(network, k));

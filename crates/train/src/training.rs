@@ -6,11 +6,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use data::{Dataset, Epoch, Sampler};
+use data::{Dataset, Epoch, Images, Sampler};
 use nets::{Loaded, Model};
 use one::{LossWeights, Metrics};
 use tensor::Device;
 
+use crate::args::Augmentation;
 use crate::checkpoint::{self, Best, Checkpoint, Header, Position};
 use crate::config::Config;
 use crate::evaluation::evaluate;
@@ -29,6 +30,8 @@ pub struct Trainer {
     pub model: Model,
     pub training: TrainingProgram,
     pub evaluation: EvaluationProgram,
+    /// On the training images that are held out.
+    pub validation: Option<EvaluationProgram>,
     pub sampler: Sampler,
     header: Header,
 }
@@ -65,12 +68,14 @@ impl<'a> Session<'a> {
 }
 
 impl Trainer {
-    /// Uploads the data, compiles both programs, and initialises the model. `config` must be settled.
+    /// Uploads the data, compiles the programs, and initialises the model. `config` must be settled; `validation` are the
+    /// images held out.
     ///
     /// # Errors
     /// When the data do not fill a batch, the teacher cannot be had, or the device cannot hold or run the programs.
-    pub fn new(config: Config, device: Device, dataset: Dataset) -> Result<Self> {
-        let sampler = Sampler::new(config.seed, dataset.train.len(), config.batch, dataset.augment)?;
+    pub fn new(config: Config, device: Device, dataset: Dataset, validation: Option<&Images>) -> Result<Self> {
+        let augment = config.augment == Some(Augmentation::Standard);
+        let sampler = Sampler::new(config.seed, dataset.train.len(), config.batch, augment)?;
         let architecture = config.network.architecture()?;
         let method = config.method_config(dataset.classes.len())?;
         let teacher = Teacher::read(&config)?;
@@ -85,9 +90,11 @@ impl Trainer {
         let (nesterov, teacher) = (config.nesterov, teacher.as_ref());
         let training =
             TrainingProgram::new(&device, &mut model, recipe(config.batch), dataset.train, nesterov, teacher)?;
-        let evaluation = training.evaluation(&mut model, recipe(config.eval_batch), &dataset.test)?;
+        let mut evaluate = |images| training.evaluation(&mut model, recipe(config.eval_batch), images);
+        let evaluation = evaluate(&dataset.test)?;
+        let validation = validation.map(evaluate).transpose()?;
         model.initialize(&device, config.seed)?;
-        Ok(Self { config, device, model, training, evaluation, sampler, header })
+        Ok(Self { config, device, model, training, evaluation, validation, sampler, header })
     }
 
     /// Takes over weights to begin with, by [`Model::load_start`].
@@ -113,6 +120,7 @@ impl Trainer {
         self.model.load_velocities(&self.device, &checkpoint.velocities)?;
         self.training.step.restore_totals(&self.device, &checkpoint.totals)?;
         (self.header.position, self.header.best) = (header.position, header.best);
+        self.header.last_error = header.last_error;
         Ok(())
     }
 
@@ -191,8 +199,17 @@ impl Trainer {
         }
 
         let evaluating = Instant::now();
-        let (weights, steps) = (self.weights(), self.evaluation.steps());
-        let evaluated = evaluate(&mut self.evaluation, weights, |step| progress.evaluating(step, steps))?;
+        let weights = self.weights();
+        let held_out = self.validation.as_ref().map_or(0, EvaluationProgram::steps);
+        let steps = held_out + self.evaluation.steps();
+        let mut validation = None;
+        if let Some(program) = &mut self.validation {
+            validation = evaluate(program, weights, |step| progress.evaluating(step, steps))?;
+            if validation.is_none() {
+                return Ok(None);
+            }
+        }
+        let evaluated = evaluate(&mut self.evaluation, weights, |step| progress.evaluating(held_out + step, steps))?;
         let Some(test) = evaluated else { return Ok(None) };
         session.evaluation = evaluating.elapsed();
 
@@ -200,13 +217,22 @@ impl Trainer {
         self.training.step.take_totals(&self.device)?;
         self.header.position = Position { epoch: number + 1, epoch_step: 0, step: self.header.position.step };
         let moment = Moment { learning_rate, weights, images_per_second, ..self.moment() };
-        let epoch = table::Epoch { moment, train: &train, test: &test, time: started.elapsed() };
+        let epoch = table::Epoch {
+            moment,
+            train: &train,
+            validation: validation.as_ref(),
+            test: &test,
+            time: started.elapsed(),
+        };
         // The metrics come first: what is beyond the checkpoint is dropped on resuming, what is missing is lost.
         session.run.append_metrics(&epoch.records())?;
         let line = epoch.line();
         let error = test.top1_errors()[0];
-        if self.header.best.is_none_or(|best| error < best.error) {
-            self.header.best = Some(Best { error, epoch: number + 1 });
+        let validation_error = validation.as_ref().map(|found| found.top1_errors()[0]);
+        self.header.last_error = Some(error);
+        let better = |best: Best| validation_error.unwrap_or(error) < best.validation_error.unwrap_or(best.error);
+        if self.header.best.is_none_or(better) {
+            self.header.best = Some(Best { error, validation_error, epoch: number + 1 });
             let state = self.model.state(&self.device)?;
             let weights = Checkpoint { header: None, state, velocities: Vec::new(), totals: Vec::new() };
             checkpoint::write(&session.run.best(), self.header.clone(), &weights)?;

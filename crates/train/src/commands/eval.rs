@@ -16,6 +16,7 @@ use crate::output::line;
 use crate::overview::{cost, describe, describe_device, flops, grouped};
 use crate::programs::{EvaluationProgram, Normalisation, Recipe};
 use crate::run_dir::check_target;
+use crate::source::Purpose;
 use crate::{interrupt, source, table};
 
 /// A checkpoint, and what it is measured with.
@@ -46,8 +47,12 @@ impl Subject {
             limit_test: args.dataset.limit_test,
             seed: 0,
             classes: args.dataset.classes.or(header.filter(|header| header.data == name).map(|header| header.classes)),
+            strict: args.dataset.strict,
+            ..LoadOptions::default()
         };
-        let dataset = source::load(name, &options)?;
+        let usual = header.and_then(|header| header.image_size).unwrap_or(network.architecture()?.image_size());
+        let purpose = Purpose { device: &device, asked: args.dataset.image_size, usual };
+        let dataset = source::load(name, &options, purpose)?;
         let classes = dataset.classes.len();
         if let Some(header) = header.filter(|header| header.classes != classes) {
             bail!("{} tells {} classes apart, and {name} has {classes}", args.weights.display(), header.classes);

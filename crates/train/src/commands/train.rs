@@ -5,11 +5,13 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use data::{Dataset, LoadOptions};
 use nets::Loaded;
+use tensor::Device;
 
 use crate::args::{Method, TrainArgs};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::run_dir::RunDir;
+use crate::source::Purpose;
 use crate::training::{Outcome, Session, Trainer};
 use crate::{checkpoint, commands, interrupt, output, overview, snapshots, source, table};
 
@@ -80,17 +82,23 @@ fn begin_with(trainer: &mut Trainer, weights: Option<&Checkpoint>) -> Result<()>
 /// Opens the device, loads the data, and compiles the programs.
 fn prepare(mut config: Config) -> Result<Trainer> {
     let device = tensor::device::open(&config.device)?;
-    let dataset = load(&config)?;
+    let mut dataset = load(&config, &device)?;
     config.settle(&dataset);
-    let counts =
-        overview::ImageCounts { train: dataset.train.len(), test: dataset.test.len(), size: dataset.train.size };
-    let trainer = Trainer::new(config, device, dataset)?;
+    let classes = dataset.classes.len();
+    let validation = config.validation.map(|n| dataset.train.hold_out(n, classes)).transpose()?;
+    let counts = overview::ImageCounts {
+        train: dataset.train.len(),
+        validation: validation.as_ref().map_or(0, data::Images::len),
+        test: dataset.test.len(),
+        size: dataset.train.size,
+    };
+    let trainer = Trainer::new(config, device, dataset, validation.as_ref())?;
     let Trainer { device, config, training, evaluation, .. } = &trainer;
     let _ = output::line(overview::overview(device, config, counts, training, evaluation)?);
     Ok(trainer)
 }
 
-fn load(config: &Config) -> Result<Dataset> {
+fn load(config: &Config, device: &Device) -> Result<Dataset> {
     let options = LoadOptions {
         data_dir: config.data_dir.clone(),
         limit_train: config.limit_train,
@@ -98,8 +106,11 @@ fn load(config: &Config) -> Result<Dataset> {
         // Runs that differ in their seed are compared on the same data.
         seed: 0,
         classes: config.classes,
+        strict: config.strict,
+        ..LoadOptions::default()
     };
-    source::load(&config.data, &options)
+    let usual = config.network.architecture()?.image_size();
+    source::load(&config.data, &options, Purpose { device, asked: config.image_size, usual })
 }
 
 fn train(trainer: &mut Trainer, session: Session<'_>) -> Result<()> {
@@ -122,7 +133,8 @@ fn train(trainer: &mut Trainer, session: Session<'_>) -> Result<()> {
             position.epoch_step
         ));
     }
-    say(format!("\n{}", table::heading(trainer.config.network.branches, trainer.config.method)));
+    let validated = trainer.validation.is_some();
+    say(format!("\n{}", table::heading(trainer.config.network.branches, trainer.config.method, validated)));
     let outcome = trainer.run(session)?;
     let position = trainer.position();
     match outcome {
@@ -133,9 +145,15 @@ fn train(trainer: &mut Trainer, session: Session<'_>) -> Result<()> {
             trainer.config.epochs
         ),
         Outcome::Complete => {
+            if let Some(error) = trainer.header().last_error {
+                say(format!("\nlast test error {error:.2} % (branch 0): {}", run.last().display()));
+            }
             if let Some(best) = trainer.best() {
+                let chosen = best
+                    .validation_error
+                    .map_or_else(String::new, |error| format!(" where the validation error was lowest, {error:.2} %"));
                 say(format!(
-                    "\nbest test error {:.2} % (branch 0, epoch {}): {}",
+                    "best test error {:.2} % (branch 0, epoch {}){chosen}: {}",
                     best.error,
                     best.epoch,
                     run.best().display()

@@ -1,0 +1,256 @@
+//! One JPEG or PNG image as a square of packed pixels: decoded, resized so that its shorter side fits, the rest cut off on
+//! both sides alike.
+//!
+//! Resizing weighs all pixels that an output pixel covers by a triangle of twice its width (of two pixels where the
+//! image grows), as Pillow's and torchvision's antialiased bilinear filter does.
+
+use std::io::Cursor;
+
+use zune_jpeg::JpegDecoder;
+use zune_jpeg::zune_core::bytestream::ZCursor;
+use zune_jpeg::zune_core::colorspace::ColorSpace;
+use zune_jpeg::zune_core::options::DecoderOptions;
+
+use crate::dataset::pack_rgb;
+
+/// The most pixels that an image may have. The largest of ImageNet has 55 million.
+const MAX_PIXELS: usize = 100_000_000;
+/// The greatest height or width.
+const MAX_SIDE: usize = 32_768;
+
+/// An image in memory: `[height, width, channels]` bytes, of which the first three channels, or the only one, count.
+struct Picture {
+    height: usize,
+    width: usize,
+    channels: usize,
+    samples: Vec<u8>,
+}
+
+/// Why an image is not to be had: the second half of a sentence that its name begins.
+pub(crate) type Problem = String;
+
+/// Decodes a file's bytes into `size * size` pixels; what they are is seen from how they begin, not from a name.
+///
+/// # Errors
+///
+/// They are no JPEG or PNG, are damaged or cut off, or are of too large an image.
+pub(crate) fn square(file: &[u8], size: usize, out: &mut [u32]) -> Result<(), Problem> {
+    let picture = match file {
+        [] => return Err("is empty".to_owned()),
+        [0xff, 0xd8, ..] => jpeg(file)?,
+        [0x89, b'P', b'N', b'G', ..] => png(file)?,
+        _ => return Err("is no JPEG or PNG image".to_owned()),
+    };
+    resize(&picture, size, out);
+    Ok(())
+}
+
+fn check_size(width: usize, height: usize) -> Result<(), Problem> {
+    let pixels = width.saturating_mul(height);
+    if pixels == 0 || pixels > MAX_PIXELS || width.max(height) > MAX_SIDE {
+        return Err(format!("claims to be of {width} x {height} pixels"));
+    }
+    Ok(())
+}
+
+fn in_one_line(error: &dyn std::fmt::Display) -> String {
+    error.to_string().split_whitespace().collect::<Vec<&str>>().join(" ")
+}
+
+fn jpeg(file: &[u8]) -> Result<Picture, Problem> {
+    let broken = |error: &dyn std::fmt::Display| format!("is a broken JPEG image ({})", in_one_line(error));
+    let options = DecoderOptions::default()
+        .set_max_width(MAX_SIDE)
+        .set_max_height(MAX_SIDE)
+        .jpeg_set_out_colorspace(ColorSpace::RGB);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(file), options);
+    decoder.decode_headers().map_err(|error| broken(&error))?;
+    let (width, height) = decoder.dimensions().ok_or_else(|| broken(&"it has no size"))?;
+    check_size(width, height)?;
+    // The decoder fills up with grey what a cut file lacks.
+    if !ends(file) {
+        return Err("is a JPEG image that breaks off".to_owned());
+    }
+    let samples = decoder.decode().map_err(|error| broken(&error))?;
+    whole(Picture { height, width, channels: 3, samples })
+}
+
+/// Whether an end marker follows on the last scan. Within scans a byte 0xff is never followed by those of the two markers.
+fn ends(jpeg: &[u8]) -> bool {
+    const SCAN: [u8; 2] = [0xff, 0xda];
+    const END: [u8; 2] = [0xff, 0xd9];
+    let last = |marker: [u8; 2]| jpeg.windows(2).rposition(|bytes| bytes == marker);
+    last(END) > last(SCAN)
+}
+
+fn png(file: &[u8]) -> Result<Picture, Problem> {
+    let broken = |error: png::DecodingError| format!("is a broken PNG image ({})", in_one_line(&error));
+    // What chunks beside the image may take.
+    let limits = png::Limits { bytes: 64 << 20 };
+    let mut decoder = png::Decoder::new_with_limits(Cursor::new(file), limits);
+    decoder.set_transformations(png::Transformations::normalize_to_color8());
+    let mut reader = decoder.read_info().map_err(broken)?;
+    let (width, height) = (reader.info().width as usize, reader.info().height as usize);
+    check_size(width, height)?;
+    let bytes = reader.output_buffer_size().ok_or("is a PNG image that is too large")?;
+    let mut samples = vec![0; bytes];
+    let frame = reader.next_frame(&mut samples).map_err(broken)?;
+    samples.truncate(frame.buffer_size());
+    whole(Picture { height, width, channels: frame.color_type.samples(), samples })
+}
+
+/// Makes sure that a decoder gave as much as it said.
+fn whole(picture: Picture) -> Result<Picture, Problem> {
+    let expected = picture.height * picture.width * picture.channels;
+    if picture.samples.len() == expected {
+        return Ok(picture);
+    }
+    Err(format!("is broken: it decodes to {} bytes instead of {expected}", picture.samples.len()))
+}
+
+/// What one output coordinate is made of: weights, of sum 1, of consecutive input coordinates.
+struct Tap {
+    first: usize,
+    weights: Vec<f32>,
+}
+
+/// The taps along an axis of `length` of which the middle `side` is brought to `size`.
+fn taps(length: usize, side: usize, size: usize) -> Vec<Tap> {
+    let scale = side as f64 / size as f64;
+    let reach = scale.max(1.0);
+    let begin = (length - side) as f64 / 2.0;
+    let tap = |i: usize| {
+        let centre = begin + (i as f64 + 0.5) * scale;
+        let first = (centre - reach).floor().max(0.0) as usize;
+        let end = ((centre + reach).ceil() as usize).min(length);
+        let weight = |j: usize| (1.0 - ((j as f64 + 0.5 - centre) / reach).abs()).max(0.0);
+        let sum: f64 = (first..end).map(weight).sum();
+        Tap { first, weights: (first..end).map(|j| (weight(j) / sum) as f32).collect() }
+    };
+    (0..size).map(tap).collect()
+}
+
+/// Rows first, one input row at a time, then columns.
+fn resize(picture: &Picture, size: usize, out: &mut [u32]) {
+    let &Picture { height, width, channels, ref samples } = picture;
+    let side = height.min(width);
+    let (columns, rows) = (taps(width, side, size), taps(height, side, size));
+    let used = channels.min(3);
+    // Two channels are grey and how opaque it is.
+    let colours = if used < 3 { 1 } else { 3 };
+    let top = rows.iter().map(|tap| tap.first).min().unwrap_or(0);
+    let bottom = rows.iter().map(|tap| tap.first + tap.weights.len()).max().unwrap_or(0);
+    let line = size * colours;
+    let mut narrow = vec![0.0_f32; (bottom - top) * line];
+    for (y, target) in (top..bottom).zip(narrow.chunks_exact_mut(line)) {
+        let source = &samples[y * width * channels..][..width * channels];
+        for (tap, target) in columns.iter().zip(target.chunks_exact_mut(colours)) {
+            let pixels = source[tap.first * channels..].chunks_exact(channels);
+            for (weight, pixel) in tap.weights.iter().zip(pixels) {
+                for (sum, &value) in target.iter_mut().zip(pixel) {
+                    *sum += weight * f32::from(value);
+                }
+            }
+        }
+    }
+    let mut sums = vec![0.0_f32; line];
+    for (tap, out) in rows.iter().zip(out.chunks_exact_mut(size)) {
+        sums.fill(0.0);
+        let lines = narrow[(tap.first - top) * line..].chunks_exact(line);
+        for (weight, row) in tap.weights.iter().zip(lines) {
+            for (sum, value) in sums.iter_mut().zip(row) {
+                *sum += weight * value;
+            }
+        }
+        for (pixel, sums) in out.iter_mut().zip(sums.chunks_exact(colours)) {
+            // A float is cut off at the ends of what a byte holds.
+            let byte = |c: usize| sums[c.min(colours - 1)].round() as u8;
+            *pixel = pack_rgb([byte(0), byte(1), byte(2)]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(width: u32, height: u32, colour: png::ColorType, samples: &[u8]) -> Vec<u8> {
+        let mut file = Vec::new();
+        let mut encoder = png::Encoder::new(&mut file, width, height);
+        encoder.set_color(colour);
+        encoder.write_header().expect("header").write_image_data(samples).expect("data");
+        file
+    }
+
+    fn decoded(file: &[u8], size: usize) -> Result<Vec<u32>, Problem> {
+        let mut out = vec![0; size * size];
+        square(file, size, &mut out).map(|()| out)
+    }
+
+    #[test]
+    fn an_image_of_the_right_size_stays_as_it_is_in_every_kind_of_colour() {
+        let rgb: Vec<u8> = (0..48).map(|i| (i * 5) as u8).collect();
+        let expected: Vec<u32> = rgb.chunks(3).map(|c| pack_rgb([c[0], c[1], c[2]])).collect();
+        assert_eq!(decoded(&encoded(4, 4, png::ColorType::Rgb, &rgb), 4).expect("valid"), expected);
+        let rgba: Vec<u8> = rgb.chunks(3).flat_map(|c| [c[0], c[1], c[2], 77]).collect();
+        assert_eq!(decoded(&encoded(4, 4, png::ColorType::Rgba, &rgba), 4).expect("valid"), expected);
+        let grey: Vec<u8> = (0..16).map(|i| i * 16).collect();
+        let expected: Vec<u32> = grey.iter().map(|&g| pack_rgb([g; 3])).collect();
+        assert_eq!(decoded(&encoded(4, 4, png::ColorType::Grayscale, &grey), 4).expect("valid"), expected);
+        let with_alpha: Vec<u8> = grey.iter().flat_map(|&g| [g, 9]).collect();
+        assert_eq!(decoded(&encoded(4, 4, png::ColorType::GrayscaleAlpha, &with_alpha), 4).expect("valid"), expected);
+    }
+
+    #[test]
+    fn the_middle_is_taken_and_weights_sum_to_one() {
+        // Columns 0, 10, … 70 of a wide image: the middle four.
+        let grey: Vec<u8> = (0..32).map(|i| (i % 8) * 10).collect();
+        let wide = decoded(&encoded(8, 4, png::ColorType::Grayscale, &grey), 4).expect("valid");
+        assert_eq!(wide[..4], [20, 30, 40, 50].map(|g| pack_rgb([g; 3])));
+        for (length, side, size) in [(500, 375, 224), (375, 375, 224), (10, 3, 32), (1, 1, 32), (64, 64, 32)] {
+            for tap in taps(length, side, size) {
+                assert!(
+                    (tap.weights.iter().sum::<f32>() - 1.0).abs() < 1e-5 && tap.first + tap.weights.len() <= length
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn halving_weighs_as_the_triangle_does() {
+        let weights = &taps(8, 8, 4)[1].weights;
+        // Centres at distances 1.5, 0.5, 0.5, 1.5 of an output pixel that is two wide.
+        assert_eq!(weights, &[0.125, 0.375, 0.375, 0.125]);
+        let ends = &taps(8, 8, 4)[0].weights;
+        let expected = [0.375, 0.375, 0.125].map(|weight: f32| weight / 0.875);
+        assert!(ends.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6) && ends.len() == 3, "{ends:?}");
+    }
+
+    #[test]
+    fn a_plain_image_stays_plain_at_any_size() {
+        for (width, height, size) in [(7, 3, 32), (40, 90, 17), (1, 1, 5)] {
+            let file = encoded(width, height, png::ColorType::Rgb, &[11, 22, 33].repeat((width * height) as usize));
+            assert!(decoded(&file, size).expect("valid").iter().all(|&pixel| pixel == pack_rgb([11, 22, 33])));
+        }
+    }
+
+    #[test]
+    fn what_is_no_whole_image_is_an_error() {
+        let png = encoded(4, 4, png::ColorType::Rgb, &[9; 48]);
+        let mut bomb = png.clone();
+        bomb[16..20].copy_from_slice(&u32::MAX.to_be_bytes());
+        let cases: [(&[u8], &str); 7] = [
+            (b"", "is empty"),
+            (b"GIF89a", "is no JPEG or PNG"),
+            (&[0xff, 0xd8], "is a broken JPEG"),
+            (&[0xff, 0xd8, 0xff, 0xd9], "is a broken JPEG"),
+            (&png[..20], "is a broken PNG"),
+            (&png[..png.len() / 2 + 4], "is a broken PNG"),
+            (&bomb, ""),
+        ];
+        for (file, part) in cases {
+            let problem = decoded(file, 4).expect_err(part);
+            assert!(problem.starts_with(part) && !problem.contains('\n'), "{problem}");
+        }
+    }
+}
