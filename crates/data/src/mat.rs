@@ -113,7 +113,7 @@ fn elements(
     bytes: u64,
     visit: &mut dyn FnMut(Variable<'_>) -> std::result::Result<(), Problem>,
 ) -> std::result::Result<(), Problem> {
-    check_header(&stream::bytes(file).map_err(why)?)?;
+    check_header(&stream::bytes(file).map_err(|error| why(&error))?)?;
     let mut position = HEADER;
     while position < bytes {
         let [kind, length] = words(file)?;
@@ -136,14 +136,14 @@ fn elements(
             }
             _ => return Err(format!("has an element of type {kind} at byte {position} in place of a variable")),
         }
-        file.seek(SeekFrom::Start(end)).map_err(why)?;
+        file.seek(SeekFrom::Start(end)).map_err(|error| why(&error))?;
         position = end;
     }
     Ok(())
 }
 
-fn why(error: io::Error) -> Problem {
-    stream::reason(&error)
+fn why(error: &io::Error) -> Problem {
+    stream::reason(error)
 }
 
 fn check_header(header: &[u8; HEADER as usize]) -> std::result::Result<(), Problem> {
@@ -160,7 +160,7 @@ fn check_header(header: &[u8; HEADER as usize]) -> std::result::Result<(), Probl
 fn words<const N: usize>(source: &mut dyn Read) -> std::result::Result<[u32; N], Problem> {
     let mut words = [0; N];
     for word in &mut words {
-        *word = u32::from_le_bytes(stream::bytes(source).map_err(why)?);
+        *word = u32::from_le_bytes(stream::bytes(source).map_err(|error| why(&error))?);
     }
     Ok(words)
 }
@@ -183,7 +183,7 @@ fn small(source: &mut dyn Read, what: &str, kinds: &[u32], most: u32) -> std::re
         return Err(format!("has {length} bytes of type {kind} as the {what} of a variable"));
     }
     let mut bytes = vec![0; padded as usize];
-    source.read_exact(&mut bytes).map_err(why)?;
+    source.read_exact(&mut bytes).map_err(|error| why(&error))?;
     bytes.truncate(length as usize);
     Ok(bytes)
 }

@@ -5,8 +5,11 @@ use data::{Dataset, LoadOptions, folder};
 
 use crate::made::{jpeg, png};
 
-/// A folder of images: paths in it, and their bytes.
-fn made(files: &[(&str, Vec<u8>)]) -> tempfile::TempDir {
+/// A path in a folder, and the bytes that are there.
+type Placed<'a> = (&'a str, Vec<u8>);
+
+/// A folder of images.
+fn made(files: &[Placed<'_>]) -> tempfile::TempDir {
     let root = tempfile::tempdir().expect("temporary folder");
     for (path, bytes) in files {
         let path = root.path().join(path);
@@ -24,7 +27,7 @@ fn rgb(pixel: u32) -> [u8; 3] {
     [0, 8, 16].map(|shift| (pixel >> shift) as u8)
 }
 
-fn animals() -> Vec<(&'static str, Vec<u8>)> {
+fn animals() -> Vec<Placed<'static>> {
     vec![
         ("train/dog/1.png", png(40, 50, [1, 1, 1])),
         ("train/dog/2.PNG", png(8, 8, [2, 2, 2])),
@@ -101,7 +104,7 @@ fn broken_images_are_named_skipped_and_counted_or_stop_when_strict() {
 #[test]
 fn folders_of_another_layout_are_errors_that_say_what_is_missing() {
     let image = || png(2, 2, [5; 3]);
-    let cases: [(&[(&str, Vec<u8>)], &str); 6] = [
+    let cases: [(&[Placed<'_>], &str); 6] = [
         (&[("a/x.png", image())], "has no folder train"),
         (&[("train/a/x.png", image()), ("train/b/x.png", image())], "has no folder val or test"),
         (&[("train/a/x.png", image()), ("val/a/x.png", image())], "has 1 folders of a class"),

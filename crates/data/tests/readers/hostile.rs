@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::slice::from_ref;
 
 use data::cifar100::Labels;
 use data::{Images, LoadOptions, cifar10, cifar100, fashion_mnist, folder, svhn};
@@ -139,7 +140,7 @@ fn records_of_cifar() {
     try_all(&[tens], plain, |path| Ok((cifar10::read(&[path.to_owned()], 3, None)?, 10)));
     let hundreds: Vec<u8> = (0..3 * cifar100::RECORD).map(|i| (i / cifar100::RECORD) as u8).collect();
     for (labels, classes) in [(Labels::Fine, 100), (Labels::Coarse, 20)] {
-        try_all(&[hundreds.clone()], plain, |path| Ok((cifar100::read(path, 3, labels, None)?, classes)));
+        try_all(from_ref(&hundreds), plain, |path| Ok((cifar100::read(path, 3, labels, None)?, classes)));
     }
 }
 
@@ -173,8 +174,8 @@ fn idx_files() {
     fs::write(&labels_path, &labels).expect("written");
     for wrap in [plain, gzip] {
         for limit in [None, Some(1)] {
-            try_all(&[images.clone()], wrap, |path| Ok((fashion_mnist::read(path, &labels_path, limit)?, 10)));
-            try_all(&[labels.clone()], wrap, |path| Ok((fashion_mnist::read(&images_path, path, limit)?, 10)));
+            try_all(from_ref(&images), wrap, |path| Ok((fashion_mnist::read(path, &labels_path, limit)?, 10)));
+            try_all(from_ref(&labels), wrap, |path| Ok((fashion_mnist::read(&images_path, path, limit)?, 10)));
         }
     }
 }
