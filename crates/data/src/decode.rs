@@ -237,8 +237,12 @@ mod tests {
     #[test]
     fn what_is_no_whole_image_is_an_error() {
         let png = encoded(4, 4, png::ColorType::Rgb, &[9; 48]);
+        // The header as PNG has it: width, height, depth, colour, and then a checksum over them and their name.
         let mut bomb = png.clone();
-        bomb[16..20].copy_from_slice(&u32::MAX.to_be_bytes());
+        bomb[16..20].copy_from_slice(&40_000_u32.to_be_bytes());
+        let mut sum = flate2::Crc::new();
+        sum.update(&bomb[12..29]);
+        bomb[29..33].copy_from_slice(&sum.sum().to_be_bytes());
         let cases: [(&[u8], &str); 7] = [
             (b"", "is empty"),
             (b"GIF89a", "is no JPEG or PNG"),
@@ -246,7 +250,7 @@ mod tests {
             (&[0xff, 0xd8, 0xff, 0xd9], "is a broken JPEG"),
             (&png[..20], "is a broken PNG"),
             (&png[..png.len() / 2 + 4], "is a broken PNG"),
-            (&bomb, ""),
+            (&bomb, "claims to be of 40000 x 4 pixels"),
         ];
         for (file, part) in cases {
             let problem = decoded(file, 4).expect_err(part);
