@@ -199,7 +199,7 @@ fn programs_that_run_by_turns_share_memory() {
     let (mut large, mut small) = (Graph::new(), Graph::new());
     let ((x, y), (u, v)) = (record(&mut large, 5), record(&mut small, 2));
     let mut owner = large.compile(&device).expect("compiles");
-    let mut guest = small.compile_beside(&owner).expect("compiles");
+    let mut guest = small.compile_beside(&owner, CompileOptions::default()).expect("compiles");
     for round in [1.0, 2.0] {
         owner.feed_f32(x, &[round; WORDS]).expect("fits");
         owner.run().expect("runs");

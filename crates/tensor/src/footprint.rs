@@ -10,14 +10,12 @@ use crate::plan::plan;
 /// The memory of one program or of several that share banks. Sizes are in bytes.
 #[derive(Debug, Clone, Default)]
 pub struct Footprint {
-    /// Slots of the temporaries.
-    pub activations: u64,
     /// Tensors that the host feeds.
     pub inputs: u64,
-    /// The largest slot.
-    pub largest_slot: u64,
     /// The largest tensor that a kernel binds.
     pub largest_binding: u64,
+    /// Slots of the temporaries.
+    slots: Vec<u64>,
     banks: BTreeMap<usize, Bank>,
     /// Temporaries with the kernel that writes each, and their sizes.
     temporaries: Vec<(String, u64)>,
@@ -34,11 +32,8 @@ impl Graph {
     /// When the graph cannot be compiled.
     pub fn footprint(&self) -> Result<Footprint> {
         let plan = plan(self)?;
-        let mut footprint = Footprint {
-            activations: bytes(plan.words()),
-            largest_slot: bytes(plan.slot_words.iter().max().copied().unwrap_or(0)),
-            ..Footprint::default()
-        };
+        let mut footprint =
+            Footprint { slots: plan.slot_words.iter().map(|&words| bytes(words)).collect(), ..Footprint::default() };
         for variable in &self.variables {
             match &variable.home {
                 Home::Temporary => {}
@@ -61,16 +56,24 @@ impl Graph {
 }
 
 impl Footprint {
-    /// Two programs that are there at once: banks that both use count once.
+    /// Two programs of which the other one is compiled beside this one ([`Graph::compile_beside`]): it takes this one's slots as
+    /// far as they reach. Banks that both use count once.
     #[must_use]
-    pub fn beside(mut self, other: Self) -> Self {
-        self.activations += other.activations;
+    pub fn lending(mut self, mut other: Self) -> Self {
+        let mut lent = self.slots.clone();
+        lent.sort_unstable();
+        other.slots.sort_unstable_by(|a, b| b.cmp(a));
+        self.slots.extend(other.slots.into_iter().filter(|slot| lent.pop_if(|lent| *lent >= *slot).is_none()));
         self.inputs += other.inputs;
-        self.largest_slot = self.largest_slot.max(other.largest_slot);
         self.largest_binding = self.largest_binding.max(other.largest_binding);
         self.banks.extend(other.banks);
         self.temporaries.extend(other.temporaries);
         self
+    }
+
+    /// Slots of the temporaries.
+    pub fn activations(&self) -> u64 {
+        self.slots.iter().sum()
     }
 
     /// Banks: parameters, gradients, data.
@@ -80,12 +83,13 @@ impl Footprint {
 
     /// Everything.
     pub fn total(&self) -> u64 {
-        self.activations + self.inputs + self.state()
+        self.activations() + self.inputs + self.state()
     }
 
     /// The largest buffer that will be allocated.
     pub fn largest_buffer(&self) -> u64 {
-        self.banks.values().map(|bank| bytes(bank.words())).max().unwrap_or(0).max(self.largest_slot)
+        let banks = self.banks.values().map(|bank| bytes(bank.words()));
+        banks.chain(self.slots.iter().copied()).max().unwrap_or(0)
     }
 
     /// The `count` largest tensors and banks, with what each is; those of one shape and kernel count once.
@@ -117,9 +121,14 @@ mod tests {
             graph.launch_into(Scale { words, factor: 2.0 }, &[y], &[Some(state)]).expect("recorded");
             graph.footprint().expect("planned")
         };
-        let both = program(8).beside(program(100));
-        assert_eq!((both.activations, both.inputs, both.state(), both.total()), (432, 432, 512, 1376));
-        assert_eq!((both.largest_slot, both.largest_binding, both.largest_buffer()), (400, 400, 512));
+        let both = program(8).lending(program(100));
+        assert_eq!((both.activations(), both.inputs, both.state(), both.total()), (432, 432, 512, 1376));
+        assert_eq!((both.largest_binding, both.largest_buffer()), (400, 512));
+        assert_eq!(
+            program(100).lending(program(8)).activations(),
+            400,
+            "the small one has room in the large one's slot"
+        );
         let largest = both.largest(2);
         assert_eq!(largest[0], ("state".to_owned(), 512));
         assert!(largest[1].0.contains("f32[100]") && largest[1].1 == 400, "{largest:?}");

@@ -145,8 +145,8 @@ impl Graph {
     ///
     /// # Errors
     /// As [`Graph::compile`].
-    pub fn compile_beside(&self, other: &Program) -> Result<Program> {
-        self.compile_into(&other.device, CompileOptions::default(), &other.slots)
+    pub fn compile_beside(&self, other: &Program, options: CompileOptions) -> Result<Program> {
+        self.compile_into(&other.device, options, &other.slots)
     }
 
     fn compile_into(&self, device: &Device, options: CompileOptions, lent: &[Slot]) -> Result<Program> {
