@@ -199,7 +199,7 @@ fn programs_that_run_by_turns_share_memory() {
     let (mut large, mut small) = (Graph::new(), Graph::new());
     let ((x, y), (u, v)) = (record(&mut large, 5), record(&mut small, 2));
     let mut owner = large.compile(&device).expect("compiles");
-    let mut guest = small.compile_beside(&owner).expect("compiles");
+    let mut guest = small.compile_beside(&owner, CompileOptions::default()).expect("compiles");
     for round in [1.0, 2.0] {
         owner.feed_f32(x, &[round; WORDS]).expect("fits");
         owner.run().expect("runs");
@@ -262,6 +262,89 @@ fn a_profile_counts_times_and_rates_every_family() {
         assert_eq!(convolution.cost, Cost { flops: 2 * 256 * 36, bytes: 4 * (128 + 288 + 256) });
         assert!(rows.windows(2).all(|pair| pair[0].time >= pair[1].time), "the longest first");
         assert_eq!(program.read_f32(sum).expect("kept")[21 * 8], 3.0 * 36.0, "{}: a profile runs", device.name());
+    }
+}
+
+/// A kernel that leaves its last element unwritten.
+#[derive(Debug)]
+struct Forgetful;
+
+impl Kernel for Forgetful {
+    fn name(&self) -> &'static str {
+        "forgetful"
+    }
+
+    fn inputs(&self) -> Vec<Spec> {
+        vec![Spec::f32([WORDS])]
+    }
+
+    fn outputs(&self) -> Vec<Spec> {
+        vec![Spec::f32([1, WORDS])]
+    }
+
+    fn cost(&self) -> Cost {
+        Cost::new(self, 0)
+    }
+
+    fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
+        outputs[0].f32()[..WORDS - 1].copy_from_slice(&inputs[0].f32()[..WORDS - 1]);
+    }
+
+    fn launch(&self) -> Launch {
+        let wgsl = "@group(0) @binding(0) var<storage, read> x: array<f32>;
+            @group(0) @binding(1) var<storage, read_write> y: array<f32>;
+            @compute @workgroup_size(1) fn main() { for (var i = 0; i < 4; i++) { y[i] = x[i]; } }";
+        Launch::new(wgsl, 1, 1, 1)
+    }
+}
+
+#[test]
+fn a_checked_run_finds_the_first_kernel_whose_output_is_not_finite() {
+    let mut devices = common::gpus();
+    devices.push(Device::cpu());
+    for device in devices {
+        let mut graph = Graph::new();
+        let x = input(&mut graph);
+        let fine = scale(&mut graph, x, 2.0);
+        let overflows = scale(&mut graph, fine, 4.0);
+        let last = add(&mut graph, overflows, x);
+        graph.keep(last);
+        let mut program = graph.compile(&device).expect("compiles");
+        program.feed_f32(x, &[1.0; WORDS]).expect("fits");
+        assert_eq!(program.run_checked().expect("runs"), None, "{}", device.name());
+        assert_eq!(program.read_f32(last).expect("kept"), [9.0; WORDS], "a checked run runs");
+        program.feed_f32(x, &[1.0, 2.0, 1e38, -1e38, 0.0]).expect("fits");
+        let found = program.run_checked().expect("runs").expect("8e38 is no float");
+        assert_eq!((found.dispatch, found.dispatches, found.output, found.element), (1, 3, 0, 2), "{found:?}");
+        assert_says(
+            &found.to_string(),
+            &["elementwise f32[5] -> f32[5]", "dispatch 2 of 3", "output 0 holds inf at [2]"],
+        );
+
+        // Poison finds what a kernel does not write, even where an earlier run left a number.
+        let mut graph = Graph::new();
+        let x = input(&mut graph);
+        let y = graph.launch_one(Forgetful, &[x]).expect("fits");
+        graph.keep(y);
+        let mut program = graph.compile_with(&device, CompileOptions { poison: true }).expect("compiles");
+        let found = program.run_checked().expect("runs").expect("poison");
+        assert_says(&found.to_string(), &["forgetful", "NaN at [0,4]"]);
+    }
+}
+
+#[test]
+fn banks_are_copied_on_the_device() {
+    let mut devices = common::gpus();
+    devices.push(Device::cpu());
+    for device in devices {
+        let bank = Bank::with_data("state", &device, &[1, 2, 3]).expect("fits");
+        let copy = bank.alike();
+        copy.copy_from(&device, &bank).expect("fits");
+        bank.write(&device, 0, &[7]).expect("fits");
+        assert_eq!(copy.read(&device).expect("readable")[..4], [1, 2, 3, 0], "{}", device.name());
+        bank.copy_from(&device, &copy).expect("fits");
+        assert_eq!(bank.read(&device).expect("readable")[..4], [1, 2, 3, 0]);
+        assert_says(&message(Bank::new("empty").copy_from(&device, &bank)), &["empty", "0 words", "64 words"]);
     }
 }
 

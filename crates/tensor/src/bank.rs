@@ -96,6 +96,28 @@ impl Bank {
         device.write(&self.buffer(device)?, offset, data)
     }
 
+    /// A bank of its own that is as large as this one is now.
+    #[must_use]
+    pub fn alike(&self) -> Self {
+        let copy = Self::new(format!("copy of {}", self.0.name));
+        copy.0.words.store(self.words(), Ordering::Relaxed);
+        copy
+    }
+
+    /// Copies the whole of `source`, a bank of the same size, on the device.
+    ///
+    /// # Errors
+    /// When the sizes differ, or the device fails.
+    pub fn copy_from(&self, device: &Device, source: &Self) -> Result<()> {
+        if self.words() != source.words() {
+            return Err(Error::Parameter {
+                name: self.0.name.clone(),
+                problem: format!("it has {} words, and {source:?} was to be copied to it", self.words()),
+            });
+        }
+        device.copy(&source.buffer(device)?, &self.buffer(device)?, self.words())
+    }
+
     /// Waits for the device and copies the whole bank to the host.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! What can go wrong in the engine, in words a user can act on.
 
+use crate::program::NotFinite;
 use crate::shape::Spec;
 
 /// Result of the engine's fallible calls.
@@ -41,6 +42,9 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// A kernel wrote a value that is not finite, which is an error where that is checked.
+    #[error("not finite: {0}")]
+    NotFinite(Box<NotFinite>),
     /// A device failed or refused.
     #[error("{device}: {problem}")]
     Device {

@@ -1,6 +1,7 @@
 //! A compiled step: fed, run, read and profiled.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,9 @@ pub struct Program {
     device: Device,
     executable: Executable,
     kernels: Vec<Arc<dyn Kernel>>,
+    /// What each dispatch writes.
+    outputs: Vec<Vec<View>>,
+    poison: bool,
     readable: BTreeMap<Var, (View, Spec, String)>,
     slots: Vec<Slot>,
     memory: Memory,
@@ -70,8 +74,53 @@ impl ProfileRow {
 /// Compilation options.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CompileOptions {
-    /// Fill every slot with NaN before the first run, so that a kernel that reads what nothing wrote is found.
+    /// Fill every slot with NaN before the first run, so that a kernel that reads what nothing wrote is found; and, in
+    /// [`Program::run_checked`], what a kernel is to write before it does.
     pub poison: bool,
+}
+
+/// The first value that is not finite, of those that a step's kernels write in their order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NotFinite {
+    /// The dispatch, from 0, and how many there are.
+    pub dispatch: usize,
+    /// How many there are.
+    pub dispatches: usize,
+    /// Its kernel's name and shapes.
+    pub kernel: String,
+    /// Which of its outputs, and that output's shape.
+    pub output: usize,
+    /// That output's shape.
+    pub spec: Spec,
+    /// The element, counted row-major.
+    pub element: usize,
+    /// Its value.
+    pub value: f32,
+}
+
+impl fmt::Display for NotFinite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { dispatch, dispatches, kernel, output, spec, element, value } = self;
+        let place: Vec<String> = position(&spec.shape, *element).iter().map(ToString::to_string).collect();
+        write!(
+            f,
+            "{kernel} (dispatch {} of {dispatches}), whose output {output} holds {value} at [{}]",
+            dispatch + 1,
+            place.join(",")
+        )
+    }
+}
+
+/// The indices along each axis of an element that is counted row-major.
+fn position(shape: &[usize], element: usize) -> Vec<usize> {
+    let mut rest = element;
+    let mut indices: Vec<usize> = Vec::with_capacity(shape.len());
+    for &extent in shape.iter().rev() {
+        indices.push(rest % extent);
+        rest /= extent;
+    }
+    indices.reverse();
+    indices
 }
 
 impl Graph {
@@ -96,8 +145,8 @@ impl Graph {
     ///
     /// # Errors
     /// As [`Graph::compile`].
-    pub fn compile_beside(&self, other: &Program) -> Result<Program> {
-        self.compile_into(&other.device, CompileOptions::default(), &other.slots)
+    pub fn compile_beside(&self, other: &Program, options: CompileOptions) -> Result<Program> {
+        self.compile_into(&other.device, options, &other.slots)
     }
 
     fn compile_into(&self, device: &Device, options: CompileOptions, lent: &[Slot]) -> Result<Program> {
@@ -133,11 +182,14 @@ impl Graph {
             })
             .collect();
         let kernels = dispatches.iter().map(|dispatch| Arc::clone(&dispatch.kernel)).collect();
+        let outputs = dispatches.iter().map(|dispatch| dispatch.outputs.clone()).collect();
         let readable = self.readable(&views);
         Ok(Program {
             device: device.clone(),
             executable: device.prepare(dispatches)?,
             kernels,
+            outputs,
+            poison: options.poison,
             readable,
             slots,
             memory: Memory {
@@ -239,6 +291,54 @@ impl Program {
     /// Anything that failed on the device since the last call.
     pub fn run(&mut self) -> Result<()> {
         self.executable.run()
+    }
+
+    /// Runs the step kernel by kernel, to its end, and looks at every float that each kernel has written. Returns the
+    /// first that is not finite, if there is one. It computes the same as [`Program::run`], and takes far longer.
+    ///
+    /// # Errors
+    /// Anything that failed on the device.
+    pub fn run_checked(&mut self) -> Result<Option<NotFinite>> {
+        let mut first = None;
+        for dispatch in 0..self.kernels.len() {
+            if self.poison {
+                self.poison_outputs(dispatch)?;
+            }
+            self.executable.run_one(dispatch)?;
+            if first.is_none() {
+                first = self.first_not_finite(dispatch)?;
+            }
+        }
+        Ok(first)
+    }
+
+    /// Fills with NaN what a kernel is to overwrite.
+    fn poison_outputs(&self, dispatch: usize) -> Result<()> {
+        for (i, view) in self.outputs[dispatch].iter().enumerate() {
+            if view.dtype == DType::F32 && !self.kernels[dispatch].updates(i) {
+                self.device.write(&view.buffer, view.offset, &vec![f32::NAN.to_bits(); view.words])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn first_not_finite(&self, dispatch: usize) -> Result<Option<NotFinite>> {
+        for (output, view) in self.outputs[dispatch].iter().enumerate().filter(|(_, view)| view.dtype == DType::F32) {
+            let data: Vec<f32> = bytemuck::cast_vec(self.device.read(&view.buffer, view.offset, view.words)?);
+            if let Some(element) = data.iter().position(|value| !value.is_finite()) {
+                let kernel = &self.kernels[dispatch];
+                return Ok(Some(NotFinite {
+                    dispatch,
+                    dispatches: self.kernels.len(),
+                    kernel: kernel.describe(),
+                    output,
+                    spec: kernel.outputs().swap_remove(output),
+                    element,
+                    value: data[element],
+                }));
+            }
+        }
+        Ok(None)
     }
 
     /// Waits for the step, and copies a kept tensor, an input or state to the host.

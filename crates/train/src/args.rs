@@ -337,6 +337,10 @@ pub struct TrainArgs {
     /// Stop after so many steps, as Ctrl-C would
     #[arg(long, value_name = "STEPS", value_parser = count(u32::MAX.into()), help_heading = "Run")]
     pub stop_after: Option<usize>,
+    /// Look at every value that every kernel writes, and stop at the first that is not finite; memory begins as NaN.
+    /// The same result, many times slower
+    #[arg(long, help_heading = "Run", conflicts_with = "profile")]
+    pub checks: bool,
     /// Print where a training step spends its time, kernel by kernel, and end
     #[arg(long, help_heading = "Run", conflicts_with_all = ["resume", "out"])]
     pub profile: bool,

@@ -1,19 +1,21 @@
 //! Checkpoints: safetensors files under PyTorch's names, whose metadata say what network they are of and where the run
-//! stood.
+//! stood. They are sealed by checksums of the metadata and of all tensors.
 //!
 //! Nothing in a checkpoint depends on time, place or speed: the same run gives the same bytes. The metadata are one
 //! string, since the map that safetensors keeps them in has no order.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use nets::{NamedTensor, own_name};
-use safetensors::tensor::SafeTensors;
+use safetensors::tensor::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
 use crate::args::Method;
 use crate::config::{Config, Network};
+use crate::run_dir::{self, Kept, write_atomically};
 use crate::tensor_file::{self, Encoded};
 
 /// The format that this program writes, and the only one that it reads.
@@ -77,6 +79,10 @@ pub struct Header {
     pub image_size: Option<usize>,
     /// FNV-1a of all tensors' bytes in the order of their names.
     checksum: String,
+    /// FNV-1a of this header with an empty seal, and of all tensors' names, types and shapes. Files of earlier versions
+    /// have none.
+    #[serde(default)]
+    seal: String,
 }
 
 impl Header {
@@ -97,6 +103,7 @@ impl Header {
             last_error: None,
             image_size: config.image_size,
             checksum: String::new(),
+            seal: String::new(),
         }
     }
 
@@ -121,6 +128,29 @@ pub struct Checkpoint {
     pub totals: Vec<f32>,
 }
 
+/// A file that is not as it was written.
+#[derive(Debug)]
+pub struct Damaged {
+    file: PathBuf,
+    what: String,
+}
+
+impl Damaged {
+    /// What is wrong, without advice.
+    pub fn finding(&self) -> String {
+        format!("the checkpoint {} is damaged: {}", self.file.display(), self.what)
+    }
+}
+
+impl fmt::Display for Damaged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; take another one, or train anew", self.finding())
+    }
+}
+
+impl std::error::Error for Damaged {}
+
+/// FNV-1a, 64 bits.
 fn checksum<'a>(tensors: impl Iterator<Item = &'a [u8]>) -> String {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for &byte in tensors.flatten() {
@@ -143,24 +173,51 @@ fn encode(path: &Path, prefix: &str, tensors: &[NamedTensor]) -> Result<Vec<Enco
     tensors.iter().map(encode).collect()
 }
 
-/// Writes tensors behind a header that says what they are.
-fn write_tensors(path: &Path, mut header: Header, mut tensors: Vec<Encoded>) -> Result<()> {
+/// The seal of a header, as its text with an empty seal, and of the tensors' names, types and shapes.
+fn seal<'a>(text: &str, tensors: impl Iterator<Item = (&'a str, Dtype, &'a [usize])>) -> String {
+    let table: String = tensors.map(|(name, dtype, shape)| format!("{name} {dtype:?} {shape:?}\n")).collect();
+    checksum([text.as_bytes(), table.as_bytes()].into_iter())
+}
+
+/// How a seal stands in a header's text.
+fn sealed(seal: &str) -> String {
+    format!("\"seal\":\"{seal}\"")
+}
+
+/// The bytes of a file: tensors behind a header that says what they are.
+fn serialize(header: &Header, mut tensors: Vec<Encoded>) -> Result<Vec<u8>> {
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
-    header.checksum = checksum(tensors.iter().map(|tensor| tensor.bytes.as_slice()));
-    tensor_file::write(path, &tensors, HashMap::from([(KEY.to_owned(), serde_json::to_string(&header)?)]))
+    let checksum = checksum(tensors.iter().map(|tensor| tensor.bytes.as_slice()));
+    let mut text = serde_json::to_string(&Header { checksum, seal: String::new(), ..header.clone() })?;
+    let table = tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.dtype, tensor.shape.as_slice()));
+    text = text.replace(&sealed(""), &sealed(&seal(&text, table)));
+    tensor_file::serialize(&tensors, HashMap::from([(KEY.to_owned(), text)]))
+}
+
+/// The tensors of a checkpoint for the file `path`.
+fn tensors(path: &Path, checkpoint: &Checkpoint) -> Result<Vec<Encoded>> {
+    let mut tensors = encode(path, "", &checkpoint.state)?;
+    tensors.extend(encode(path, MOMENTUM, &checkpoint.velocities)?);
+    if !checkpoint.totals.is_empty() {
+        tensors.push(Encoded::floats(TOTALS, vec![checkpoint.totals.len()], &checkpoint.totals));
+    }
+    Ok(tensors)
 }
 
 /// Writes a checkpoint to a temporary file, and renames it to `path` when it is on the disk.
 ///
 /// # Errors
 /// When a value is not finite (the file that is there stays), or the file cannot be written.
-pub fn write(path: &Path, header: Header, checkpoint: &Checkpoint) -> Result<()> {
-    let mut tensors = encode(path, "", &checkpoint.state)?;
-    tensors.extend(encode(path, MOMENTUM, &checkpoint.velocities)?);
-    if !checkpoint.totals.is_empty() {
-        tensors.push(Encoded::floats(TOTALS, vec![checkpoint.totals.len()], &checkpoint.totals));
-    }
-    write_tensors(path, header, tensors)
+pub fn write(path: &Path, header: &Header, checkpoint: &Checkpoint) -> Result<()> {
+    write_atomically(path, &serialize(header, tensors(path, checkpoint)?)?)
+}
+
+/// As [`write()`], and keeps the checkpoint that was there.
+///
+/// # Errors
+/// As [`write()`].
+pub fn replace(file: &Kept, header: &Header, checkpoint: &Checkpoint) -> Result<()> {
+    run_dir::replace(file, &serialize(header, tensors(&file.current, checkpoint)?)?)
 }
 
 /// Writes a network's state with exactly the names that PyTorch's modules have: beside parameters and running statistics
@@ -168,12 +225,23 @@ pub fn write(path: &Path, header: Header, checkpoint: &Checkpoint) -> Result<()>
 ///
 /// # Errors
 /// As [`write()`].
-pub fn export(path: &Path, header: Header, state: &[NamedTensor]) -> Result<()> {
+pub fn export(path: &Path, header: &Header, state: &[NamedTensor]) -> Result<()> {
     let mut tensors = encode(path, "", state)?;
     let steps = i64::try_from(header.position.step)?;
     let norms = state.iter().filter_map(|tensor| tensor.name.strip_suffix(RUNNING_MEAN));
     tensors.extend(norms.map(|norm| Encoded::integers(format!("{norm}.{STEPS_SEEN}"), Vec::new(), &[steps])));
-    write_tensors(path, header, tensors)
+    write_atomically(path, &serialize(header, tensors)?)
+}
+
+/// Reads a checkpoint that a run wrote.
+///
+/// # Errors
+/// As [`read()`], and when it does not say where the run stood.
+pub fn read_own(path: &Path) -> Result<(Header, Checkpoint)> {
+    let mut checkpoint = read(path)?;
+    let lost = || Damaged { file: path.to_owned(), what: "it does not say where the run stood".to_owned() };
+    let header = checkpoint.header.take().ok_or_else(lost)?;
+    Ok((header, checkpoint))
 }
 
 /// Reads a checkpoint, or a network's state that another program wrote: names become those of this project
@@ -185,10 +253,11 @@ pub fn export(path: &Path, header: Header, state: &[NamedTensor]) -> Result<()> 
 pub fn read(path: &Path) -> Result<Checkpoint> {
     let file = path.display();
     let bytes = std::fs::read(path).with_context(|| format!("cannot read the checkpoint {file}"))?;
-    let damaged = |what: String| anyhow!("the checkpoint {file} is damaged: {what}; take another one, or train anew");
+    let damaged = |what: String| anyhow::Error::new(Damaged { file: path.to_owned(), what });
     let tensors = SafeTensors::deserialize(&bytes).map_err(|error| damaged(error.to_string()))?;
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| damaged(error.to_string()))?;
-    let header = match metadata.metadata().as_ref().and_then(|map| map.get(KEY)) {
+    let text = metadata.metadata().as_ref().and_then(|map| map.get(KEY));
+    let header = match text {
         None => None,
         Some(text) => {
             // The format is looked at first: another one may have other fields.
@@ -206,9 +275,13 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
     for name in names {
         views.push((name, tensors.tensor(name).map_err(|error| damaged(error.to_string()))?));
     }
-    let raw = views.iter().map(|(_, view)| view.data());
-    if checkpoint.header.as_ref().is_some_and(|header| header.checksum != checksum(raw)) {
-        return Err(damaged("its checksum is wrong".to_owned()));
+    if let Some((header, text)) = checkpoint.header.as_ref().zip(text) {
+        let table = views.iter().map(|(name, view)| (*name, view.dtype(), view.shape()));
+        let unsealed = text.replace(&sealed(&header.seal), &sealed(""));
+        let wrong_seal = !header.seal.is_empty() && header.seal != seal(&unsealed, table);
+        if wrong_seal || header.checksum != checksum(views.iter().map(|(_, view)| view.data())) {
+            return Err(damaged("its checksum is wrong".to_owned()));
+        }
     }
     let mut origins: HashMap<String, &str> = HashMap::with_capacity(views.len());
     for (name, view) in views.iter().filter(|(name, _)| !name.ends_with(STEPS_SEEN)) {
@@ -257,6 +330,7 @@ mod tests {
             last_error: Some(13.0),
             image_size: Some(32),
             checksum: String::new(),
+            seal: String::new(),
         };
         let tensor = |name: &str, data: &[f32]| NamedTensor {
             name: name.to_owned(),
@@ -272,9 +346,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("temporary folder");
         let (header, checkpoint) = sample();
         let path = |name: &str| folder.path().join(name);
-        write(&path("a"), header.clone(), &checkpoint).expect("written");
+        write(&path("a"), &header, &checkpoint).expect("written");
         for _ in 0..5 {
-            write(&path("b"), header.clone(), &checkpoint).expect("written");
+            write(&path("b"), &header, &checkpoint).expect("written");
             assert_eq!(std::fs::read(path("a")).expect("read"), std::fs::read(path("b")).expect("read"));
         }
         let found = read(&path("a")).expect("whole");
@@ -292,16 +366,25 @@ mod tests {
         let folder = tempfile::tempdir().expect("temporary folder");
         let path = folder.path().join("checkpoint");
         let (header, mut checkpoint) = sample();
-        write(&path, header.clone(), &checkpoint).expect("written");
+        write(&path, &header, &checkpoint).expect("written");
         let whole = std::fs::read(&path).expect("read");
         let last = whole.len() - 1;
-        let header_end = 8 + usize::from(whole[0]) + 256 * usize::from(whole[1]);
-        for i in [0, 9, header_end, last] {
+        for i in 0..whole.len() {
             let mut bytes = whole.clone();
-            bytes[i] ^= 0x11;
+            bytes[i] ^= 1;
             std::fs::write(&path, bytes).expect("damaged");
-            let error = read(&path).expect_err("damaged").to_string();
-            assert!(error.contains("is damaged"), "byte {i}: {error}");
+            match read_own(&path) {
+                Err(error) => {
+                    let error = error.to_string();
+                    assert!(error.contains("is damaged") || error.contains("another version"), "byte {i}: {error}");
+                }
+                // The word "seal" is damaged, and what it seals is not.
+                Ok((found, read)) => {
+                    assert_eq!((found.position, found.best), (header.position, header.best), "byte {i}");
+                    assert_eq!((read.velocities, read.totals.len()), (checkpoint.velocities.clone(), 4), "byte {i}");
+                    assert!(found.seal.is_empty(), "byte {i}");
+                }
+            }
         }
         for length in [0, 7, 100, last] {
             std::fs::write(&path, &whole[..length]).expect("cut off");
@@ -309,7 +392,7 @@ mod tests {
         }
         std::fs::write(&path, &whole).expect("restored");
         checkpoint.state[0].data[1] = f32::NAN;
-        write(&path, header, &checkpoint).expect_err("not finite");
+        write(&path, &header, &checkpoint).expect_err("not finite");
         assert_eq!(std::fs::read(&path).expect("read"), whole, "the last good one stays");
     }
 }

@@ -1,6 +1,5 @@
 //! What a network gives for every image of a split: its branches' logits, and the gate's shares.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::Result;
@@ -50,7 +49,7 @@ impl Outputs {
         if !self.gate.is_empty() {
             tensors.push(Encoded::floats("gate", vec![images, members], &self.gate));
         }
-        tensor_file::write(path, &tensors, HashMap::new())
+        tensor_file::write(path, &tensors)
     }
 }
 

@@ -8,6 +8,7 @@ use tensor::{Device, Graph, Spec};
 
 use crate::args::Method;
 use crate::config::{Config, Network};
+use crate::memory;
 use crate::programs::{EvaluationProgram, TrainingProgram};
 
 /// Parameters and operations of a network, deployed and in training.
@@ -131,7 +132,7 @@ pub struct ImageCounts {
     pub size: usize,
 }
 
-/// The lines that a run begins with.
+/// The lines that a run begins with; `need` is all the memory it takes.
 ///
 /// # Errors
 /// When there is no such network.
@@ -139,13 +140,13 @@ pub fn overview(
     device: &Device,
     config: &Config,
     ImageCounts { train, validation, test, size }: ImageCounts,
-    training: &TrainingProgram,
-    evaluation: &EvaluationProgram,
+    (training, evaluation): (&TrainingProgram, &EvaluationProgram),
+    need: u64,
 ) -> Result<String> {
     let classes = config.classes.unwrap_or_default();
     let method = config.method_config(classes)?;
     let cost = cost(&config.network, &method, size)?;
-    let memory = training.program.memory();
+    let activations = training.program.memory();
     let mut text = String::new();
     let mut line = |what: &str, is: String| {
         // Writing to a string cannot fail.
@@ -189,7 +190,12 @@ pub fn overview(
     );
     line(
         "memory",
-        format!("{} of activations ({} without sharing)", mebibytes(memory.planned), mebibytes(memory.unshared)),
+        format!(
+            "{}, of which {} are the training step's activations ({} without sharing)",
+            memory::size(need),
+            mebibytes(activations.planned),
+            mebibytes(activations.unshared)
+        ),
     );
     Ok(text.trim_end().to_owned())
 }

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use data::{Augment, Images, PADDING, Pick};
 use nets::{Architecture, Model};
 use one::{Batch, Evaluation, LossWeights, Metrics, Optimizer, Training};
-use tensor::{Bank, Device, Graph, Program, Spec, Var};
+use tensor::{Bank, CompileOptions, Device, Error, Footprint, Graph, Program, Spec, Var};
 
 use crate::evaluation::Evaluated;
 use crate::outputs::Outputs;
@@ -28,19 +28,33 @@ struct Split {
 }
 
 impl Split {
-    fn upload(device: &Device, name: &str, images: &Images) -> Result<Self> {
+    /// Banks for the images, which take memory only when they are written.
+    fn declare(device: &Device, name: &str, images: &Images) -> Result<Self> {
         let words = images.pixels_per_image();
         let max_words = usize::try_from(device.max_binding_bytes() / 4).unwrap_or(usize::MAX);
         let shard_images = data::shards(images.len(), words, max_words)?;
+        let bank = |name: String, words: usize| -> Result<Bank> {
+            let bank = Bank::new(name);
+            bank.reserve(words)?;
+            Ok(bank)
+        };
+        let shards = shard_images.iter().enumerate();
+        let shards = shards.map(|(i, count)| bank(format!("{name} images, shard {i}"), count * words));
+        let shards = shards.collect::<Result<Vec<_>>>()?;
+        let labels = bank(format!("{name} labels"), images.len())?;
+        Ok(Self { shards, shard_images, labels, size: images.size })
+    }
+
+    fn upload(device: &Device, name: &str, images: &Images) -> Result<Self> {
+        let split = Self::declare(device, name, images)?;
         let mut rest = images.pixels.as_slice();
-        let mut shards = Vec::with_capacity(shard_images.len());
-        for (i, count) in shard_images.iter().enumerate() {
-            let (shard, tail) = rest.split_at(count * words);
-            shards.push(Bank::with_data(format!("{name} images, shard {i}"), device, shard)?);
+        for (bank, count) in split.shards.iter().zip(&split.shard_images) {
+            let (shard, tail) = rest.split_at(count * images.pixels_per_image());
+            bank.write(device, 0, shard)?;
             rest = tail;
         }
-        let labels = Bank::with_data(format!("{name} labels"), device, &images.labels)?;
-        Ok(Self { shards, shard_images, labels, size: images.size })
+        split.labels.write(device, 0, &images.labels)?;
+        Ok(split)
     }
 
     fn images(&self) -> usize {
@@ -76,6 +90,22 @@ pub struct Recipe<'a> {
     pub method: &'a one::Config,
     pub normalisation: Normalisation,
     pub batch: usize,
+    /// Whether every kernel's outputs are looked at, and memory begins as NaN.
+    pub checks: bool,
+}
+
+impl Recipe<'_> {
+    fn options(&self) -> CompileOptions {
+        CompileOptions { poison: self.checks }
+    }
+}
+
+/// Runs a step, with every kernel's outputs looked at or not.
+fn run(program: &mut Program, checks: bool) -> Result<()> {
+    match if checks { program.run_checked()? } else { return Ok(program.run()?) } {
+        None => Ok(()),
+        Some(found) => Err(Error::NotFinite(Box::new(found)).into()),
+    }
 }
 
 /// The training step.
@@ -84,6 +114,32 @@ pub struct TrainingProgram {
     pub program: Program,
     pub step: Training,
     picks: Var,
+    checks: bool,
+}
+
+/// A training step that is recorded: its graph, what feeds and reads it, its picks, and the model of its teacher.
+struct RecordedTraining {
+    graph: Graph,
+    step: Training,
+    picks: Var,
+    trained: Model,
+}
+
+fn record_training(
+    split: &Split,
+    model: &mut Model,
+    recipe: Recipe<'_>,
+    nesterov: bool,
+    teacher: Option<&Teacher>,
+) -> Result<RecordedTraining> {
+    let mut graph = Graph::new();
+    let picks = graph.input("picks", Spec::u32([recipe.batch, 2]));
+    let (image, labels) = split.record(&mut graph, picks, recipe.normalisation)?;
+    let mut trained = Model::new();
+    let logits = teacher.map(|teacher| teacher.record(&mut graph, &mut trained, image)).transpose()?;
+    let batch = Batch { image, labels, teacher: logits };
+    let step = one::training(&mut graph, model, recipe.architecture, batch, recipe.method, Optimizer { nesterov })?;
+    Ok(RecordedTraining { graph, step, picks, trained })
 }
 
 /// What changes from step to step.
@@ -111,19 +167,14 @@ impl TrainingProgram {
         let split = Split::upload(device, "training", &images)?;
         // The step needs much memory, and the images are on the device now.
         drop(images);
-        let mut graph = Graph::new();
-        let picks = graph.input("picks", Spec::u32([recipe.batch, 2]));
-        let (image, labels) = split.record(&mut graph, picks, recipe.normalisation)?;
-        let mut trained = Model::new();
-        let logits = teacher.map(|teacher| teacher.record(&mut graph, &mut trained, image)).transpose()?;
-        let batch = Batch { image, labels, teacher: logits };
-        let step = one::training(&mut graph, model, recipe.architecture, batch, recipe.method, Optimizer { nesterov })?;
-        let program = graph.compile(device).context("cannot prepare the training step")?;
+        let RecordedTraining { graph, step, picks, trained } =
+            record_training(&split, model, recipe, nesterov, teacher)?;
+        let program = graph.compile_with(device, recipe.options()).context("cannot prepare the training step")?;
         if let Some(teacher) = teacher {
             teacher.load(device, &trained)?;
         }
         step.optimizer.initialize(device, model.params())?;
-        Ok(Self { program, step, picks })
+        Ok(Self { program, step, picks, checks: recipe.checks })
     }
 
     /// The evaluation of the same model on `images`, in the memory of the training step: the two run by turns.
@@ -132,16 +183,16 @@ impl TrainingProgram {
     /// When the device cannot hold or run it.
     pub fn evaluation(&self, model: &mut Model, recipe: Recipe<'_>, images: &Images) -> Result<EvaluationProgram> {
         let split = Split::upload(self.program.device(), "evaluation", images)?;
-        EvaluationProgram::on_split(model, recipe, split, |graph| graph.compile_beside(&self.program))
+        EvaluationProgram::on_split(model, recipe, split, |graph| graph.compile_beside(&self.program, recipe.options()))
     }
 
     /// Runs a step on these picks.
     ///
     /// # Errors
-    /// When the device fails.
+    /// When the device fails, or a check does.
     pub fn run(&mut self, picks: &[Pick], settings: StepSettings) -> Result<()> {
         self.feed(picks, settings)?;
-        Ok(self.program.run()?)
+        run(&mut self.program, self.checks)
     }
 
     /// Feeds a step without running it.
@@ -166,6 +217,37 @@ pub struct EvaluationProgram {
     batches: data::Evaluation,
     method: one::Config,
     outputs: Option<Outputs>,
+    checks: bool,
+}
+
+fn record_evaluation(split: &Split, model: &mut Model, recipe: Recipe<'_>) -> Result<(Graph, Evaluation, Var)> {
+    let mut graph = Graph::new();
+    let picks = graph.input("picks", Spec::u32([recipe.batch, 2]));
+    let sample = split.record(&mut graph, picks, recipe.normalisation)?;
+    let step = one::evaluation(&mut graph, model, recipe.architecture, sample, recipe.method, split.images())?;
+    graph.keep(step.heads.logits);
+    step.heads.gate.into_iter().for_each(|gate| graph.keep(gate));
+    Ok((graph, step, picks))
+}
+
+/// The memory of both programs of a run, of the images, and of what the model takes beside; nothing is allocated. `train`
+/// and `test` are the recipes of the two, each with its images.
+///
+/// # Errors
+/// When the programs cannot be recorded.
+pub fn footprint(
+    device: &Device,
+    train: (Recipe<'_>, &Images),
+    test: (Recipe<'_>, &Images),
+    teacher: Option<&Teacher>,
+) -> Result<(Footprint, Model)> {
+    let mut model = Model::new();
+    let split = Split::declare(device, "training", train.1)?;
+    let training = record_training(&split, &mut model, train.0, true, teacher)?.graph.footprint()?;
+    let split = Split::declare(device, "evaluation", test.1)?;
+    let recipe = Recipe { batch: test.0.batch.min(test.1.len()), ..test.0 };
+    let evaluation = record_evaluation(&split, &mut model, recipe)?.0.footprint()?;
+    Ok((training.lending(evaluation), model))
 }
 
 impl EvaluationProgram {
@@ -195,14 +277,11 @@ impl EvaluationProgram {
         let images = split.images();
         let batch = recipe.batch.min(images);
         let batches = data::Evaluation::new(images, batch)?;
-        let mut graph = Graph::new();
-        let picks = graph.input("picks", Spec::u32([batch, 2]));
-        let sample = split.record(&mut graph, picks, recipe.normalisation)?;
-        let step = one::evaluation(&mut graph, model, recipe.architecture, sample, recipe.method, images)?;
-        graph.keep(step.heads.logits);
-        step.heads.gate.into_iter().for_each(|gate| graph.keep(gate));
+        let recipe = Recipe { batch, ..recipe };
+        let (graph, step, picks) = record_evaluation(&split, model, recipe)?;
         let program = compile(&graph).context("cannot prepare the evaluation step")?;
-        Ok(Self { program, step, split, picks, batches, method: *recipe.method, outputs: None })
+        let &Recipe { method, checks, .. } = &recipe;
+        Ok(Self { program, step, split, picks, batches, method: *method, outputs: None, checks })
     }
 
     /// What is built around the network.
@@ -233,7 +312,7 @@ impl EvaluationProgram {
         let batch = self.batches.step(index);
         self.program.feed_u32(self.picks, batch.picks.as_flattened())?;
         self.step.feed(&mut self.program, weights, first, batch.valid)?;
-        self.program.run()?;
+        run(&mut self.program, self.checks)?;
         if let Some(outputs) = &mut self.outputs {
             let gate = self.step.heads.gate.map(|gate| self.program.read_f32(gate)).transpose()?;
             outputs.append(&self.program.read_f32(self.step.heads.logits)?, gate.as_deref(), batch.valid);

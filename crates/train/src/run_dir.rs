@@ -1,7 +1,8 @@
-//! A run's directory: `config.toml`, `metrics.jsonl`, `last.safetensors`, `best.safetensors`.
+//! A run's directory: `config.toml`, `metrics.jsonl`, `last.safetensors` and `best.safetensors`, of these two the one before as
+//! well, and the `lock` of the process that trains there.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -14,12 +15,22 @@ use crate::config::Config;
 /// Where runs lie unless `--out` says otherwise.
 const RUNS: &str = "runs";
 const CONFIG: &str = "config.toml";
+const LOCK: &str = "lock";
 const TEMPORARY: &str = ".tmp-";
 
 /// The directory of one run.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
+    /// What keeps other processes from training here; the system releases it when this one ends, however it does.
+    _lock: Option<File>,
+}
+
+/// A file that is replaced now and then, and the one that it replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    pub current: PathBuf,
+    pub previous: PathBuf,
 }
 
 /// The folder of a file.
@@ -47,21 +58,54 @@ pub fn check_target(option: &str, path: &Path) -> Result<()> {
 /// # Errors
 /// When it cannot be written.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = folder(path);
-    let write = || -> std::io::Result<()> {
-        let mut file = temporary(folder)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        #[cfg(unix)]
-        File::open(folder)?.sync_all()?;
-        Ok(())
+    place(path, bytes, || Ok(())).map_err(|error| cannot_write(path, &error))
+}
+
+/// As [`write_atomically`], and keeps the file that was there: at every moment one of the two names has a whole file.
+///
+/// # Errors
+/// When it cannot be written; what was there is then still under one of the two names.
+pub fn replace(file: &Kept, bytes: &[u8]) -> Result<()> {
+    let keep = || match fs::rename(&file.current, &file.previous) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     };
-    write().with_context(|| format!("cannot write {}", path.display()))
+    place(&file.current, bytes, keep).map_err(|error| cannot_write(&file.current, &error))
+}
+
+/// Gives the file that was replaced its place again.
+///
+/// # Errors
+/// When it cannot be renamed.
+pub fn bring_back(file: &Kept) -> Result<()> {
+    fs::rename(&file.previous, &file.current).with_context(|| format!("cannot rename {}", file.previous.display()))
+}
+
+/// Writes `bytes` beside `path`, and renames that to `path` after `prepare`.
+fn place(path: &Path, bytes: &[u8], prepare: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let folder = folder(path);
+    let mut file = temporary(folder)?;
+    file.as_file_mut().write_all(bytes)?;
+    file.as_file().sync_all()?;
+    prepare()?;
+    file.persist(path)?;
+    #[cfg(unix)]
+    File::open(folder)?.sync_all()?;
+    Ok(())
+}
+
+/// What a failed write means, and what to do.
+fn cannot_write(path: &Path, error: &io::Error) -> anyhow::Error {
+    let advice = match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => "; make room for it",
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => "; make its directory writable",
+        _ => "",
+    };
+    anyhow!("cannot write {}: {error}{advice}", path.display())
 }
 
 /// A temporary file, as readable as any other file of its owner: by default it would be private.
-fn temporary(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+fn temporary(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(TEMPORARY);
     #[cfg(unix)]
@@ -78,6 +122,22 @@ fn remove_leftovers(folder: &Path) {
     for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(TEMPORARY)) {
         // What cannot be removed only takes up space.
         let _ = fs::remove_file(entry.path());
+    }
+}
+
+/// Takes the lock of a run's directory.
+fn lock(path: &Path) -> Result<File> {
+    let name = path.join(LOCK);
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&name);
+    let file = file.map_err(|error| cannot_write(&name, &error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            bail!("another process trains in {}: wait until it has ended, or give another --out", path.display())
+        }
+        // A file system that has no locks is no reason not to train.
+        Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => Ok(file),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", name.display())),
     }
 }
 
@@ -98,7 +158,7 @@ impl RunDir {
             }
             None => make_numbered(config)?,
         };
-        let run = Self { path };
+        let run = Self { _lock: Some(lock(&path)?), path };
         if [run.config(), run.last(), run.metrics()].iter().any(|file| file.exists()) {
             let dir = run.path.display();
             bail!("{dir} holds a run already: give another --out, or go on with it by --resume {dir}");
@@ -110,16 +170,16 @@ impl RunDir {
     /// The directory of a run that there is, and what it does.
     ///
     /// # Errors
-    /// When there is no run, or its configuration cannot be read.
+    /// When there is no run, its configuration cannot be read, or another process trains there.
     pub fn open(path: &Path) -> Result<(Self, Config)> {
-        let run = Self { path: path.to_owned() };
-        let file = run.config();
+        let file = path.join(CONFIG);
         let text = fs::read_to_string(&file).map_err(|error| match error.kind() {
             ErrorKind::NotFound => no_run(path),
             _ => anyhow!("cannot read {}: {error}", file.display()),
         })?;
         let config = toml::from_str(&text)
             .map_err(|error| anyhow!("{} is not what a run writes: {}", file.display(), error.message()))?;
+        let run = Self { _lock: Some(lock(path)?), path: path.to_owned() };
         remove_leftovers(path);
         Ok((run, config))
     }
@@ -129,13 +189,15 @@ impl RunDir {
     /// # Errors
     /// When there is no run.
     pub fn find(path: &Path) -> Result<Self> {
-        let run = Self { path: path.to_owned() };
+        let run = Self { path: path.to_owned(), _lock: None };
         if run.config().is_file() { Ok(run) } else { Err(no_run(path)) }
     }
 
     /// Whether a file of the run itself lies under `path`.
     pub fn owns(&self, path: &Path) -> bool {
-        let files = [self.config(), self.metrics(), self.last(), self.best()];
+        let Kept { current: last, previous: last_but_one } = self.last_saves();
+        let Kept { current: best, previous: best_before } = self.best_saves();
+        let files = [self.config(), self.metrics(), self.path.join(LOCK), last, last_but_one, best, best_before];
         let inside = || folder(path).canonicalize().ok().zip(self.path.canonicalize().ok());
         files.iter().any(|file| file.file_name() == path.file_name()) && inside().is_some_and(|(a, b)| a == b)
     }
@@ -158,9 +220,45 @@ impl RunDir {
         self.path.join("last.safetensors")
     }
 
+    /// The complete state after the last save, and after the one before.
+    pub fn last_saves(&self) -> Kept {
+        Kept { current: self.last(), previous: self.path.join("last.previous.safetensors") }
+    }
+
+    /// Moves a file of the complete state aside that is of no use. Returns its new name.
+    ///
+    /// # Errors
+    /// When it cannot be renamed.
+    pub fn set_aside_last(&self) -> Result<PathBuf> {
+        let aside = self.path.join("last.unusable.safetensors");
+        fs::rename(self.last(), &aside).with_context(|| format!("cannot rename {}", self.last().display()))?;
+        Ok(aside)
+    }
+
     /// The weights with the lowest test error of branch 0.
     pub fn best(&self) -> PathBuf {
         self.path.join("best.safetensors")
+    }
+
+    /// Removes files, if they are there.
+    ///
+    /// # Errors
+    /// When one is there and cannot be removed.
+    pub fn remove(&self, files: &[&Path]) -> Result<()> {
+        for file in files {
+            match fs::remove_file(file) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("cannot remove {}", file.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The best weights, and the best before them.
+    pub fn best_saves(&self) -> Kept {
+        Kept { current: self.best(), previous: self.path.join("best.previous.safetensors") }
     }
 
     fn config(&self) -> PathBuf {
@@ -182,12 +280,12 @@ impl RunDir {
             text.push_str(&serde_json::to_string(line)?);
             text.push('\n');
         }
-        let append = || -> std::io::Result<()> {
+        let append = || -> io::Result<()> {
             let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
             file.write_all(text.as_bytes())?;
             file.sync_all()
         };
-        append().with_context(|| format!("cannot write {}", path.display()))
+        append().map_err(|error| cannot_write(&path, &error))
     }
 
     /// Drops the metrics of epochs after `epoch`: the run was ended between writing them and saving its state.

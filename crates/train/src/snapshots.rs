@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nets::{Model, NamedTensor};
 use one::LossWeights;
 
@@ -45,7 +45,7 @@ pub fn save_if_due(trainer: &Trainer, run: &RunDir) -> Result<()> {
         return Ok(());
     }
     let state = weights(trainer.model.state(&trainer.device)?);
-    checkpoint::write(&path(run, step.div_ceil(cycle)), trainer.header().clone(), &state)
+    checkpoint::write(&path(run, step.div_ceil(cycle)), trainer.header(), &state)
 }
 
 /// Writes the ensemble of all snapshots as one network's members, and measures it. Returns its file, too; `None` when the
@@ -73,20 +73,18 @@ pub fn finish(trainer: &Trainer, run: &RunDir) -> Result<Option<(PathBuf, Evalua
         method: &method,
         normalisation: Normalisation { mean: header.mean, std: header.std },
         batch: trainer.config.eval_batch,
+        checks: false,
     };
     let mut model = Model::new();
     let mut program = trainer.evaluation.of_another(&mut model, recipe)?;
     model.load(&trainer.device, &ensemble.state).context("the snapshots are not of this run")?;
-    checkpoint::write(&file, header, &ensemble)?;
+    checkpoint::write(&file, &header, &ensemble)?;
     Ok(evaluate(&mut program, LossWeights::default(), |_| ())?.map(|found| (file, found)))
 }
 
 /// The state of a snapshot under the names of member `member`.
 fn read(path: &Path, member: usize) -> Result<Vec<NamedTensor>> {
-    let checkpoint = checkpoint::read(path).context("the ensemble of snapshots lacks one")?;
-    if checkpoint.header.is_none() {
-        bail!("{} is no snapshot of this program", path.display());
-    }
+    let (_, checkpoint) = checkpoint::read_own(path).context("the ensemble of snapshots lacks one")?;
     let renamed = checkpoint
         .state
         .into_iter()

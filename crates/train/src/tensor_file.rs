@@ -13,8 +13,8 @@ use crate::run_dir::write_atomically;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Encoded {
     pub name: String,
-    dtype: Dtype,
-    shape: Vec<usize>,
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
     /// Little-endian, row-major.
     pub bytes: Vec<u8>,
 }
@@ -33,17 +33,25 @@ impl Encoded {
     }
 }
 
-/// Writes tensors and metadata to a temporary file, and renames it to `path` when it is on the disk.
+/// Writes tensors to a temporary file, and renames it to `path` when it is on the disk.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn write(path: &Path, tensors: &[Encoded], metadata: HashMap<String, String>) -> Result<()> {
+pub fn write(path: &Path, tensors: &[Encoded]) -> Result<()> {
+    write_atomically(path, &serialize(tensors, HashMap::new())?)
+}
+
+/// The bytes of a file of tensors and metadata.
+///
+/// # Errors
+/// When a tensor's bytes are not as long as its shape says.
+pub fn serialize(tensors: &[Encoded], metadata: HashMap<String, String>) -> Result<Vec<u8>> {
     let views = tensors
         .iter()
         .map(|tensor| Ok((&tensor.name, TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.bytes)?)))
         .collect::<Result<Vec<_>>>()?;
     let metadata = Some(metadata).filter(|metadata| !metadata.is_empty());
-    write_atomically(path, &safetensors::serialize(views, metadata)?)
+    Ok(safetensors::serialize(views, metadata)?)
 }
 
 /// The elements as 32-bit floats, rounded where they are longer; nothing if they are no floats of 16, 32 or 64 bits.

@@ -9,15 +9,17 @@ use anyhow::{Context, Result, bail};
 use data::{Dataset, Epoch, Images, Sampler};
 use nets::{Loaded, Model};
 use one::{LossWeights, Metrics};
-use tensor::Device;
+use tensor::{Device, Error};
 
 use crate::args::Augmentation;
 use crate::checkpoint::{self, Best, Checkpoint, Header, Position};
 use crate::config::Config;
+use crate::divergence::{self, GoodState, finite, first_not_finite};
 use crate::evaluation::evaluate;
-use crate::programs::{EvaluationProgram, Normalisation, Recipe, StepSettings, TrainingProgram};
+use crate::memory::{self, Need};
+use crate::programs::{EvaluationProgram, Normalisation, Recipe, StepSettings, TrainingProgram, footprint};
 use crate::progress::{Progress, Span};
-use crate::run_dir::RunDir;
+use crate::run_dir::{self, RunDir};
 use crate::table::Moment;
 use crate::teacher::Teacher;
 use crate::{interrupt, output, snapshots, table};
@@ -34,6 +36,12 @@ pub struct Trainer {
     pub validation: Option<EvaluationProgram>,
     pub sampler: Sampler,
     header: Header,
+    /// Where the run stood when it was last saved.
+    saved: Option<Position>,
+    good: GoodState,
+    checks: bool,
+    /// Memory of everything, in bytes.
+    pub need: u64,
 }
 
 /// How a run ended.
@@ -69,11 +77,17 @@ impl<'a> Session<'a> {
 
 impl Trainer {
     /// Uploads the data, compiles the programs, and initialises the model. `config` must be settled; `validation` are the
-    /// images held out.
+    /// images held out. With `checks` every kernel's outputs are looked at in every step.
     ///
     /// # Errors
     /// When the data do not fill a batch, the teacher cannot be had, or the device cannot hold or run the programs.
-    pub fn new(config: Config, device: Device, dataset: Dataset, validation: Option<&Images>) -> Result<Self> {
+    pub fn new(
+        config: Config,
+        device: Device,
+        dataset: Dataset,
+        validation: Option<&Images>,
+        checks: bool,
+    ) -> Result<Self> {
         let augment = config.augment == Some(Augmentation::Standard);
         let sampler = Sampler::new(config.seed, dataset.train.len(), config.batch, augment)?;
         let architecture = config.network.architecture()?;
@@ -86,15 +100,44 @@ impl Trainer {
             method: &method,
             normalisation: Normalisation { mean: header.mean, std: header.std },
             batch,
+            checks,
+        };
+        let need = memory::check(&device, config.batch, |batch| {
+            let evaluated = if batch == config.batch { config.eval_batch } else { config.eval_batch.min(batch) };
+            let (train, test) = ((recipe(batch), &dataset.train), (recipe(evaluated), &dataset.test));
+            let (programs, model) = footprint(&device, train, test, teacher.as_ref())?;
+            Ok(Need::new(programs, model.params(), &dataset.train, &device))
+        })?;
+        // What the check cannot know, a GPU says while it allocates.
+        let whole = |error: anyhow::Error| match error.downcast_ref() {
+            Some(Error::Device { .. }) => {
+                error.context(format!("a batch of {} needs {} in all", config.batch, memory::size(need.total())))
+            }
+            _ => error,
         };
         let (nesterov, teacher) = (config.nesterov, teacher.as_ref());
         let training =
-            TrainingProgram::new(&device, &mut model, recipe(config.batch), dataset.train, nesterov, teacher)?;
+            TrainingProgram::new(&device, &mut model, recipe(config.batch), dataset.train, nesterov, teacher)
+                .map_err(whole)?;
         let mut evaluate = |images| training.evaluation(&mut model, recipe(config.eval_batch), images);
-        let evaluation = evaluate(&dataset.test)?;
-        let validation = validation.map(evaluate).transpose()?;
+        let evaluation = evaluate(&dataset.test).map_err(whole)?;
+        let validation = validation.map(evaluate).transpose().map_err(whole)?;
         model.initialize(&device, config.seed)?;
-        Ok(Self { config, device, model, training, evaluation, validation, sampler, header })
+        let good = GoodState::new(&model);
+        Ok(Self {
+            config,
+            device,
+            model,
+            training,
+            evaluation,
+            validation,
+            sampler,
+            header,
+            saved: None,
+            good,
+            checks,
+            need: need.total(),
+        })
     }
 
     /// Takes over weights to begin with, by [`Model::load_start`].
@@ -109,8 +152,7 @@ impl Trainer {
     ///
     /// # Errors
     /// When it is of another network or has not all that is needed.
-    pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
-        let Some(header) = &checkpoint.header else { bail!("it does not say where the run stood") };
+    pub fn restore(&mut self, header: &Header, checkpoint: &Checkpoint) -> Result<()> {
         let Position { epoch, epoch_step, step } = header.position;
         let steps = self.sampler.steps();
         if header.network != self.config.network || epoch_step > steps || epoch * steps + epoch_step != step {
@@ -121,12 +163,49 @@ impl Trainer {
         self.training.step.restore_totals(&self.device, &checkpoint.totals)?;
         (self.header.position, self.header.best) = (header.position, header.best);
         self.header.last_error = header.last_error;
+        self.saved = Some(header.position);
+        Ok(())
+    }
+
+    /// Makes the best weights those that the state tells of: they are saved after it, so the end of the last session may
+    /// have come between, and they may be ahead of a state that is not the last one.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn settle_best(&self, run: &RunDir) -> Result<()> {
+        let files = run.best_saves();
+        let Some(best) = self.header.best else {
+            return run.remove(&[files.current.as_path(), files.previous.as_path()]);
+        };
+        let is_it = |header: &Header| {
+            header.best.is_some_and(|other| other.epoch == best.epoch && (other.error - best.error).abs() < 1e-9)
+        };
+        let holds_it = |path| checkpoint::read_own(path).is_ok_and(|(header, _)| is_it(&header));
+        if holds_it(&files.current) {
+            return Ok(());
+        }
+        if holds_it(&files.previous) {
+            return run_dir::bring_back(&files);
+        }
+        if self.header.position == (Position { epoch: best.epoch, epoch_step: 0, ..self.header.position }) {
+            return self.save_best(run);
+        }
+        output::note(format!(
+            "{} is not that of epoch {}, the best so far: a better one will replace it",
+            files.current.display(),
+            best.epoch
+        ));
         Ok(())
     }
 
     /// Where the run stands.
     pub fn position(&self) -> Position {
         self.header.position
+    }
+
+    /// Where the run stood when it was last saved, if it was.
+    pub fn saved(&self) -> Option<Position> {
+        self.saved
     }
 
     /// What a checkpoint of this moment says of itself.
@@ -175,6 +254,7 @@ impl Trainer {
         let started = Instant::now();
         let number = self.header.position.epoch;
         let picks = self.sampler.epoch(number);
+        self.look()?;
         while self.header.position.epoch_step < picks.steps() {
             if session.must_stop() {
                 return Ok(None);
@@ -183,6 +263,9 @@ impl Trainer {
             snapshots::save_if_due(self, session.run)?;
             session.steps += 1;
             let step = self.header.position.epoch_step;
+            if step.is_multiple_of(divergence::LOOK_EVERY) {
+                self.look()?;
+            }
             if progress.advance(step) {
                 let metrics = self.metrics()?;
                 progress.show(step, &metrics, metrics.loss(self.weights()));
@@ -200,16 +283,18 @@ impl Trainer {
 
         let evaluating = Instant::now();
         let weights = self.weights();
+        let context = || format!("in the evaluation of epoch {}", number + 1);
         let held_out = self.validation.as_ref().map_or(0, EvaluationProgram::steps);
         let steps = held_out + self.evaluation.steps();
         let mut validation = None;
         if let Some(program) = &mut self.validation {
-            validation = evaluate(program, weights, |step| progress.evaluating(step, steps))?;
+            validation = evaluate(program, weights, |step| progress.evaluating(step, steps)).with_context(context)?;
             if validation.is_none() {
                 return Ok(None);
             }
         }
-        let evaluated = evaluate(&mut self.evaluation, weights, |step| progress.evaluating(held_out + step, steps))?;
+        let evaluated = evaluate(&mut self.evaluation, weights, |step| progress.evaluating(held_out + step, steps))
+            .with_context(context)?;
         let Some(test) = evaluated else { return Ok(None) };
         session.evaluation = evaluating.elapsed();
 
@@ -224,21 +309,30 @@ impl Trainer {
             test: &test,
             time: started.elapsed(),
         };
-        // The metrics come first: what is beyond the checkpoint is dropped on resuming, what is missing is lost.
+        // The metrics come first: what is beyond the checkpoint is dropped on resuming, what is missing is lost. The best
+        // weights come last: while they are those of this checkpoint, they can be had from it.
         session.run.append_metrics(&epoch.records())?;
         let line = epoch.line();
         let error = test.top1_errors()[0];
         let validation_error = validation.as_ref().map(|found| found.top1_errors()[0]);
         self.header.last_error = Some(error);
-        let better = |best: Best| validation_error.unwrap_or(error) < best.validation_error.unwrap_or(best.error);
-        if self.header.best.is_none_or(better) {
+        let chosen_by = validation_error.unwrap_or(error);
+        let better = self.header.best.is_none_or(|best| chosen_by < best.validation_error.unwrap_or(best.error));
+        if better {
             self.header.best = Some(Best { error, validation_error, epoch: number + 1 });
-            let state = self.model.state(&self.device)?;
-            let weights = Checkpoint { header: None, state, velocities: Vec::new(), totals: Vec::new() };
-            checkpoint::write(&session.run.best(), self.header.clone(), &weights)?;
         }
         self.save(session)?;
+        if better {
+            self.save_best(session.run)?;
+        }
         Ok(Some(line))
+    }
+
+    /// Writes `best.safetensors`.
+    fn save_best(&self, run: &RunDir) -> Result<()> {
+        let state = self.model.state(&self.device)?;
+        let weights = Checkpoint { header: None, state, velocities: Vec::new(), totals: Vec::new() };
+        checkpoint::replace(&run.best_saves(), &self.header, &weights).context("cannot save the best weights")
     }
 
     /// Where the run stands, for its records.
@@ -273,9 +367,36 @@ impl Trainer {
 
     fn step(&mut self, picks: &Epoch) -> Result<()> {
         let step = self.header.position.epoch_step;
-        self.training.run(picks.step(step), self.settings(step))?;
+        let outcome = self.training.run(picks.step(step), self.settings(step));
+        self.advance();
+        let Err(error) = outcome else { return Ok(()) };
+        match error.downcast_ref::<Error>() {
+            Some(Error::NotFinite(found)) => Err(divergence::checked(self, found)?.into()),
+            _ => Err(error),
+        }
+    }
+
+    /// Counts a step.
+    pub fn advance(&mut self) {
         self.header.position.epoch_step += 1;
         self.header.position.step += 1;
+    }
+
+    /// Takes up the state of the last look at the losses again, and returns where the run stood then.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn return_to_good_state(&mut self) -> Result<Position> {
+        self.header.position = self.good.restore(&self.device, &self.model, &self.training.step)?;
+        Ok(self.header.position)
+    }
+
+    /// Looks at the losses, and keeps the state if they are finite.
+    fn look(&mut self) -> Result<()> {
+        let totals = self.totals()?;
+        if !self.checks {
+            self.good.keep(&self.device, &self.model, self.header.position, totals)?;
+        }
         Ok(())
     }
 
@@ -283,34 +404,29 @@ impl Trainer {
     ///
     /// # Errors
     /// When anything failed on the device, or the loss is not finite.
-    fn metrics(&self) -> Result<Metrics> {
-        let totals = self.training.step.totals(&self.device)?;
-        self.check(&totals)?;
+    fn metrics(&mut self) -> Result<Metrics> {
+        let totals = self.totals()?;
         let mut metrics = Metrics::new(self.evaluation.method());
         metrics.add(&totals, self.header.position.epoch_step * self.config.batch);
         Ok(metrics)
     }
 
-    fn check(&self, totals: &[f32]) -> Result<()> {
-        if totals.iter().all(|total| total.is_finite()) {
-            return Ok(());
-        }
-        let Position { epoch, step, .. } = self.header.position;
-        bail!(
-            "the loss is not finite any more at step {step} (epoch {}): earlier checkpoints are kept; a lower --lr than {} \
-             may help",
-            epoch + 1,
-            self.config.lr
-        )
+    /// The sums of the losses of the epoch so far, which are finite.
+    fn totals(&mut self) -> Result<Vec<f32>> {
+        let totals = self.training.step.totals(&self.device)?;
+        if finite(&totals) { Ok(totals) } else { Err(divergence::explain(self)) }
     }
 
     /// Writes `last.safetensors`.
     fn save(&mut self, session: &mut Session<'_>) -> Result<()> {
-        let totals = self.training.step.totals(&self.device)?;
-        self.check(&totals)?;
+        let totals = self.totals()?;
         let (state, velocities) = (self.model.state(&self.device)?, self.model.velocities(&self.device)?);
+        if first_not_finite(state.iter().chain(&velocities)).is_some() {
+            return Err(divergence::explain(self));
+        }
         let checkpoint = Checkpoint { header: None, state, velocities, totals };
-        checkpoint::write(&session.run.last(), self.header.clone(), &checkpoint).context("cannot save the run")?;
+        checkpoint::replace(&session.run.last_saves(), &self.header, &checkpoint).context("cannot save the run")?;
+        self.saved = Some(self.header.position);
         session.saved = Instant::now();
         Ok(())
     }

@@ -70,6 +70,16 @@ impl CpuDevice {
         Ok(bytemuck::cast_slice(buffer.lock().as_slice())[offset..offset + words].to_vec())
     }
 
+    pub(super) fn copy(&self, from: &CpuBuffer, to: &CpuBuffer, words: usize) -> Result<()> {
+        self.check(from, 0, words)?;
+        self.check(to, 0, words)?;
+        if !Arc::ptr_eq(&from.lines, &to.lines) {
+            let lines = words.div_ceil(16);
+            to.lock_mut()[..lines].copy_from_slice(&from.lock()[..lines]);
+        }
+        Ok(())
+    }
+
     fn check(&self, buffer: &CpuBuffer, offset: usize, words: usize) -> Result<()> {
         if offset + words <= buffer.words {
             return Ok(());
@@ -101,6 +111,11 @@ impl CpuProgram {
 
     pub(super) fn run(&mut self) -> Result<()> {
         self.dispatches.iter().for_each(execute);
+        Ok(())
+    }
+
+    pub(super) fn run_one(&mut self, index: usize) -> Result<()> {
+        execute(&self.dispatches[index]);
         Ok(())
     }
 

@@ -24,6 +24,9 @@ const FLOPS_PER_BYTE: u64 = 8;
 /// Submissions in flight at most, so that a step's inputs are never far ahead of the device.
 const SUBMISSIONS_IN_FLIGHT: usize = 4;
 
+/// How long a submission may take: far longer than any that this program makes takes on the slowest adapter.
+const PATIENCE: Duration = Duration::from_secs(600);
+
 /// Bindings of all bind groups together: a step of the deepest networks has some thousand dispatches of up to eight.
 const MAX_BINDINGS: u32 = 200_000;
 
@@ -35,6 +38,7 @@ pub struct GpuDevice {
     queue: wgpu::Queue,
     checked: bool,
     timestamps: bool,
+    host_memory: bool,
     failure: Arc<Mutex<Option<String>>>,
 }
 
@@ -66,19 +70,18 @@ impl GpuDevice {
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| record(&slot, explain(&error))));
         let slot = Arc::clone(&failure);
         device.set_device_lost_callback(move |reason, message| {
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                record(
-                    &slot,
-                    format!(
-                        "the device was lost ({message}): its driver may have reset it after a long computation; \
-                         try a smaller --batch, and resume from the last checkpoint"
-                    ),
-                );
-            }
+            record(
+                &slot,
+                format!(
+                    "the device was lost ({reason:?}: {message}): its driver may have reset it after a long computation; \
+                     try a smaller --batch, or raise the driver's limit on the time of a computation"
+                ),
+            );
         });
         Ok(Self {
             name,
             timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+            host_memory: matches!(info.device_type, wgpu::DeviceType::IntegratedGpu | wgpu::DeviceType::Cpu),
             device,
             queue,
             checked: options.checked,
@@ -92,6 +95,14 @@ impl GpuDevice {
 
     pub(super) fn max_binding_bytes(&self) -> u64 {
         self.device.limits().max_storage_buffer_binding_size
+    }
+
+    pub(super) fn max_buffer_bytes(&self) -> u64 {
+        self.device.limits().max_buffer_size
+    }
+
+    pub(super) fn uses_host_memory(&self) -> bool {
+        self.host_memory
     }
 
     /// What failed since the device was opened, if anything. A failed device stays failed.
@@ -184,9 +195,30 @@ impl GpuDevice {
     }
 
     pub(super) fn synchronize(&self) -> Result<()> {
-        let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
+        self.wait(None)
+    }
+
+    /// Waits for a submission, or for all of them.
+    fn wait(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        let polled = self.device.poll(wgpu::PollType::Wait { submission_index: submission, timeout: Some(PATIENCE) });
         self.check()?;
-        polled.map(|_| ()).map_err(|error| self.error(format!("waiting for the device failed: {error}")))
+        match polled {
+            Ok(_) => Ok(()),
+            Err(wgpu::PollError::Timeout) => Err(self.error(format!(
+                "it has not answered for {} minutes: it may hang; try a smaller --batch, or restart the machine",
+                PATIENCE.as_secs() / 60
+            ))),
+            Err(error) => Err(self.error(format!("waiting for the device failed: {error}"))),
+        }
+    }
+
+    pub(super) fn copy(&self, from: &wgpu::Buffer, to: &wgpu::Buffer, words: usize) -> Result<()> {
+        self.check_range(from, 0, words)?;
+        self.check_range(to, 0, words)?;
+        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("copy") });
+        encoder.copy_buffer_to_buffer(from, 0, to, 0, 4 * words as u64);
+        self.queue.submit([encoder.finish()]);
+        self.check()
     }
 
     fn check_range(&self, buffer: &wgpu::Buffer, offset: usize, words: usize) -> Result<()> {
@@ -335,11 +367,14 @@ impl GpuProgram {
         self.in_flight.push_back(self.device.queue.submit([encoder.finish()]));
         while self.in_flight.len() > SUBMISSIONS_IN_FLIGHT {
             let oldest = self.in_flight.pop_front();
-            let polled = self.device.device.poll(wgpu::PollType::Wait { submission_index: oldest, timeout: None });
-            self.device.check()?;
-            polled.map_err(|error| self.device.error(format!("waiting for the device failed: {error}")))?;
+            self.device.wait(oldest)?;
         }
         Ok(())
+    }
+
+    pub(super) fn run_one(&mut self, index: usize) -> Result<()> {
+        self.submit(index, index + 1)?;
+        self.device.check()
     }
 
     pub(super) fn run_timed(&mut self) -> Result<Vec<Duration>> {
@@ -478,4 +513,34 @@ fn record(device: &Arc<GpuDevice>, dispatch: &Dispatch, launch: &Launch, pipelin
         grid: launch.grid(),
         weight: cost.flops + FLOPS_PER_BYTE * cost.bytes,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{adapters, open};
+
+    /// Destroying a device stands for its driver's reset: whatever comes after fails, and nothing hangs or panics.
+    #[test]
+    fn what_a_lost_device_is_asked_to_do_is_an_error() {
+        let Some(adapter) = adapters().into_iter().next() else {
+            eprintln!("there is no adapter on this machine to lose");
+            return;
+        };
+        let device = open(&adapter.name).unwrap_or_else(|error| panic!("{error}"));
+        let Device::Gpu(gpu) = &device else { unreachable!("adapters are GPU devices") };
+        let buffer = device.alloc(64, "state").expect("fits");
+        gpu.device.destroy();
+        let calls = [
+            device.synchronize().err(),
+            device.write(&buffer, 0, &[1]).err(),
+            device.read(&buffer, 0, 1).err(),
+            device.copy(&buffer, &buffer, 1).err(),
+        ];
+        for error in calls {
+            let text = error.expect("the device is lost").to_string();
+            assert!(text.starts_with(device.name()) && text.contains("the device was lost"), "{text}");
+            assert!(text.contains("--batch") && !text.contains('\n'), "{text}");
+        }
+    }
 }

@@ -98,6 +98,22 @@ impl Device {
         }
     }
 
+    /// The largest buffer, in bytes, that can be allocated here.
+    pub fn max_buffer_bytes(&self) -> u64 {
+        match self {
+            Self::Cpu(_) => u64::MAX,
+            Self::Gpu(device) => device.max_buffer_bytes(),
+        }
+    }
+
+    /// Whether its memory is the machine's own: true of the CPU, of integrated GPUs and of software adapters.
+    pub fn uses_host_memory(&self) -> bool {
+        match self {
+            Self::Cpu(_) => true,
+            Self::Gpu(device) => device.uses_host_memory(),
+        }
+    }
+
     /// Zeroed memory.
     ///
     /// # Errors
@@ -129,6 +145,18 @@ impl Device {
         match (self, buffer) {
             (Self::Cpu(device), Buffer::Cpu(buffer)) => device.read(buffer, offset, words),
             (Self::Gpu(device), Buffer::Gpu(buffer)) => device.read(buffer, offset, words),
+            _ => Err(self.foreign()),
+        }
+    }
+
+    /// Copies the first `words` of one buffer to another on the device, after what was run before.
+    ///
+    /// # Errors
+    /// As [`Device::write`].
+    pub fn copy(&self, from: &Buffer, to: &Buffer, words: usize) -> Result<()> {
+        match (self, from, to) {
+            (Self::Cpu(device), Buffer::Cpu(from), Buffer::Cpu(to)) => device.copy(from, to, words),
+            (Self::Gpu(device), Buffer::Gpu(from), Buffer::Gpu(to)) => device.copy(from, to, words),
             _ => Err(self.foreign()),
         }
     }
@@ -169,6 +197,17 @@ impl Executable {
         match self {
             Self::Cpu(program) => program.run(),
             Self::Gpu(program) => program.run(),
+        }
+    }
+
+    /// Runs dispatch `index` alone.
+    ///
+    /// # Errors
+    /// Anything that failed on the device.
+    pub fn run_one(&mut self, index: usize) -> Result<()> {
+        match self {
+            Self::Cpu(program) => program.run_one(index),
+            Self::Gpu(program) => program.run_one(index),
         }
     }
 

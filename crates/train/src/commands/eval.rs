@@ -87,7 +87,8 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     };
     let architecture = network.architecture()?;
     let mut model = Model::new();
-    let recipe = Recipe { architecture: &*architecture, method: &method, normalisation, batch: args.batch };
+    let recipe =
+        Recipe { architecture: &*architecture, method: &method, normalisation, batch: args.batch, checks: false };
     let mut program = EvaluationProgram::new(&device, &mut model, recipe, &dataset.test)?;
     model.load(&device, &checkpoint.state).with_context(|| format!("cannot use {}", args.weights.display()))?;
     if args.logits.is_some() {

@@ -32,7 +32,7 @@ pub fn run(args: &ExportArgs) -> Result<()> {
     let checkpoint = checkpoint::read(&file)?;
     let Some(header) = checkpoint.header else { bail!("{} was not written by a run", file.display()) };
     let (what, header, state) = chosen(args.branch, &file, header, checkpoint.state)?;
-    checkpoint::export(&args.to, header, &state)?;
+    checkpoint::export(&args.to, &header, &state)?;
     line(format!("{}: {what}", args.to.display()))
 }
 

@@ -226,7 +226,7 @@ impl Landscape {
         let Subject { checkpoint, network, device, dataset, normalisation } = subject;
         let method = one::Config::independent(1, dataset.classes.len());
         let architecture = network.architecture()?;
-        let recipe = Recipe { architecture: &*architecture, method: &method, normalisation, batch };
+        let recipe = Recipe { architecture: &*architecture, method: &method, normalisation, batch, checks: false };
         let mut model = Model::new();
         let train = EvaluationProgram::new(&device, &mut model, recipe, &dataset.train)?;
         let test = EvaluationProgram::new(&device, &mut model, recipe, &dataset.test)?;
@@ -340,7 +340,8 @@ mod tests {
         let mut state = Vec::new();
         let mut plain = |images| -> Result<Evaluated> {
             let mut model = Model::new();
-            let recipe = Recipe { architecture: &*architecture, method: &method, normalisation, batch: 8 };
+            let recipe =
+                Recipe { architecture: &*architecture, method: &method, normalisation, batch: 8, checks: false };
             let mut program = EvaluationProgram::new(&device, &mut model, recipe, images)?;
             model.initialize(&device, 3)?;
             state = model.state(&device)?;

@@ -1,16 +1,17 @@
 //! Training, from the beginning or from a checkpoint.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use data::{Dataset, LoadOptions};
 use nets::Loaded;
 use tensor::Device;
 
 use crate::args::{Method, TrainArgs};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Damaged, Header};
 use crate::config::Config;
-use crate::run_dir::RunDir;
+use crate::divergence::Divergence;
+use crate::run_dir::{Kept, RunDir, bring_back};
 use crate::source::Purpose;
 use crate::training::{Outcome, Session, Trainer};
 use crate::{checkpoint, commands, interrupt, output, overview, snapshots, source, table};
@@ -32,7 +33,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
 fn begin(args: &TrainArgs) -> Result<()> {
     let config = Config::new(args)?;
     let weights = initial_weights(&config)?;
-    let mut trainer = prepare(config)?;
+    let mut trainer = prepare(config, args.checks)?;
     begin_with(&mut trainer, weights.as_ref())?;
     if args.profile {
         return commands::profile::run(&mut trainer);
@@ -44,20 +45,62 @@ fn begin(args: &TrainArgs) -> Result<()> {
 fn resume(args: &TrainArgs, dir: &Path) -> Result<()> {
     let (run, saved) = RunDir::open(dir)?;
     let config = saved.resumed(args)?;
-    let last = run.last();
     // A run that was ended before its first checkpoint begins anew.
-    let checkpoint = if last.exists() { Some(checkpoint::read(&last)?) } else { None };
-    let weights = if checkpoint.is_some() { None } else { initial_weights(&config)? };
-    let mut trainer = prepare(config)?;
-    match &checkpoint {
-        Some(checkpoint) => {
-            trainer.restore(checkpoint).with_context(|| format!("cannot resume from {}", last.display()))?;
+    let saved = Saved::find(&run)?;
+    let weights = if saved.is_some() { None } else { initial_weights(&config)? };
+    let mut trainer = prepare(config, args.checks)?;
+    match &saved {
+        Some(Saved { file, header, checkpoint, trouble }) => {
+            trainer.restore(header, checkpoint).with_context(|| format!("cannot resume from {}", file.display()))?;
+            if let Some(trouble) = trouble {
+                let aside = run.set_aside_last()?;
+                output::note(format!(
+                    "{trouble}; it is now {}, and the run goes on from the one before, after step {}",
+                    aside.display(),
+                    header.position.step
+                ));
+                bring_back(&run.last_saves())?;
+            }
         }
         None => begin_with(&mut trainer, weights.as_ref())?,
     }
+    trainer.settle_best(&run)?;
     run.trim_metrics(trainer.position().epoch)?;
     run.save_config(&trainer.config)?;
     train(&mut trainer, Session::new(&run, args.stop_after))
+}
+
+/// The state that a run goes on from.
+struct Saved {
+    file: PathBuf,
+    header: Header,
+    checkpoint: Checkpoint,
+    /// Why it is not the last one, which is there.
+    trouble: Option<String>,
+}
+
+impl Saved {
+    /// The last state if it can be read, or else the one before; `None` if the run was never saved.
+    fn find(run: &RunDir) -> Result<Option<Self>> {
+        let Kept { current, previous } = run.last_saves();
+        let read = |file: PathBuf, trouble: Option<String>| -> Result<Option<Self>> {
+            let (header, checkpoint) = checkpoint::read_own(&file)?;
+            Ok(Some(Self { file, header, checkpoint, trouble }))
+        };
+        match (current.exists(), previous.exists()) {
+            (false, false) => Ok(None),
+            (false, true) => {
+                // The run was ended between the renaming of the two.
+                bring_back(&run.last_saves())?;
+                read(current, None)
+            }
+            (true, false) => read(current, None),
+            (true, true) => read(current, None).or_else(|error: anyhow::Error| {
+                let trouble = error.downcast_ref().map_or_else(|| format!("{error:#}"), Damaged::finding);
+                read(previous, Some(trouble.clone())).with_context(|| trouble)
+            }),
+        }
+    }
 }
 
 /// Reads the weights that a new run begins with.
@@ -80,7 +123,7 @@ fn begin_with(trainer: &mut Trainer, weights: Option<&Checkpoint>) -> Result<()>
 }
 
 /// Opens the device, loads the data, and compiles the programs.
-fn prepare(mut config: Config) -> Result<Trainer> {
+fn prepare(mut config: Config, checks: bool) -> Result<Trainer> {
     let device = tensor::device::open(&config.device)?;
     let mut dataset = load(&config, &device)?;
     config.settle(&dataset);
@@ -92,9 +135,9 @@ fn prepare(mut config: Config) -> Result<Trainer> {
         test: dataset.test.len(),
         size: dataset.train.size,
     };
-    let trainer = Trainer::new(config, device, dataset, validation.as_ref())?;
-    let Trainer { device, config, training, evaluation, .. } = &trainer;
-    let _ = output::line(overview::overview(device, config, counts, training, evaluation)?);
+    let trainer = Trainer::new(config, device, dataset, validation.as_ref(), checks)?;
+    let Trainer { device, config, training, evaluation, need, .. } = &trainer;
+    let _ = output::line(overview::overview(device, config, counts, (training, evaluation), *need)?);
     Ok(trainer)
 }
 
@@ -135,7 +178,7 @@ fn train(trainer: &mut Trainer, session: Session<'_>) -> Result<()> {
     }
     let validated = trainer.validation.is_some();
     say(format!("\n{}", table::heading(trainer.config.network.branches, trainer.config.method, validated)));
-    let outcome = trainer.run(session)?;
+    let outcome = trainer.run(session).map_err(|error| with_what_is_saved(error, trainer, run))?;
     let position = trainer.position();
     match outcome {
         Outcome::Interrupted => bail!(
@@ -164,6 +207,21 @@ fn train(trainer: &mut Trainer, session: Session<'_>) -> Result<()> {
             }
             Ok(())
         }
+    }
+}
+
+/// Adds to what ended a run where it can go on. One that diverged would do so again.
+fn with_what_is_saved(error: anyhow::Error, trainer: &Trainer, run: &RunDir) -> anyhow::Error {
+    if error.is::<Divergence>() {
+        return error;
+    }
+    let dir = run.path().display();
+    match trainer.saved() {
+        Some(position) => anyhow!(
+            "{error:#}; the state after step {} is saved, and `train --resume {dir}` goes on from it",
+            position.step
+        ),
+        None => anyhow!("{error:#}; nothing was saved before, and `train --resume {dir}` begins anew"),
     }
 }
 

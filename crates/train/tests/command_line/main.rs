@@ -1,11 +1,14 @@
 //! The program as its users run it, on the CPU device.
 
 mod data;
+mod divergence;
 mod info;
+mod kills;
 mod methods;
 mod perturb;
 mod program;
 mod pytorch;
 mod runs;
+mod trouble;
 mod weights;
 mod wrong_usage;

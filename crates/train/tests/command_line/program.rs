@@ -60,6 +60,16 @@ pub fn metrics(run: &Path) -> Vec<serde_json::Value> {
     text.lines().map(|line| serde_json::from_str(line).expect("an object per line")).collect()
 }
 
+/// Metrics without what depends on the machine.
+pub fn comparable(run: &Path) -> Vec<serde_json::Value> {
+    let mut objects = metrics(run);
+    for object in &mut objects {
+        let fields = object.as_object_mut().expect("an object");
+        assert!(fields.remove("images_per_second").is_some() && fields.remove("device").is_some());
+    }
+    objects
+}
+
 /// A folder for the runs of one test.
 pub fn folder() -> (tempfile::TempDir, impl Fn(&str) -> PathBuf) {
     let folder = tempfile::tempdir().expect("temporary folder");

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Stdio;
 
-use crate::program::{SMALL, argument, command, error_line, folder, last, metrics, succeed, text};
+use crate::program::{SMALL, argument, command, comparable, error_line, folder, last, metrics, succeed, text};
 use safetensors::SafeTensors;
 
 fn train(run: &Path, options: &str) -> String {
@@ -16,16 +16,6 @@ fn train(run: &Path, options: &str) -> String {
 fn stop(arguments: &str, step: usize) {
     let line = error_line(&command(arguments).output().expect("started"), 1);
     assert!(line.contains(&format!("interrupted after step {step} ")) && line.contains("train --resume"), "{line}");
-}
-
-/// Metrics without what depends on the machine.
-fn comparable(run: &Path) -> Vec<serde_json::Value> {
-    let mut objects = metrics(run);
-    for object in &mut objects {
-        let fields = object.as_object_mut().expect("an object");
-        assert!(fields.remove("images_per_second").is_some() && fields.remove("device").is_some());
-    }
-    objects
 }
 
 #[test]
@@ -80,12 +70,19 @@ fn the_same_seed_gives_the_same_bytes_and_an_interruption_changes_nothing() {
 
 #[cfg(unix)]
 #[test]
-fn ctrl_c_finishes_the_step_saves_and_tells_how_to_resume() {
+fn ctrl_c_and_sigterm_finish_the_step_save_and_tell_how_to_resume() {
     let (_folder, path) = folder();
-    let (whole, run) = (path("whole"), path("run"));
+    let whole = path("whole");
     let longer = "--limit-train 640 --epochs 1";
     train(&whole, longer);
-    let mut child = command(&format!("{SMALL} {longer} --out {}", argument(&run)))
+    for signal in ["-INT", "-TERM"] {
+        end_by(signal, longer, &whole, &path(signal));
+    }
+}
+
+#[cfg(unix)]
+fn end_by(signal: &str, longer: &str, whole: &Path, run: &Path) {
+    let mut child = command(&format!("{SMALL} {longer} --out {}", argument(run)))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -94,14 +91,14 @@ fn ctrl_c_finishes_the_step_saves_and_tells_how_to_resume() {
     let heading = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("images/s")));
     assert!(heading.is_some(), "the table's heading comes before the first step");
     std::thread::sleep(std::time::Duration::from_millis(200));
-    let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    let killed = std::process::Command::new("kill").args([signal, &child.id().to_string()]).status();
     assert!(killed.expect("kill is there").success());
     let line = error_line(&child.wait_with_output().expect("ended"), 1);
     assert!(line.contains("interrupted after step ") && line.contains("train --resume"), "{line}");
-    assert!(metrics_is_empty(&run), "{line}");
-    succeed(&format!("--resume {}", argument(&run)));
-    assert!(last(&run) == last(&whole), "{line}");
-    assert_eq!(comparable(&run), comparable(&whole));
+    assert!(metrics_is_empty(run), "{line}");
+    succeed(&format!("--resume {}", argument(run)));
+    assert!(last(run) == last(whole), "{line}");
+    assert_eq!(comparable(run), comparable(whole));
 }
 
 #[cfg(unix)]

@@ -1,0 +1,221 @@
+//! Values that are not finite: how they are noticed, and where they came from.
+//!
+//! The sums of the losses are looked at every few steps; a sum that is not finite stays so. A copy of the state at the last
+//! look stays on the device, so that the steps since can be run again, kernel by kernel, until one writes such a value.
+
+use std::fmt;
+
+use anyhow::Result;
+use nets::{Model, NamedTensor};
+use one::Training;
+use tensor::{Bank, Device, NotFinite};
+
+use crate::checkpoint::Position;
+use crate::output;
+use crate::training::Trainer;
+
+/// Steps from one look at the losses to the next.
+pub const LOOK_EVERY: usize = 20;
+
+/// A state of training, from which the steps that followed can be run again. It stays on the device.
+#[derive(Debug)]
+pub struct GoodState {
+    position: Position,
+    copies: [Bank; 3],
+    totals: Vec<f32>,
+}
+
+/// What a step changes, the sums of the losses aside.
+fn banks(model: &Model) -> [&Bank; 3] {
+    let params = model.params();
+    [params.values(), params.velocities(), params.running()]
+}
+
+impl GoodState {
+    /// Room for a state of a model whose network is recorded.
+    pub fn new(model: &Model) -> Self {
+        Self { position: Position::default(), copies: banks(model).map(Bank::alike), totals: Vec::new() }
+    }
+
+    /// Copies the present state.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn keep(&mut self, device: &Device, model: &Model, position: Position, totals: Vec<f32>) -> Result<()> {
+        for (copy, bank) in self.copies.iter().zip(banks(model)) {
+            copy.copy_from(device, bank)?;
+        }
+        (self.position, self.totals) = (position, totals);
+        Ok(())
+    }
+
+    /// Copies the state back, and returns where the run stood.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn restore(&self, device: &Device, model: &Model, step: &Training) -> Result<Position> {
+        for (copy, bank) in self.copies.iter().zip(banks(model)) {
+            bank.copy_from(device, copy)?;
+        }
+        step.restore_totals(device, &self.totals)?;
+        Ok(self.position)
+    }
+}
+
+/// Whether all are finite.
+pub fn finite(values: &[f32]) -> bool {
+    values.iter().all(|value| value.is_finite())
+}
+
+/// The first tensor with a value that is not finite.
+pub fn first_not_finite<'a>(tensors: impl IntoIterator<Item = &'a NamedTensor>) -> Option<&'a NamedTensor> {
+    tensors.into_iter().find(|tensor| !finite(&tensor.data))
+}
+
+/// Where the first value came from that was not finite.
+#[derive(Debug)]
+enum Origin {
+    /// A kernel of this step.
+    Kernel(usize, NotFinite),
+    /// A parameter or statistic, after this step.
+    Parameter(usize, String),
+    /// Run again, the steps gave finite values.
+    Unknown,
+}
+
+/// What is known of values that are not finite.
+#[derive(Debug)]
+pub struct Divergence {
+    /// The step after which it was noticed; where the loss shows it, the first whose loss does.
+    step: usize,
+    /// Which epoch, from 1.
+    epoch: usize,
+    /// The networks whose loss is not finite, in words.
+    networks: Option<String>,
+    origin: Origin,
+    rate: f64,
+}
+
+impl fmt::Display for Divergence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { step, epoch, networks, origin, rate } = self;
+        match networks {
+            Some(networks) => write!(f, "the loss of {networks} is not finite at step {step} (epoch {epoch})")?,
+            None => write!(f, "values are not finite any more at step {step} (epoch {epoch})")?,
+        }
+        match origin {
+            Origin::Kernel(step, found) => write!(f, "; the first such value came in step {step} from {found}")?,
+            Origin::Parameter(step, name) => write!(f, "; the first such value was in {name} after step {step}")?,
+            Origin::Unknown => write!(f, "; run again, the same steps gave finite values: the device may be at fault")?,
+        }
+        write!(f, "; earlier checkpoints are kept, and a lower --lr than {} may help", decimal(*rate))
+    }
+}
+
+impl std::error::Error for Divergence {}
+
+/// A number in as few digits as tell it.
+fn decimal(x: f64) -> String {
+    if (1e-4..1e6).contains(&x) { x.to_string() } else { format!("{x:e}") }
+}
+
+/// The networks whose sums are not finite, in words; the last is the teacher. `None` if all are finite.
+fn networks(totals: &[f32], branches: usize) -> Option<String> {
+    if finite(totals) {
+        return None;
+    }
+    // A branch that diverges takes the ensemble with it, and that what is distilled into the others: the cross-entropies,
+    // which stand first, tell them apart.
+    let terms = totals.len() / (branches + 1);
+    let members: Vec<String> = totals
+        .chunks(terms)
+        .take(branches)
+        .enumerate()
+        .filter(|(_, terms)| !terms[0].is_finite())
+        .map(|(i, _)| i.to_string())
+        .collect();
+    Some(match members.as_slice() {
+        [] => "the ensemble".to_owned(),
+        [only] => format!("branch {only}"),
+        all if all.len() == branches => "every branch".to_owned(),
+        [first @ .., last] => format!("branches {} and {last}", first.join(", ")),
+    })
+}
+
+/// What has happened, after the losses or the state were found not to be finite: the steps since the last look are run again.
+pub fn explain(trainer: &mut Trainer) -> anyhow::Error {
+    output::note("not finite: the last steps are run again, kernel by kernel, to find out where it began");
+    match replay(trainer) {
+        Ok(divergence) => divergence.into(),
+        Err(error) => error.context("the loss is not finite any more, and the steps could not be run again to see why"),
+    }
+}
+
+fn replay(trainer: &mut Trainer) -> Result<Divergence> {
+    let noticed = trainer.position();
+    let Position { epoch, step, .. } = trainer.return_to_good_state()?;
+    let branches = trainer.config.network.branches;
+    let rate = trainer.config.lr;
+    let mut known = Divergence { step: noticed.step, epoch: epoch + 1, networks: None, origin: Origin::Unknown, rate };
+    if let Some(tensor) = first_not_finite(&trainer.model.state(&trainer.device)?) {
+        known.origin = Origin::Parameter(step, tensor.name.clone());
+    }
+    let picks = trainer.sampler.epoch(epoch);
+    while trainer.position().step < noticed.step && known.networks.is_none() {
+        let at = trainer.position().epoch_step;
+        trainer.training.feed(picks.step(at), trainer.settings(at))?;
+        let found = match known.origin {
+            Origin::Unknown => trainer.training.program.run_checked()?,
+            _ => {
+                trainer.training.program.run()?;
+                None
+            }
+        };
+        trainer.advance();
+        let step = trainer.position().step;
+        if let Some(found) = found {
+            known.origin = Origin::Kernel(step, found);
+        }
+        known.networks = networks(&trainer.training.step.totals(&trainer.device)?, branches);
+        if known.networks.is_some() {
+            known.step = step;
+        }
+    }
+    Ok(known)
+}
+
+/// Adds to what a check of the step just done has found what the losses say.
+///
+/// # Errors
+/// When the device fails.
+pub fn checked(trainer: &Trainer, found: &NotFinite) -> Result<Divergence> {
+    let Position { epoch, step, .. } = trainer.position();
+    let totals = trainer.training.step.totals(&trainer.device)?;
+    Ok(Divergence {
+        step,
+        epoch: epoch + 1,
+        networks: networks(&totals, trainer.config.network.branches),
+        origin: Origin::Kernel(step, found.clone()),
+        rate: trainer.config.lr,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::networks;
+
+    #[test]
+    fn the_cross_entropies_tell_which_branch_it_was() {
+        let (good, bad) = (1.0, f32::NAN);
+        let of = |cross_entropies: [f32; 4]| {
+            let totals: Vec<f32> = cross_entropies.iter().flat_map(|&ce| [ce, bad, 0.0, 0.0]).collect();
+            networks(&totals, 3).expect("not finite")
+        };
+        assert_eq!(networks(&[1.0; 16], 3), None);
+        assert_eq!(of([good, bad, good, bad]), "branch 1");
+        assert_eq!(of([bad, good, bad, bad]), "branches 0 and 2");
+        assert_eq!(of([bad, f32::INFINITY, bad, bad]), "every branch");
+        assert_eq!(of([good, good, good, bad]), "the ensemble");
+        assert_eq!(networks(&[bad, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], 1).as_deref(), Some("branch 0"));
+    }
+}
