@@ -8,7 +8,8 @@ steps="${1:-10000}"
 train="${CARGO_TARGET_DIR:-target}/debug/train"
 [ -x "$train" ] || cargo build --workspace --locked --bin train
 folder="$(mktemp -d)"
-trap 'rm -rf "$folder"' EXIT
+pid=""
+trap '[ -z "$pid" ] || kill "$pid" 2>/dev/null; rm -rf "$folder"' EXIT
 
 # Twenty steps an epoch.
 "$train" --net resnet8 --branches 2 --data shapes --limit-train 80 --limit-test 8 --batch 4 --epochs $((steps / 20)) \
@@ -17,11 +18,13 @@ pid=$!
 while kill -0 "$pid" 2>/dev/null; do
     resident="$(awk '/^VmRSS:/ { print $2 }' "/proc/$pid/status" 2>/dev/null || true)"
     files="$(ls "/proc/$pid/fd" 2>/dev/null | wc -l)"
-    records="$(cat "$folder/run/metrics.jsonl" 2>/dev/null | wc -l)"
+    records=0
+    [ ! -e "$folder/run/metrics.jsonl" ] || records="$(wc -l <"$folder/run/metrics.jsonl")"
     [ -z "$resident" ] || [ "$records" -eq 0 ] || echo "$((records / 2 * 20)) $resident $files" >>"$folder/samples"
     sleep 1
 done
 wait "$pid" || { cat "$folder/err" >&2; exit 1; }
+pid=""
 
 awk -v steps="$steps" '
     { if ($1 <= steps / 5) { if ($2 > early) early = $2; if ($3 > files) files = $3 }

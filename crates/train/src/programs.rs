@@ -230,24 +230,26 @@ fn record_evaluation(split: &Split, model: &mut Model, recipe: Recipe<'_>) -> Re
     Ok((graph, step, picks))
 }
 
-/// The memory of both programs of a run, of the images, and of what the model takes beside; nothing is allocated. `train`
-/// and `test` are the recipes of the two, each with its images.
+/// The memory of a run's programs and of its images; nothing is allocated. `train` and `test` are the recipes of training and
+/// of evaluation, each with its images.
 ///
 /// # Errors
 /// When the programs cannot be recorded.
 pub fn footprint(
     device: &Device,
     train: (Recipe<'_>, &Images),
-    test: (Recipe<'_>, &Images),
+    test: (Recipe<'_>, &[&Images]),
     teacher: Option<&Teacher>,
 ) -> Result<(Footprint, Model)> {
     let mut model = Model::new();
     let split = Split::declare(device, "training", train.1)?;
-    let training = record_training(&split, &mut model, train.0, true, teacher)?.graph.footprint()?;
-    let split = Split::declare(device, "evaluation", test.1)?;
-    let recipe = Recipe { batch: test.0.batch.min(test.1.len()), ..test.0 };
-    let evaluation = record_evaluation(&split, &mut model, recipe)?.0.footprint()?;
-    Ok((training.lending(evaluation), model))
+    let mut all = record_training(&split, &mut model, train.0, true, teacher)?.graph.footprint()?;
+    for images in test.1 {
+        let split = Split::declare(device, "evaluation", images)?;
+        let recipe = Recipe { batch: test.0.batch.min(images.len()), ..test.0 };
+        all = all.lending(record_evaluation(&split, &mut model, recipe)?.0.footprint()?);
+    }
+    Ok((all, model))
 }
 
 impl EvaluationProgram {

@@ -104,7 +104,8 @@ impl Trainer {
         };
         let need = memory::check(&device, config.batch, |batch| {
             let evaluated = if batch == config.batch { config.eval_batch } else { config.eval_batch.min(batch) };
-            let (train, test) = ((recipe(batch), &dataset.train), (recipe(evaluated), &dataset.test));
+            let measured: Vec<&Images> = [&dataset.test].into_iter().chain(validation).collect();
+            let (train, test) = ((recipe(batch), &dataset.train), (recipe(evaluated), measured.as_slice()));
             let (programs, model) = footprint(&device, train, test, teacher.as_ref())?;
             Ok(Need::new(programs, model.params(), &dataset.train, &device))
         })?;
@@ -119,9 +120,9 @@ impl Trainer {
         let training =
             TrainingProgram::new(&device, &mut model, recipe(config.batch), dataset.train, nesterov, teacher)
                 .map_err(whole)?;
-        let mut evaluate = |images| training.evaluation(&mut model, recipe(config.eval_batch), images);
-        let evaluation = evaluate(&dataset.test).map_err(whole)?;
-        let validation = validation.map(evaluate).transpose().map_err(whole)?;
+        let mut evaluate = |images| training.evaluation(&mut model, recipe(config.eval_batch), images).map_err(whole);
+        let evaluation = evaluate(&dataset.test)?;
+        let validation = validation.map(evaluate).transpose()?;
         model.initialize(&device, config.seed)?;
         let good = GoodState::new(&model);
         Ok(Self {
@@ -283,9 +284,9 @@ impl Trainer {
 
         let evaluating = Instant::now();
         let weights = self.weights();
-        let context = || format!("in the evaluation of epoch {}", number + 1);
         let held_out = self.validation.as_ref().map_or(0, EvaluationProgram::steps);
         let steps = held_out + self.evaluation.steps();
+        let context = || format!("in the evaluation of epoch {}", number + 1);
         let mut validation = None;
         if let Some(program) = &mut self.validation {
             validation = evaluate(program, weights, |step| progress.evaluating(step, steps)).with_context(context)?;
@@ -316,8 +317,8 @@ impl Trainer {
         let error = test.top1_errors()[0];
         let validation_error = validation.as_ref().map(|found| found.top1_errors()[0]);
         self.header.last_error = Some(error);
-        let chosen_by = validation_error.unwrap_or(error);
-        let better = self.header.best.is_none_or(|best| chosen_by < best.validation_error.unwrap_or(best.error));
+        let beats = |best: Best| validation_error.unwrap_or(error) < best.validation_error.unwrap_or(best.error);
+        let better = self.header.best.is_none_or(beats);
         if better {
             self.header.best = Some(Best { error, validation_error, epoch: number + 1 });
         }
