@@ -35,7 +35,7 @@
 use rayon::prelude::*;
 use tensor::{Binding, Cost, Kernel, Launch, Slice, SliceMut, Spec};
 
-use super::softmax::{log_softmax, widen};
+use super::softmax::{log_softmax, rank, widen};
 
 /// Columns of the terms per network: cross-entropy, `T^2` KL, top-1 wrong (0 or 1), top-5 wrong (0 or 1).
 pub const TERMS: usize = 4;
@@ -243,11 +243,7 @@ fn onehot(class: usize, label: usize) -> f64 {
 
 /// Cross-entropy, top-1 wrong and top-5 wrong of one network.
 fn write_errors(terms: &mut [f64], z: &[f64], log_p: &[f64], label: usize) {
-    let in_front = |(class, &value): (usize, &f64)| {
-        class != label && (value.is_nan() || value > z[label] || (value == z[label] && class < label))
-    };
-    let rank = z.iter().enumerate().filter(|&entry| in_front(entry)).count();
-    let lost = z[label].is_nan();
+    let (rank, lost) = (rank(z, label), z[label].is_nan());
     terms[0] = -log_p[label];
     terms[2] = f64::from(u8::from(lost || rank >= 1));
     terms[3] = f64::from(u8::from(lost || rank >= 5));

@@ -3,7 +3,7 @@
 
 use tensor::{Binding, Cost, Kernel, Launch, Slice, SliceMut, Spec};
 
-use super::softmax::{log_softmax, widen};
+use super::softmax::{log_softmax, rank, widen};
 
 /// Columns per network: cross-entropy, confidence, predicted class, rank of the true class.
 pub const COLUMNS: usize = 4;
@@ -92,13 +92,7 @@ fn predict(scores: &[f64], log_p: &[f64], label: usize) -> [f64; COLUMNS] {
             best = class;
         }
     }
-    let own = scores[label];
-    let in_front = |(class, &score): (usize, &f64)| {
-        class != label && (score.is_nan() || score > own || (score == own && class < label))
-    };
-    let rank =
-        if own.is_nan() { scores.len() } else { scores.iter().enumerate().filter(|&entry| in_front(entry)).count() };
-    [-log_p[label], log_p[best].exp(), best as f64, rank as f64]
+    [-log_p[label], log_p[best].exp(), best as f64, rank(scores, label) as f64]
 }
 
 impl Kernel for Predict {

@@ -323,6 +323,12 @@ impl Normalisation {
         Some(Self { mean: repeat(&mean[channels]), scale: repeat(&scale), shift: repeat(beta) })
     }
 
+    /// That of each group's channels of an input member.
+    pub fn of_groups(g: &ConvGeometry, inputs: &[Slice<'_>], member: usize) -> Vec<Option<Self>> {
+        let channels = |group: usize| group * g.group_channels()..(group + 1) * g.group_channels();
+        (0..g.groups).map(|group| Self::of(inputs, member, g.channels, channels(group))).collect()
+    }
+
     /// Normalises whole pixels of these channels.
     pub fn apply(&self, pixels: &mut [f32]) {
         wide(Normalise { normalisation: self, pixels });

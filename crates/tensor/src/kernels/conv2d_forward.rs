@@ -81,9 +81,7 @@ impl Kernel for Conv2dForward {
             if serves(filters) && (self.normalised || !g.is_pointwise()) {
                 let pitch = Pitch { row: width * g.filters, position: g.filters };
                 let rows = pixels / width;
-                let channels = |group: usize| group * g.group_channels()..(group + 1) * g.group_channels();
-                let normalisation = |group| Normalisation::of(&inputs[2..], input, g.channels, channels(group));
-                let normalisations: Vec<_> = (0..g.groups).map(normalisation).collect();
+                let normalisations = Normalisation::of_groups(g, &inputs[2..], input);
                 for run in runs_in_images(block * block_rows, rows, height) {
                     let strip = Strip::new(window, run.rows, width);
                     with_scratch(strip.words(), |x_strip| {

@@ -64,8 +64,8 @@ impl Conv2dGradWeight {
         self.lanes().div_ceil(self.lanes().div_ceil(MAX_WORKGROUP)).next_multiple_of(8)
     }
 
-    /// The partial sums of `g`, which is the own geometry or the merged one: parts in parallel, columns once for all
-    /// members that share the input, transposed times `dy` of each.
+    /// The partial sums of `g`, which is the own geometry or the merged one: parts in parallel, what they read gathered once
+    /// for all members that share the input.
     fn compute(&self, g: &ConvGeometry, inputs: &[Slice<'_>], partials: &mut [f32]) {
         let (x, dy) = (inputs[0].f32(), inputs[1].f32());
         let [height, width] = g.output_extent();
@@ -83,9 +83,7 @@ impl Conv2dGradWeight {
             let x = &x[input * g.batch * image..][..g.batch * image];
             if serves(filters) && (self.normalised || !g.is_pointwise()) {
                 partials.fill(0.0);
-                let channels = |group: usize| group * g.group_channels()..(group + 1) * g.group_channels();
-                let normalisation = |group| Normalisation::of(&inputs[2..], input, g.channels, channels(group));
-                let normalisations: Vec<_> = (0..g.groups).map(normalisation).collect();
+                let normalisations = Normalisation::of_groups(g, &inputs[2..], input);
                 let pitch = Pitch { row: width * g.filters, position: g.filters };
                 for run in runs_in_images(part_rows.start, part_rows.len(), height) {
                     let strip = Strip::new(window, run.rows, width);
