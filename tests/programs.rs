@@ -12,7 +12,7 @@ use tensor::kernels::elementwise::{Add, Copy, Fill, Scale};
 use tensor::ops::{BatchNorm, Conv2d};
 use tensor::optim::SgdConfig;
 use tensor::plan::plan;
-use tensor::{Bank, CompileOptions, Cost, Device, Error, Graph, Kernel, Launch, Slice, SliceMut, Spec, Var};
+use tensor::{Bank, CompileOptions, Cost, Device, Error, Graph, Kernel, Launch, Slice, SliceMut, Spec, Target, Var};
 
 const WORDS: usize = 5;
 
@@ -290,7 +290,7 @@ impl Kernel for Forgetful {
         outputs[0].f32()[..WORDS - 1].copy_from_slice(&inputs[0].f32()[..WORDS - 1]);
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         let wgsl = "@group(0) @binding(0) var<storage, read> x: array<f32>;
             @group(0) @binding(1) var<storage, read_write> y: array<f32>;
             @compute @workgroup_size(1) fn main() { for (var i = 0; i < 4; i++) { y[i] = x[i]; } }";
@@ -482,7 +482,7 @@ impl Kernel for Sketch {
         outputs[0].f32().fill(0.0);
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         Launch::new(self.0, 0, 1, 1)
     }
 }

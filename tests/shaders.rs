@@ -10,7 +10,10 @@ use nets::resnet::Shortcut;
 use nets::{Model, architecture};
 use one::Config;
 use tensor::optim::SgdConfig;
-use tensor::{Binding, Graph, Launch, Spec};
+use tensor::{Binding, Graph, Launch, Spec, Target};
+
+/// The variants of hardware and of software adapters are both checked.
+const TARGETS: [Target; 2] = [Target::HARDWARE, Target::SOFTWARE];
 
 /// WebGPU's default limits, which every kernel stays within.
 const MAX_BINDINGS: usize = 8;
@@ -102,7 +105,8 @@ fn check_all(launches: impl IntoIterator<Item = (String, Launch)>) {
 
 #[test]
 fn every_case_is_valid_everywhere() {
-    check_all(cases::all().into_iter().map(|case| (case.name, case.kernel.launch())));
+    let cases = cases::all().into_iter();
+    check_all(cases.flat_map(|case| TARGETS.map(|target| (case.name.clone(), case.kernel.launch(&target)))));
 }
 
 /// The kernels of a network's training and evaluation steps, described and launched.
@@ -122,8 +126,10 @@ fn launches(name: &str, shortcut: Shortcut, branches: usize, batch: usize) -> Ve
             one::evaluation(&mut graph, &mut model, net.as_ref(), operands, &config, 1).map(|_| ())
         };
         recorded.unwrap_or_else(|error| panic!("{name}: {error}"));
-        let kernels = graph.kernels().map(|kernel| (format!("{name}: {}", kernel.describe()), kernel.launch()));
-        launches.extend(kernels);
+        for kernel in graph.kernels() {
+            let name = format!("{name}: {}", kernel.describe());
+            launches.extend(TARGETS.map(|target| (name.clone(), kernel.launch(&target))));
+        }
     }
     launches
 }

@@ -28,7 +28,8 @@ pub fn gpus() -> Vec<Device> {
     names
         .iter()
         .map(|name| {
-            let device = open_with(name, GpuOptions { checked: true }).unwrap_or_else(|error| panic!("{error}"));
+            let device =
+                open_with(name, GpuOptions { checked: true, target: None }).unwrap_or_else(|error| panic!("{error}"));
             eprintln!("testing on {}", device.name());
             device
         })

@@ -7,6 +7,7 @@
 use std::fmt::{self, Debug, Write as _};
 
 use crate::shape::Spec;
+use crate::target::Target;
 
 /// A computation with a CPU reference and a WGSL implementation.
 pub trait Kernel: Debug + Send + Sync {
@@ -33,8 +34,8 @@ pub trait Kernel: Debug + Send + Sync {
     /// What the kernel computes. Slices have exactly the declared lengths.
     fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]);
 
-    /// The WGSL that computes the same.
-    fn launch(&self) -> Launch;
+    /// The WGSL that computes the same, in the variant for an adapter like `target`.
+    fn launch(&self, target: &Target) -> Launch;
 
     /// Name and shapes in one line, for profiles and errors.
     fn describe(&self) -> String {

@@ -17,6 +17,7 @@ pub mod plan;
 pub mod program;
 pub mod rng;
 pub mod shape;
+pub mod target;
 
 pub use bank::Bank;
 pub use device::Device;
@@ -28,3 +29,4 @@ pub use params::{Kind, Param, Params};
 pub use program::{CompileOptions, Memory, NotFinite, ProfileRow, Program};
 pub use rng::Rng;
 pub use shape::{DType, Spec};
+pub use target::Target;

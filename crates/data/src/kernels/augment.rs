@@ -15,7 +15,7 @@
 //! lie in up to [`MAX_SHARDS`] shards; see [`shards`].
 
 use rayon::prelude::*;
-use tensor::{Binding, Cost, Kernel, Launch, Slice, SliceMut, Spec};
+use tensor::{Binding, Cost, Kernel, Launch, Slice, SliceMut, Spec, Target};
 
 use crate::error::{DataError, Result};
 
@@ -122,7 +122,7 @@ impl Kernel for Augment {
             });
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         let first = self.shard_images[0];
         let second = first + self.shard_images.get(1).unwrap_or(&0);
         let inputs = self.shard_images.len();
@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn absent_shards_are_bound_to_the_first() {
         let kernel = Augment { shard_images: vec![4], size: 2, batch: 3, padding: 1, mean: [0.5; 3], std: [0.5; 3] };
-        let launch = kernel.launch();
+        let launch = kernel.launch(&Target::HARDWARE);
         assert_eq!(launch.bindings[..5], [0, 0, 0, 1, 2].map(Binding::Input));
         assert_eq!(launch.bindings[5..], [0, 1].map(Binding::Output));
     }

@@ -33,7 +33,7 @@
 //! scratch, the sweeps read them again from the cache.
 
 use rayon::prelude::*;
-use tensor::{Binding, Cost, Kernel, Launch, Slice, SliceMut, Spec};
+use tensor::{Binding, Cost, Kernel, Launch, Slice, SliceMut, Spec, Target};
 
 use super::softmax::{log_softmax, rank, widen};
 
@@ -329,7 +329,7 @@ impl Kernel for DistillationLoss {
         }
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         debug_assert!((1..=8).contains(&self.branches), "the reduction's scratch is sized for at most 8 branches");
         debug_assert!(self.classes >= 2 && self.temperature > 0.0, "a softmax needs two classes and a temperature");
         debug_assert!(self.teacher != Teacher::Peers || self.branches > 1, "a branch alone has no peers");

@@ -1,7 +1,7 @@
 //! What every network of an ensemble, and every way to fuse it, says of each image: the rows from which errors,
 //! cross-entropies and calibration are counted.
 
-use tensor::{Binding, Cost, Kernel, Launch, Slice, SliceMut, Spec};
+use tensor::{Binding, Cost, Kernel, Launch, Slice, SliceMut, Spec, Target};
 
 use super::softmax::{log_softmax, rank, widen};
 
@@ -140,7 +140,7 @@ impl Kernel for Predict {
         }
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         debug_assert!(!self.gated || self.members > 1, "a gate weighs several members");
         let gate = if self.gated { Binding::Input(3) } else { Binding::Input(0) };
         let bindings = [Binding::Input(0), Binding::Input(1), Binding::Input(2), gate, Binding::Output(0)];

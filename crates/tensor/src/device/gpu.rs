@@ -8,12 +8,15 @@ use std::time::{Duration, Instant};
 use super::{Buffer, Device, Dispatch, View};
 use crate::error::{Error, Result};
 use crate::kernel::{Binding, Launch};
+use crate::target::Target;
 
 /// How a GPU device is opened.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct GpuOptions {
     /// Keep the bounds, loop and division checks that naga can add to shaders. Tests do; normal runs do not.
     pub checked: bool,
+    /// Run the variants for such an adapter, whatever the adapter is. Tests do.
+    pub target: Option<Target>,
 }
 
 /// Work in one submission at most: drivers reset a GPU that is busy for about two seconds, and a slow one does some
@@ -37,6 +40,7 @@ pub struct GpuDevice {
     device: wgpu::Device,
     queue: wgpu::Queue,
     checked: bool,
+    target: Target,
     timestamps: bool,
     host_memory: bool,
     failure: Arc<Mutex<Option<String>>>,
@@ -85,6 +89,7 @@ impl GpuDevice {
             device,
             queue,
             checked: options.checked,
+            target: options.target.unwrap_or(Target { software: info.device_type == wgpu::DeviceType::Cpu }),
             failure,
         })
     }
@@ -319,7 +324,7 @@ type Wanted<'a> = (&'a str, &'a Launch, &'a str);
 
 impl GpuProgram {
     pub(super) fn new(device: &Arc<GpuDevice>, dispatches: &[Dispatch]) -> Result<Self> {
-        let launches: Vec<Launch> = dispatches.iter().map(|dispatch| dispatch.kernel.launch()).collect();
+        let launches: Vec<Launch> = dispatches.iter().map(|dispatch| dispatch.kernel.launch(&device.target)).collect();
         let sources: Vec<String> = launches.iter().map(Launch::source).collect();
         let mut index: HashMap<(&str, &str), usize> = HashMap::new();
         let mut wanted: Vec<Wanted<'_>> = Vec::new();

@@ -7,6 +7,7 @@ use super::matrix::{ROWS_PER_THREAD, Tiling, repeat, task_words};
 use super::vector::{Loops, wide};
 use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
+use crate::target::Target;
 
 /// What is added to the normalised values before the activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -203,7 +204,7 @@ impl Kernel for BatchNormApply {
         });
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         self.launch_with(None, 1)
     }
 }
@@ -252,7 +253,7 @@ impl Kernel for BatchNormInference {
         });
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         self.apply().launch_with(Some(self.eps), 2)
     }
 }

@@ -15,6 +15,7 @@ use super::matrix::{ROWS_PER_THREAD, Tiling, chunk_rows, fold, repeat, sum_parti
 use super::vector::{Loops, wide};
 use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
+use crate::target::Target;
 
 /// Per-channel values in the `coefficients [M, COEFFICIENTS, C]` from which [`BatchNormGradInput`] computes:
 /// `mean`, `scale = gamma * inv_std`, `beta`, `slope = scale * inv_std * dgamma / rows`,
@@ -198,7 +199,7 @@ impl Kernel for BatchNormGradPartials {
         });
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         let tiling = Tiling::new(self.channels);
         let workgroups = self.partials() * self.members * tiling.tiles;
         let operands = [Binding::Input(0), Binding::Input(1), Binding::Input(2), Binding::Output(0)];
@@ -285,7 +286,7 @@ impl Kernel for BatchNormGradFinalize {
         }
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         let tiling = Tiling::narrow(self.channels);
         let workgroups = self.members * tiling.tiles;
         let wgsl = include_str!("../../../../shaders/batch_norm_backward_finalize.wgsl");
@@ -396,7 +397,7 @@ impl Kernel for BatchNormGradInput {
         });
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         let tiling = Tiling::new(self.channels);
         let block_rows = ROWS_PER_THREAD * tiling.lanes;
         let blocks = self.rows.div_ceil(block_rows);

@@ -9,6 +9,7 @@ use super::matrix::{Tiling, chunk_rows, fold, repeat, sum_partials};
 use super::vector::{Loops, wide};
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
+use crate::target::Target;
 
 /// First pass: `x [M, rows, C]` -> `partials [P, M, 2, C]`, the sums of `x - x0` and of `(x - x0)^2` over the rows of
 /// each of P chunks, where `x0 = x[m, 0, c]`.
@@ -91,7 +92,7 @@ impl Kernel for BatchNormPartials {
         });
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         let tiling = Tiling::new(self.channels);
         let workgroups = self.partials() * self.members * tiling.tiles;
         let launch = Launch::new(include_str!("../../../../shaders/batch_norm_stats.wgsl"), 1, 1, workgroups)
@@ -174,7 +175,7 @@ impl Kernel for BatchNormFinalize {
         }
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         let tiling = Tiling::narrow(self.channels);
         let workgroups = self.members * tiling.tiles;
         let launch = Launch::new(include_str!("../../../../shaders/batch_norm_stats_finalize.wgsl"), 2, 3, workgroups)

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::matrix::{TASK, THREADS, element, width};
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
+use crate::target::Target;
 
 /// `a [rows, A]`, `b [rows, B]` -> `y [rows, A + B]`: each row of `a`, then that of `b`. Rows are pixels, `M N H W`.
 #[derive(Debug, Clone, Copy)]
@@ -63,7 +64,7 @@ impl Kernel for Concat {
         });
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         let [left, right] = self.channels;
         let width = width(left).min(width(right));
         let elements = self.rows * (left + right) / width;
@@ -104,7 +105,7 @@ impl Kernel for SliceChannels {
         });
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         let width = width(self.channels).min(width(self.first)).min(width(self.count));
         let elements = self.rows * self.count / width;
         Launch::new(include_str!("../../../../shaders/slice_channels.wgsl"), 1, 1, elements.div_ceil(THREADS))

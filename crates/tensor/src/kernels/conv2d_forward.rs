@@ -10,6 +10,7 @@ use super::conv2d_direct::{Convolve, Pitch, Strip, serves};
 use super::gemm::{Matrix, multiply};
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
+use crate::target::Target;
 
 /// Convolves: inputs `x` (`[M or 1, N, H, W, C]`) and `w` (`[M, R, S, C/G, K]`), output `y` (`[M, N, P, Q, K]`).
 ///
@@ -127,7 +128,7 @@ impl Kernel for Conv2dForward {
         });
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         let g = &self.geometry;
         let describe = |launch| {
             g.describe_to(launch)

@@ -11,6 +11,7 @@ use super::conv2d_direct::{Convolve, Pitch, Strip, serves};
 use super::gemm::{Matrix, multiply};
 use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
+use crate::target::Target;
 
 /// Inputs `dy` (`[M, N, P, Q, K]`), `w` (`[M, R, S, C/G, K]`) and, with [`Self::addend`], a gradient of the shape of
 /// the output; output `dx` (`[M or 1, N, H, W, C]`), summed over the members if the forward fanned out.
@@ -200,7 +201,7 @@ impl Kernel for Conv2dGradInput {
         });
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         let g = &self.geometry;
         // Without an addend its binding sees `dy`, and the shader leaves it alone.
         let addend = Binding::Input(if self.addend { 2 } else { 0 });

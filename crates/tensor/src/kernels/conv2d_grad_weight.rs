@@ -14,6 +14,7 @@ use super::conv2d_direct::{AddWeightGradient, Pitch, Strip, serves};
 use super::gemm::{Matrix, multiply};
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
+use crate::target::Target;
 
 /// Inputs `x` (`[M or 1, N, H, W, C]`) and `dy` (`[M, N, P, Q, K]`), output `[parts, M, R, S, C/G, K]`; with
 /// [`Self::normalised`] the same three inputs more as the forward has ([`super::conv2d_forward::Conv2dForward`]).
@@ -175,7 +176,7 @@ impl Kernel for Conv2dGradWeight {
         parts.for_each(|(own, wide)| self.geometry.split_weights(wide, own));
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         let g = &self.geometry;
         let parts = self.partials();
         let describe = |launch| {

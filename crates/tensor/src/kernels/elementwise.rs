@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::matrix::{TASK, THREADS, element, width};
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
+use crate::target::Target;
 
 /// `a [words]`, `b [words]` -> `a + b`.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,7 +76,7 @@ impl Kernel for Add {
         });
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         let mut launch = launch(self.words, 2, "add", 0.0);
         launch.bindings.rotate_right(1);
         launch
@@ -107,7 +108,7 @@ impl Kernel for Scale {
         });
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         let mut launch = launch(self.words, 1, "scale", self.factor);
         launch.bindings.rotate_right(1);
         launch
@@ -137,7 +138,7 @@ impl Kernel for Copy {
         });
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         let mut launch = launch(self.words, 1, "copy", 0.0);
         launch.bindings.rotate_right(1);
         launch
@@ -165,7 +166,7 @@ impl Kernel for Fill {
         outputs[0].f32().fill(self.value);
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         launch(self.words, 0, "fill", self.value)
     }
 }

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::matrix::{THREADS, element, width};
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
+use crate::target::Target;
 
 /// `x [1, words]` -> `y [M, words]`, a copy for each member. Its gradient is [`super::sum_members`].
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +38,7 @@ impl Kernel for ExpandMembers {
         outputs[0].f32().par_chunks_mut(self.words).for_each(|y| y.copy_from_slice(x));
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         let width = width(self.words);
         let elements = self.words / width;
         Launch::new(include_str!("../../../../shaders/expand_members.wgsl"), 1, 1, elements.div_ceil(THREADS))

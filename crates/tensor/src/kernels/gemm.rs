@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
+use crate::target::Target;
 
 /// A product of matrices for each member: inputs `a`, `b` and, with [`Self::bias`], `bias`; output `y`.
 #[derive(Debug, Clone, Copy)]
@@ -104,7 +105,7 @@ impl Kernel for Gemm {
         });
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         let tiles = self.rows.div_ceil(TILE) * self.columns.div_ceil(TILE);
         let width = |extent: usize| if extent.is_multiple_of(4) { ("vec4<f32>", 4) } else { ("f32", 1) };
         let (a_type, a_width) = width(if self.transpose_a { self.rows } else { self.inner });

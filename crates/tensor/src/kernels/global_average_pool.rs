@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::matrix::{Tiling, element, width};
 use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
+use crate::target::Target;
 
 /// Threads of a workgroup: outputs are few, so small groups spread them over more of a GPU.
 const THREADS: usize = 64;
@@ -70,7 +71,7 @@ impl Kernel for GlobalAveragePool {
         });
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         let width = width(self.channels);
         let vectors = self.channels / width;
         let outputs = self.members * self.batch * vectors;
@@ -125,7 +126,7 @@ impl Kernel for GlobalAveragePoolGrad {
         });
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         let tiling = Tiling::new(self.channels);
         let images = self.members * self.batch;
         let wgsl = include_str!("../../../../shaders/global_average_pool_grad.wgsl");

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::matrix::{THREADS, element, width};
 use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
+use crate::target::Target;
 
 /// What is taken of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -138,7 +139,7 @@ impl Kernel for Pool2d {
         });
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         let words = self.geometry.y().words();
         let wgsl = include_str!("../../../../shaders/pool2d.wgsl");
         self.geometry.describe(Launch::new(wgsl, 1, 1, self.geometry.workgroups(words)), words)
@@ -228,7 +229,7 @@ impl Kernel for Pool2dGrad {
         });
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         let words = self.geometry.x().words();
         let wgsl = include_str!("../../../../shaders/pool2d_grad.wgsl");
         let x = Binding::Input(self.inputs().len() - 1);

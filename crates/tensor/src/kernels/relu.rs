@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::matrix::{TASK, THREADS, element, width};
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
+use crate::target::Target;
 
 /// `x [words]` -> `y = max(x, 0)`; NaN stays NaN.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,7 +57,7 @@ impl Kernel for Relu {
         });
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         launch(self.words, 1, "relu")
     }
 }
@@ -87,7 +88,7 @@ impl Kernel for ReluGrad {
         });
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         launch(self.words, 2, "gradient")
     }
 }

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::matrix::{TASK, THREADS};
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
+use crate::target::Target;
 
 /// Words that share one factor of the weight decay.
 pub const DECAY_BLOCK: usize = 64;
@@ -69,7 +70,7 @@ impl Kernel for Sgd {
         });
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         let elements = self.words / 4;
         Launch::new(include_str!("../../../../shaders/sgd.wgsl"), 3, 2, elements.div_ceil(THREADS))
             .size("ELEMENTS", elements)

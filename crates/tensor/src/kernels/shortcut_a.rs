@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use super::matrix::{THREADS, element, width};
 use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
+use crate::target::Target;
 
 /// `x [M, N, H, W, C]` -> `y [M, N, P, Q, K]`, where `y[m, n, p, q, k] = x[m, n, p * stride, q * stride, k - before]`
 /// for `before <= k < before + C`, else 0; `before = (K - C) / 2`, `P = ceil(H / stride)`, `Q = ceil(W / stride)`.
@@ -123,7 +124,7 @@ impl Kernel for ShortcutA {
         });
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         let words = self.y().words();
         let workgroups = (words / self.element_width()).div_ceil(THREADS);
         let launch = Launch::new(include_str!("../../../../shaders/shortcut_a.wgsl"), 1, 1, workgroups);
@@ -182,7 +183,7 @@ impl Kernel for ShortcutAGrad {
         });
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         let words = self.forward().x().words();
         let workgroups = (words / self.forward().element_width()).div_ceil(THREADS);
         let wgsl = include_str!("../../../../shaders/shortcut_a_grad.wgsl");

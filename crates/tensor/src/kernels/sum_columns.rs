@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::matrix::Tiling;
 use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
+use crate::target::Target;
 
 /// Rows that one CPU task adds up in single precision, before the chunks are added in double precision.
 const CHUNK_ROWS: usize = 256;
@@ -87,7 +88,7 @@ impl Kernel for SumColumns {
         }
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         launch(self.members, self.rows, self.columns, false)
     }
 }
@@ -119,7 +120,7 @@ impl Kernel for AccumulateColumns {
         }
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         launch(1, self.rows, self.columns, true)
     }
 }

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::matrix::{TASK, THREADS, element, width};
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
+use crate::target::Target;
 
 /// `x [M, words]` -> `y [1, words]`, the sum over the members in their order.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,7 +45,7 @@ impl Kernel for SumMembers {
         });
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         let width = width(self.words);
         let elements = self.words / width;
         Launch::new(include_str!("../../../../shaders/sum_members.wgsl"), 1, 1, elements.div_ceil(THREADS))

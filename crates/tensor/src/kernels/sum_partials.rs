@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
+use crate::target::Target;
 
 /// Sums over the first axis: input `[partials, ..shape]`, output `shape`.
 #[derive(Debug, Clone)]
@@ -56,7 +57,7 @@ impl Kernel for SumPartials {
         });
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         let (element, width) = if self.words().is_multiple_of(4) { ("vec4<f32>", 4) } else { ("f32", 1) };
         let elements = self.words() / width;
         // At least four parts for a slice to sum.

@@ -2,6 +2,7 @@
 
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
+use crate::target::Target;
 
 /// `logits [M, N, K]`, `labels [N]`, `count [1]`; updates `errors [M, 2]`: adds the number of top-1 and of top-k errors
 /// among the first `count` samples (the rest of a ragged last batch is padding).
@@ -81,7 +82,7 @@ impl Kernel for TopKErrors {
         }
     }
 
-    fn launch(&self) -> Launch {
+    fn launch(&self, _: &Target) -> Launch {
         Launch::new(include_str!("../../../../shaders/top_k_errors.wgsl"), 3, 1, self.members)
             .size("BATCH", self.batch)
             .size("CLASSES", self.classes)
