@@ -1,0 +1,16 @@
+//! What of an adapter the choice of a kernel's variant may depend on.
+
+/// The adapter that a launch is for, as far as kernels care.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// Whether the adapter is emulated on a CPU: staging in workgroup memory gains nothing there, and loads whose
+    /// address differs from lane to lane are dear.
+    pub software: bool,
+}
+
+impl Target {
+    /// A GPU.
+    pub const HARDWARE: Self = Self { software: false };
+    /// An adapter that is emulated on a CPU.
+    pub const SOFTWARE: Self = Self { software: true };
+}
