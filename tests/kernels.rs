@@ -2,7 +2,7 @@
 
 mod common;
 
-use tensor::Device;
+use tensor::{Device, Target};
 
 /// A part of case names: only those that contain it are run.
 const FILTER: &str = "ONFLY_CASE";
@@ -39,9 +39,23 @@ fn references_write_every_output_and_nothing_else() {
 
 #[test]
 fn gpus_agree_with_references() {
-    for device in common::gpus() {
+    agree(common::gpus(), |_| true);
+}
+
+/// Where adapters of a kind have a variant of their own, each variant runs on every adapter.
+#[test]
+fn gpus_agree_with_references_in_all_variants() {
+    let source = |case: &cases::Case, target: &Target| case.kernel.launch(target).source();
+    let differs = |case: &cases::Case| source(case, &Target::HARDWARE) != source(case, &Target::SOFTWARE);
+    for target in [Target::HARDWARE, Target::SOFTWARE] {
+        agree(common::gpus_as(Some(target)), differs);
+    }
+}
+
+fn agree(devices: Vec<Device>, applies: impl Fn(&cases::Case) -> bool) {
+    for device in devices {
         let mut failures = Vec::new();
-        for case in selected() {
+        for case in selected().into_iter().filter(&applies) {
             let (name, specs, tolerance) = (case.name.clone(), case.kernel.outputs(), case.tolerance);
             let want = reference(&case);
             let got = match case.prepare(&device) {

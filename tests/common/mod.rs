@@ -1,7 +1,7 @@
 //! Which devices the tests run on.
 
-use tensor::Device;
 use tensor::device::{GpuOptions, adapters, open_with};
+use tensor::{Device, Target};
 
 /// Names the devices to test on, as `--device` does, separated by commas. Unset means all adapters of the machine,
 /// software ones too; `cpu` leaves the GPU tests out, visibly.
@@ -10,6 +10,11 @@ pub const VARIABLE: &str = "ONFLY_TEST_DEVICES";
 /// The GPU devices to test on, opened with shader checks on. Fails when there is none, unless the environment asks
 /// for the CPU alone.
 pub fn gpus() -> Vec<Device> {
+    gpus_as(None)
+}
+
+/// As [`gpus`], running the kernels' variants for adapters like `target`, whatever the adapters are.
+pub fn gpus_as(target: Option<Target>) -> Vec<Device> {
     let names: Vec<String> = match std::env::var(VARIABLE) {
         Ok(list) => list.split(',').map(|name| name.trim().to_owned()).filter(|name| name != "cpu").collect(),
         Err(_) => {
@@ -29,7 +34,7 @@ pub fn gpus() -> Vec<Device> {
         .iter()
         .map(|name| {
             let device =
-                open_with(name, GpuOptions { checked: true, target: None }).unwrap_or_else(|error| panic!("{error}"));
+                open_with(name, GpuOptions { checked: true, target }).unwrap_or_else(|error| panic!("{error}"));
             eprintln!("testing on {}", device.name());
             device
         })

@@ -204,6 +204,13 @@ impl Launch {
         self
     }
 
+    /// Adds an offset to be subtracted modulo 2^32, which may be negative.
+    #[must_use]
+    pub fn wrapping(mut self, name: &'static str, value: isize) -> Self {
+        self.prelude.push(Prelude::U32(name, value as u32));
+        self
+    }
+
     /// Adds a float constant.
     #[must_use]
     pub fn float(mut self, name: &'static str, value: f32) -> Self {

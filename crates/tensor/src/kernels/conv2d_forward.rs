@@ -7,6 +7,7 @@ use super::conv2d::{
     tile_pixels, tile_quads, with_scratch,
 };
 use super::conv2d_direct::{Convolve, Pitch, Strip, serves};
+use super::conv2d_tiled::{TILE, Tiled, chunk_rows};
 use super::gemm::{Matrix, multiply};
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
@@ -22,6 +23,25 @@ pub struct Conv2dForward {
     pub geometry: ConvGeometry,
     /// Whether the input is normalised as it is read.
     pub normalised: bool,
+}
+
+impl Conv2dForward {
+    fn tiled(&self) -> Tiled {
+        let g = &self.geometry;
+        let out = g.output_extent();
+        let rows = chunk_rows(out[0], out[1], g.filters);
+        let (depth, filters) = (g.group_channels() / 4, g.group_filters() / 4);
+        Tiled {
+            out,
+            reach: g.kernel,
+            step: g.stride,
+            taps: g.kernel[0] * g.kernel[1],
+            classes: 1,
+            depth,
+            filters,
+            rows,
+        }
+    }
 }
 
 impl Kernel for Conv2dForward {
@@ -128,25 +148,28 @@ impl Kernel for Conv2dForward {
         });
     }
 
-    fn launch(&self, _: &Target) -> Launch {
+    fn launch(&self, target: &Target) -> Launch {
         let g = &self.geometry;
-        let describe = |launch| {
-            g.describe_to(launch)
-                .bindings(bindings(self.normalised))
-                .switch("NORMALISED", self.normalised)
-                .size("WORKGROUP", WORKGROUP)
-        };
+        let describe =
+            |launch| g.describe_to(launch).bindings(bindings(self.normalised)).switch("NORMALISED", self.normalised);
         if !g.in_quads() {
             let wgsl = include_str!("../../../../shaders/conv2d_forward_scalar.wgsl");
             let workgroups = g.output_spec().words().div_ceil(WORKGROUP);
-            return describe(Launch::new(wgsl, 0, 0, workgroups));
+            return describe(Launch::new(wgsl, 0, 0, workgroups)).size("WORKGROUP", WORKGROUP);
         }
         let [height, width] = g.output_extent();
+        let tiled = self.tiled();
+        if let Some(tile) = tiled.tiles().first().filter(|_| !target.software) {
+            let wgsl = include_str!("../../../../shaders/conv2d_forward_tiled.wgsl");
+            let workgroups = g.members * g.groups * tile.workgroups(&tiled, g.batch * height);
+            return tile.describe_to(describe(Launch::new(wgsl, 0, 0, workgroups))).helpers(TILE);
+        }
         let quads = g.group_filters() / 4;
         let (pixels, tile) = (tile_pixels(width), tile_quads(quads));
         let runs = (g.batch * height * width.div_ceil(pixels)).div_ceil(WORKGROUP);
         let workgroups = g.members * g.groups * quads.div_ceil(tile) * runs;
         let wgsl = include_str!("../../../../shaders/conv2d_forward.wgsl");
-        describe(Launch::new(wgsl, 0, 0, workgroups)).size("TP", pixels).size("TK", tile)
+        let launch = describe(Launch::new(wgsl, 0, 0, workgroups)).size("WORKGROUP", WORKGROUP);
+        launch.size("TP", pixels).size("TK", tile)
     }
 }

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::conv2d::{ConvGeometry, WORKGROUP, rows_per_block, runs_in_images, tile_pixels, tile_quads, with_scratch};
 use super::conv2d_direct::{Convolve, Pitch, Strip, serves};
+use super::conv2d_tiled::{TILE, Tiled, chunk_rows};
 use super::gemm::{Matrix, multiply};
 use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
@@ -46,6 +47,34 @@ struct ClassWeights {
 }
 
 impl Conv2dGradInput {
+    /// Along an axis, how far above (or left of) a position's own index the patch of `dy` begins that the position reads, in
+    /// any class, and how many positions more than one it has.
+    fn patch(&self, axis: usize) -> (isize, usize) {
+        let g = &self.geometry;
+        let reads = |tap: usize| (tap as isize - g.padding[axis] as isize).div_euclid(g.stride[axis] as isize);
+        let (first, last) = (reads(0), reads(g.kernel[axis] - 1));
+        (last, (last - first) as usize)
+    }
+
+    /// The work as tiles see it, whose rows are those of one class; none where tiles would cut through classes.
+    fn tiled(&self) -> Option<Tiled> {
+        let g = &self.geometry;
+        let rows = chunk_rows(g.height, g.width, g.channels);
+        let out = [g.height.div_ceil(g.stride[0]), g.width.div_ceil(g.stride[1])];
+        let rows = if rows >= g.height { rows / g.height * out[0] } else { rows / g.stride[0] };
+        let cut = rows == 0 || !out[0].is_multiple_of(rows) && !rows.is_multiple_of(out[0]);
+        (!cut).then(|| Tiled {
+            out,
+            reach: [0, 1].map(|axis| self.patch(axis).1 + 1),
+            step: [1, 1],
+            taps: g.kernel[0] * g.kernel[1],
+            classes: g.stride[0] * g.stride[1],
+            depth: g.group_filters() / 4,
+            filters: g.group_channels() / 4,
+            rows,
+        })
+    }
+
     fn class_weights(&self, w: &[f32]) -> Vec<ClassWeights> {
         let g = &self.geometry;
         let (channels, filters) = (g.group_channels(), g.group_filters());
@@ -201,26 +230,36 @@ impl Kernel for Conv2dGradInput {
         });
     }
 
-    fn launch(&self, _: &Target) -> Launch {
+    fn launch(&self, target: &Target) -> Launch {
         let g = &self.geometry;
         // Without an addend its binding sees `dy`, and the shader leaves it alone.
         let addend = Binding::Input(if self.addend { 2 } else { 0 });
         let bindings = [Binding::Input(0), Binding::Input(1), Binding::Output(0), addend];
-        let describe = |launch| {
-            g.describe_to(launch).bindings(bindings).switch("ADDEND", self.addend).size("WORKGROUP", WORKGROUP)
-        };
+        let describe = |launch| g.describe_to(launch).bindings(bindings).switch("ADDEND", self.addend);
         if !g.in_quads() {
             let wgsl = include_str!("../../../../shaders/conv2d_grad_input_scalar.wgsl");
             let workgroups = g.input_spec().words().div_ceil(WORKGROUP);
-            return describe(Launch::new(wgsl, 2, 1, workgroups));
+            return describe(Launch::new(wgsl, 2, 1, workgroups)).size("WORKGROUP", WORKGROUP);
         }
         let (height, width) = (g.height.div_ceil(g.stride[0]), g.width.div_ceil(g.stride[1]));
+        if let Some(launch) = self.tiled().filter(|_| !target.software).and_then(|tiled| {
+            let tile = *tiled.tiles().first()?;
+            let wgsl = include_str!("../../../../shaders/conv2d_grad_input_tiled.wgsl");
+            let workgroups = g.input_members * g.groups * tile.workgroups(&tiled, g.batch * height);
+            let launch = tile.describe_to(describe(Launch::new(wgsl, 2, 1, workgroups))).helpers(TILE);
+            let [(top, span_h), (left, span_w)] = [0, 1].map(|axis| self.patch(axis));
+            let launch = launch.size("SPAN_H", span_h).size("SPAN_W", span_w);
+            Some(launch.wrapping("TOP", top).wrapping("LEFT", left))
+        }) {
+            return launch;
+        }
         let quads = g.group_channels() / 4;
         let (pixels, tile) = (tile_pixels(width), tile_quads(quads));
         let runs = (g.batch * height * width.div_ceil(pixels)).div_ceil(WORKGROUP);
         let classes = g.stride[0] * g.stride[1];
         let workgroups = g.input_members * g.groups * quads.div_ceil(tile) * classes * runs;
         let wgsl = include_str!("../../../../shaders/conv2d_grad_input.wgsl");
-        describe(Launch::new(wgsl, 2, 1, workgroups)).size("TP", pixels).size("TC", tile)
+        let launch = describe(Launch::new(wgsl, 2, 1, workgroups)).size("WORKGROUP", WORKGROUP);
+        launch.size("TP", pixels).size("TC", tile)
     }
 }

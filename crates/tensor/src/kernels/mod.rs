@@ -9,6 +9,7 @@ mod conv2d_direct;
 pub mod conv2d_forward;
 pub mod conv2d_grad_input;
 pub mod conv2d_grad_weight;
+mod conv2d_tiled;
 pub mod elementwise;
 pub mod expand_members;
 pub mod gemm;

@@ -1,0 +1,126 @@
+//! How the tiled convolution kernels cut their work: the Rust half of `shaders/conv2d_tile.wgsl`.
+//!
+//! A workgroup computes whole rows of the result (their number is what statistics are summed over, too), times some quads
+//! of filters. The patch of the source that they read and the weights of all taps are staged in workgroup memory, a few
+//! channels at a time.
+
+use crate::kernel::Launch;
+
+/// The inner part that the tiled shaders share.
+pub(super) const TILE: &[&str] = &[include_str!("../../../../shaders/conv2d_tile.wgsl")];
+
+/// Workgroup memory that every adapter has, in `vec4<f32>`.
+const WORKGROUP_QUADS: usize = 16 * 1024 / 16;
+/// Threads of a workgroup that every adapter can run.
+const MAX_THREADS: usize = 256;
+/// Quads of filters of a workgroup, at most: 64 filters.
+const MAX_FILTER_QUADS: usize = 16;
+
+/// A convolution as the tiles see it: the gradient of an input is one over the gradient of the output.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tiled {
+    /// Rows and columns of the result.
+    pub out: [usize; 2],
+    /// Rows and columns of the source that a pixel of the result reads.
+    pub reach: [usize; 2],
+    /// Steps in the source between pixels of the result.
+    pub step: [usize; 2],
+    /// Kernel taps.
+    pub taps: usize,
+    /// Pixels of the result that a thread has for each one counted here: the classes of a strided gradient.
+    pub classes: usize,
+    /// Quads of channels of a group that are summed over.
+    pub depth: usize,
+    /// Quads of channels of a group of the result.
+    pub filters: usize,
+    /// Rows of the result, of all images, in a tile.
+    pub rows: usize,
+}
+
+/// Sizes of a tile, under the names that the shaders have for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tile {
+    images: usize,
+    rows: usize,
+    columns: usize,
+    /// TP: consecutive pixels of a thread.
+    pixels: usize,
+    /// TK: quads of filters of a thread.
+    quads: usize,
+    filter_threads: usize,
+    /// CQ: quads of channels staged at a time.
+    chunk: usize,
+}
+
+impl Tiled {
+    /// The tiles that fit, the one to take first; none where a row is too long to be staged.
+    pub fn tiles(&self) -> Vec<Tile> {
+        let [height, width] = self.out;
+        let pixels = match self.classes {
+            1 if self.step[1] == 1 && width > 4 => 8,
+            1 => 4,
+            _ => 2,
+        };
+        let columns = width.next_multiple_of(pixels);
+        let (images, rows) = if self.rows > height { (self.rows / height, height) } else { (1, self.rows) };
+        let filters = self.filters.div_ceil(self.filters.div_ceil(MAX_FILTER_QUADS));
+        let mut tiles = Vec::new();
+        for quads in if self.classes > 4 { 0..0 } else { 1..3 } {
+            for chunk in [1, 2, 4] {
+                let filter_threads = filters.div_ceil(quads);
+                let tile = Tile { images, rows, columns, pixels, quads, filter_threads, chunk };
+                let useful = (quads == 1 || filters.is_multiple_of(quads)) && (chunk == 1 || chunk <= self.depth);
+                if useful && tile.workgroup() <= MAX_THREADS && tile.memory(self) <= WORKGROUP_QUADS {
+                    tiles.push(tile);
+                }
+            }
+        }
+        tiles.sort_by_key(|tile| (tile.workgroup() > 128, tile.quads, tile.chunk));
+        tiles
+    }
+}
+
+impl Tile {
+    /// Threads of a workgroup.
+    fn workgroup(&self) -> usize {
+        self.filter_threads * self.images * self.rows * self.columns / self.pixels
+    }
+
+    /// Quads of workgroup memory.
+    fn memory(&self, conv: &Tiled) -> usize {
+        let [rows, columns] =
+            [(self.rows, 0), (self.columns, 1)].map(|(extent, axis)| (extent - 1) * conv.step[axis] + conv.reach[axis]);
+        let patch = self.images * rows * (columns | 1);
+        let weights = conv.taps * 4 * self.filter_threads * self.quads;
+        self.chunk * (patch + weights)
+    }
+
+    /// Workgroups for a result of `rows` rows in all images, for one member and group.
+    pub fn workgroups(&self, conv: &Tiled, rows: usize) -> usize {
+        rows.div_ceil(self.images * self.rows) * conv.filters.div_ceil(self.filter_threads * self.quads)
+    }
+
+    /// Adds the sizes to a launch.
+    pub fn describe_to(&self, launch: Launch) -> Launch {
+        launch
+            .size("TI", self.images)
+            .size("TR", self.rows)
+            .size("TC", self.columns)
+            .size("TP", self.pixels)
+            .size("TK", self.quads)
+            .size("FILTER_THREADS", self.filter_threads)
+            .size("CQ", self.chunk)
+            .size("WORKGROUP", self.workgroup())
+    }
+}
+
+/// Rows of pixels, counted through all images of `height` rows, that a tile holds and statistics are summed over: about as
+/// many as make 256 pixels, or 128 where there are more channels.
+pub(super) fn chunk_rows(height: usize, width: usize, channels: usize) -> usize {
+    let pixels = if channels <= 16 { 256 } else { 128 };
+    let rows = (pixels / width.next_multiple_of(8)).max(1);
+    if rows >= height {
+        return height * (rows / height);
+    }
+    (1..=rows).rev().find(|&n| height.is_multiple_of(n)).unwrap_or(1)
+}

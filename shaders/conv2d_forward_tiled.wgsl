@@ -1,0 +1,130 @@
+// y[m,n,p,q,k] = sum over r,s,c of x[m,n, p STRIDE_H + r - PAD_H, q STRIDE_W + s - PAD_W, c] w[m,r,s,c,k].
+// x [X_MEMBERS,N,H,W,C], w [M,R,S,CG,K], y [M,N,P,Q,K]; CG = C/G, KG = K/G, both multiples of 4 and counted in fours.
+// Tiles, threads and staging: conv2d_tile.wgsl.
+// Grid, outermost first: member, group, tile of filters, tile of rows.
+
+@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;        // [X_MEMBERS,N,H,W,C]
+@group(0) @binding(1) var<storage, read> w: array<vec4<f32>>;        // [M,R,S,CG,K]
+@group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>;  // [M,N,P,Q,K]
+@group(0) @binding(3) var<storage, read> stats: array<vec4<f32>>;    // [X_MEMBERS,2,C] (mean, inv_std); NORMALISED only, else x
+@group(0) @binding(4) var<storage, read> gamma: array<vec4<f32>>;    // [X_MEMBERS,C], likewise
+@group(0) @binding(5) var<storage, read> beta: array<vec4<f32>>;     // [X_MEMBERS,C], likewise
+
+const SOURCE_H: u32 = H;
+const SOURCE_W: u32 = W;
+const PATCH_ROWS: u32 = (TR - 1u) * STRIDE_H + R;
+const PATCH_COLUMNS: u32 = (TC - 1u) * STRIDE_W + S;
+const STEP_H: u32 = STRIDE_H;
+const TOP: u32 = PAD_H;
+const LEFT: u32 = PAD_W;
+const TILED_H: u32 = P;
+const DEPTH: u32 = CG / 4u;
+
+const WINDOW: u32 = (TP - 1u) * STRIDE_W + S;
+const C4: u32 = C / 4u;
+const K4: u32 = K / 4u;
+const KG4: u32 = KG / 4u;
+const ROW_TILES: u32 = (N * P + LINES - 1u) / LINES;
+const FILTER_TILES: u32 = (KG4 + FT - 1u) / FT;
+const WEIGHT_QUADS: u32 = CQ * CHUNK_WEIGHTS;
+const WEIGHT_STEPS: u32 = (WEIGHT_QUADS + WORKGROUP - 1u) / WORKGROUP;
+
+var<private> group_channel: u32;  // first quad of the group's channels, counted through members
+
+// The input as it is read: NORMALISED, x stands for relu((x - mean) inv_std gamma + beta), by the channel.
+fn source_quad(pixel: u32, c: u32) -> vec4<f32> {
+    let value = x[pixel * C4 + group_channel % C4 + c];
+    if !NORMALISED {
+        return value;
+    }
+    let channel = group_channel + c;
+    let at = channel + channel / C4 * C4;
+    let result = (value - stats[at]) * (stats[at + C4] * gamma[channel]) + beta[channel];
+    return select(result, vec4<f32>(), result < vec4<f32>());
+}
+
+// Stages the weights of the channels from quad `c` on, and of FT quads of filters from `filters` (of the member) on.
+fn stage_weights(lane: u32, m: u32, group: u32, filters: u32, c: u32) {
+    for (var step = 0u; step < WEIGHT_STEPS; step++) {
+        let e = lane + step * WORKGROUP;
+        if WEIGHT_QUADS % WORKGROUP == 0u || e < WEIGHT_QUADS {
+            let channel = 4u * (c + e / CHUNK_WEIGHTS) + e / FT % 4u;
+            let tap = e % CHUNK_WEIGHTS / (4u * FT);
+            let filter_quad = min(filters + e % FT, KG4 - 1u);
+            weights[e] = w[((m * R * S + tap) * CG + min(channel, CG - 1u)) * K4 + group * KG4 + filter_quad];
+        }
+    }
+}
+
+// Adds what the staged channels contribute to the thread's tile. `line` is its row of the tile, `column` its first pixel.
+fn multiply_staged(acc: ptr<function, array<vec4<f32>, TP * TK>>, line: u32, column: u32, filter_thread: u32) {
+    let corner = (line / TR * PATCH_ROWS + line % TR * STRIDE_H) * PITCH + column * STRIDE_W;
+    for (var q = 0u; q < CQ; q++) {
+        for (var r = 0u; r < R; r++) {
+            var window: array<vec4<f32>, WINDOW>;
+            for (var i = 0u; i < WINDOW; i++) {
+                window[i] = staged[q * PATCH + corner + r * PITCH + i];
+            }
+            for (var s = 0u; s < S; s++) {
+                for (var k = 0u; k < TK; k++) {
+                    let w = ((q * R + r) * S + s) * 4u * FT + filter_thread + k * FILTER_THREADS;
+                    let w0 = weights[w];
+                    let w1 = weights[w + FT];
+                    let w2 = weights[w + 2u * FT];
+                    let w3 = weights[w + 3u * FT];
+                    for (var t = 0u; t < TP; t++) {
+                        let pixel = window[t * STRIDE_W + s];
+                        (*acc)[t * TK + k] += pixel.x * w0;
+                        (*acc)[t * TK + k] += pixel.y * w1;
+                        (*acc)[t * TK + k] += pixel.z * w2;
+                        (*acc)[t * TK + k] += pixel.w * w3;
+                    }
+                }
+            }
+        }
+    }
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let index = wid.x + wid.y * GRID_ROW;
+    if index >= WORKGROUPS {
+        return;
+    }
+    let first_row = index % ROW_TILES * LINES;
+    let filters = index / ROW_TILES % FILTER_TILES * FT;
+    let group = index / (ROW_TILES * FILTER_TILES) % G;
+    let m = index / (ROW_TILES * FILTER_TILES * G);
+    let x_member = select(m, 0u, X_MEMBERS == 1u);
+    group_channel = x_member * C4 + group * DEPTH;
+
+    let filter_thread = lane % FILTER_THREADS;
+    let line = lane / FILTER_THREADS % LINES;
+    let column = lane / (FILTER_THREADS * LINES) * TP;
+    var places = source_places(lane, first_row);
+
+    var acc: array<vec4<f32>, TP * TK>;
+    for (var c = 0u; c < DEPTH; c += CQ) {
+        stage_patch(lane, &places, x_member * N * H * W, c);
+        stage_weights(lane, m, group, filters, c);
+        workgroupBarrier();
+        multiply_staged(&acc, line, column, filter_thread);
+        workgroupBarrier();
+    }
+
+    let row = first_row + line;
+    if row >= N * P {
+        return;
+    }
+    for (var t = 0u; t < TP; t++) {
+        if column + t < Q {
+            let pixel = (m * N * P + row) * Q + column + t;
+            for (var k = 0u; k < TK; k++) {
+                let quad = filters + filter_thread + k * FILTER_THREADS;
+                if KG4 % FT == 0u || quad < KG4 {
+                    y[pixel * K4 + group * KG4 + quad] = acc[t * TK + k];
+                }
+            }
+        }
+    }
+}

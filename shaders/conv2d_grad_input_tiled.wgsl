@@ -1,0 +1,158 @@
+// dx[m,n,i,j,c] = addend + sum of dy[m,n,p,q,k] w[m,r,s,c,k] where p STRIDE_H + r - PAD_H = i, q STRIDE_W + s - PAD_W = j.
+// dy [M,N,P,Q,K], w [M,R,S,CG,K], dx and addend [X_MEMBERS,N,H,W,C]; CG = C/G and KG = K/G are multiples of 4.
+// Positions are (u STRIDE_H + a, v STRIDE_W + b): the class (a, b) meets its own taps, and a tile holds all classes of
+// TR rows u and all columns v. Thread: TP consecutive v in all classes, TK quads of channels.
+// Tiles, threads and staging: conv2d_tile.wgsl, with dy as the source, and weights transposed as they are staged.
+// Grid, outermost first: input member, group, tile of channels, tile of rows. Members are summed if X_MEMBERS < M.
+
+@group(0) @binding(0) var<storage, read> dy: array<vec4<f32>>;        // [M,N,P,Q,K]
+@group(0) @binding(1) var<storage, read> w: array<vec4<f32>>;         // [M,R,S,CG,K]
+@group(0) @binding(2) var<storage, read_write> dx: array<vec4<f32>>;  // [X_MEMBERS,N,H,W,C]
+@group(0) @binding(3) var<storage, read> addend: array<vec4<f32>>;    // [X_MEMBERS,N,H,W,C], read only if ADDEND
+
+// Tap r is met by the rows of class a = (r - PAD_H) mod STRIDE_H, in which row u reads row u + (a + PAD_H - r) / STRIDE_H of
+// dy. The latter falls as r grows: the patch begins with what the last tap reads, TOP above u, and the first tap reads
+// SPAN_H rows below that. PAD_H STRIDE_H more keeps numbers from becoming negative. Likewise for columns.
+const PATCH_ROWS: u32 = TR + SPAN_H;
+const PATCH_COLUMNS: u32 = TC + SPAN_W;
+const STEP_H: u32 = 1u;
+const SOURCE_H: u32 = P;
+const SOURCE_W: u32 = Q;
+const CLASS_H: u32 = (H + STRIDE_H - 1u) / STRIDE_H;
+const TILED_H: u32 = CLASS_H;
+const DEPTH: u32 = KG / 4u;
+const MARGIN_H: u32 = PAD_H * (STRIDE_H - 1u);
+const MARGIN_W: u32 = PAD_W * (STRIDE_W - 1u);
+const CLASSES: u32 = STRIDE_H * STRIDE_W;
+const WINDOW: u32 = TP + SPAN_W;
+
+const C4: u32 = C / 4u;
+const K4: u32 = K / 4u;
+const CG4: u32 = CG / 4u;
+const ROW_TILES: u32 = (N * CLASS_H + LINES - 1u) / LINES;
+const CHANNEL_TILES: u32 = (CG4 + FT - 1u) / FT;
+const SUMMED: u32 = M / X_MEMBERS;
+const BLOCKS: u32 = CQ * R * S * FT;
+const WEIGHT_STEPS: u32 = (BLOCKS + WORKGROUP - 1u) / WORKGROUP;
+
+var<private> group_filter: u32;  // first quad of the group's filters
+
+fn source_quad(pixel: u32, k: u32) -> vec4<f32> {
+    return dy[pixel * K4 + group_filter + k];
+}
+
+// Stages the weights of the filters from quad `k` on, and of FT quads of channels from `channels` on, as blocks of 4 x 4.
+fn stage_weights(lane: u32, m: u32, channels: u32, k: u32) {
+    for (var step = 0u; step < WEIGHT_STEPS; step++) {
+        let e = lane + step * WORKGROUP;
+        if BLOCKS % WORKGROUP == 0u || e < BLOCKS {
+            let f = e % FT;
+            let tap = e / FT % (R * S);
+            let filter_quad = min(k + e / (FT * R * S), DEPTH - 1u);
+            let channel = 4u * min(channels + f, CG4 - 1u);
+            let first = ((m * R * S + tap) * CG + channel) * K4 + group_filter + filter_quad;
+            let columns = transpose(mat4x4<f32>(w[first], w[first + K4], w[first + 2u * K4], w[first + 3u * K4]));
+            let to = e / FT * 4u * FT + f;
+            weights[to] = columns[0];
+            weights[to + FT] = columns[1];
+            weights[to + 2u * FT] = columns[2];
+            weights[to + 3u * FT] = columns[3];
+        }
+    }
+}
+
+// Adds what the staged filters contribute to the thread's tile. `line` is its row of the tile, `column` its first v.
+fn multiply_staged(
+    acc: ptr<function, array<vec4<f32>, CLASSES * TP * TK>>,
+    line: u32,
+    column: u32,
+    channel_thread: u32,
+) {
+    let corner = (line / TR * PATCH_ROWS + line % TR) * PITCH + column;
+    for (var q = 0u; q < CQ; q++) {
+        for (var r = 0u; r < R; r++) {
+            let a = (r + MARGIN_H) % STRIDE_H;
+            let below = (R - 1u + MARGIN_H) / STRIDE_H - (r + MARGIN_H) / STRIDE_H;
+            var window: array<vec4<f32>, WINDOW>;
+            for (var i = 0u; i < WINDOW; i++) {
+                window[i] = staged[q * PATCH + corner + below * PITCH + i];
+            }
+            for (var s = 0u; s < S; s++) {
+                let b = (s + MARGIN_W) % STRIDE_W;
+                let right = (S - 1u + MARGIN_W) / STRIDE_W - (s + MARGIN_W) / STRIDE_W;
+                for (var k = 0u; k < TK; k++) {
+                    let at = ((q * R + r) * S + s) * 4u * FT + channel_thread + k * FILTER_THREADS;
+                    let w0 = weights[at];
+                    let w1 = weights[at + FT];
+                    let w2 = weights[at + 2u * FT];
+                    let w3 = weights[at + 3u * FT];
+                    for (var t = 0u; t < TP; t++) {
+                        let pixel = window[t + right];
+                        let to = ((a * STRIDE_W + b) * TP + t) * TK + k;
+                        (*acc)[to] += pixel.x * w0;
+                        (*acc)[to] += pixel.y * w1;
+                        (*acc)[to] += pixel.z * w2;
+                        (*acc)[to] += pixel.w * w3;
+                    }
+                }
+            }
+        }
+    }
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let index = wid.x + wid.y * GRID_ROW;
+    if index >= WORKGROUPS {
+        return;
+    }
+    let first_row = index % ROW_TILES * LINES;
+    let channels = index / ROW_TILES % CHANNEL_TILES * FT;
+    let group = index / (ROW_TILES * CHANNEL_TILES) % G;
+    let x_member = index / (ROW_TILES * CHANNEL_TILES * G);
+    group_filter = group * DEPTH;
+
+    let channel_thread = lane % FILTER_THREADS;
+    let line = lane / FILTER_THREADS % LINES;
+    let column = lane / (FILTER_THREADS * LINES) * TP;
+    var places = source_places(lane, first_row);
+
+    var acc: array<vec4<f32>, CLASSES * TP * TK>;
+    for (var m = x_member * SUMMED; m < (x_member + 1u) * SUMMED; m++) {
+        for (var k = 0u; k < DEPTH; k += CQ) {
+            stage_patch(lane, &places, m * N * P * Q, k);
+            stage_weights(lane, m, channels, k);
+            workgroupBarrier();
+            multiply_staged(&acc, line, column, channel_thread);
+            workgroupBarrier();
+        }
+    }
+
+    let row = first_row + line;
+    if row >= N * CLASS_H {
+        return;
+    }
+    for (var a = 0u; a < STRIDE_H; a++) {
+        let i = row % CLASS_H * STRIDE_H + a;
+        for (var b = 0u; b < STRIDE_W; b++) {
+            for (var t = 0u; t < TP; t++) {
+                let j = (column + t) * STRIDE_W + b;
+                if i < H && j < W {
+                    let pixel = ((x_member * N + row / CLASS_H) * H + i) * W + j;
+                    for (var k = 0u; k < TK; k++) {
+                        let quad = channels + channel_thread + k * FILTER_THREADS;
+                        if CG4 % FT == 0u || quad < CG4 {
+                            let element = pixel * C4 + group * CG4 + quad;
+                            let sum = acc[((a * STRIDE_W + b) * TP + t) * TK + k];
+                            if ADDEND {
+                                dx[element] = addend[element] + sum;
+                            } else {
+                                dx[element] = sum;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
