@@ -11,6 +11,7 @@ use super::conv2d::{
     tile_quads, with_scratch,
 };
 use super::conv2d_direct::{AddWeightGradient, Pitch, Strip, serves};
+use super::conv2d_tiled::WeightTile;
 use super::gemm::{Matrix, multiply};
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
@@ -176,7 +177,7 @@ impl Kernel for Conv2dGradWeight {
         parts.for_each(|(own, wide)| self.geometry.split_weights(wide, own));
     }
 
-    fn launch(&self, _: &Target) -> Launch {
+    fn launch(&self, target: &Target) -> Launch {
         let g = &self.geometry;
         let parts = self.partials();
         let describe = |launch| {
@@ -190,6 +191,11 @@ impl Kernel for Conv2dGradWeight {
             let wgsl = include_str!("../../../../shaders/conv2d_grad_weight_scalar.wgsl");
             let workgroups = (parts * g.weight_spec().words()).div_ceil(WORKGROUP);
             return describe(Launch::new(wgsl, 0, 0, workgroups)).size("WORKGROUP", WORKGROUP);
+        }
+        if let Some(tile) = WeightTile::all(g).first().filter(|_| !target.software) {
+            let wgsl = include_str!("../../../../shaders/conv2d_grad_weight_tiled.wgsl");
+            let workgroups = parts * g.members * g.groups * tile.workgroups(g);
+            return tile.describe_to(describe(Launch::new(wgsl, 0, 0, workgroups)));
         }
         let wgsl = include_str!("../../../../shaders/conv2d_grad_weight.wgsl");
         describe(Launch::new(wgsl, 0, 0, parts * g.members * self.workgroups_per_part()))

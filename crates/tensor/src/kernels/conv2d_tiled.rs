@@ -4,6 +4,7 @@
 //! of filters. The patch of the source that they read and the weights of all taps are staged in workgroup memory, a few
 //! channels at a time.
 
+use super::conv2d::ConvGeometry;
 use crate::kernel::Launch;
 
 /// The inner part that the tiled shaders share.
@@ -13,6 +14,8 @@ pub(super) const TILE: &[&str] = &[include_str!("../../../../shaders/conv2d_tile
 const WORKGROUP_QUADS: usize = 16 * 1024 / 16;
 /// Threads of a workgroup that every adapter can run.
 const MAX_THREADS: usize = 256;
+/// Threads of a workgroup where the sizes leave the choice.
+const PREFERRED_THREADS: usize = 192;
 /// Quads of filters of a workgroup, at most: 64 filters.
 const MAX_FILTER_QUADS: usize = 16;
 
@@ -110,6 +113,88 @@ impl Tile {
             .size("TK", self.quads)
             .size("FILTER_THREADS", self.filter_threads)
             .size("CQ", self.chunk)
+            .size("WORKGROUP", self.workgroup())
+    }
+}
+
+/// Sizes of a tile of the gradient of weights, under the names that its shader has for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct WeightTile {
+    /// TR: rows of the output's gradient that are staged at a time.
+    rows: usize,
+    /// TC: columns that are.
+    columns: usize,
+    /// TK: quads of filters of a thread.
+    quads: usize,
+    filter_threads: usize,
+    /// CT: quads of channels.
+    channels: usize,
+    /// SPLIT: threads that share a sum.
+    split: usize,
+    /// R.
+    kernel_rows: usize,
+}
+
+/// TP: pixels of a row that a thread of the gradient of weights takes at once.
+const WEIGHT_PIXELS: usize = 4;
+
+impl WeightTile {
+    /// The tiles that fit, the one to take first; none where a row is too long to be staged.
+    pub fn all(g: &ConvGeometry) -> Vec<Self> {
+        let [height, width] = g.output_extent();
+        let [r, s] = g.kernel;
+        let (channel_quads, filter_quads) = (g.group_channels() / 4, g.group_filters() / 4);
+        let columns = width.next_multiple_of(WEIGHT_PIXELS);
+        let mut tiles = Vec::new();
+        for quads in [(4 / s).max(1), (2 / s).max(1), 1] {
+            if !filter_quads.is_multiple_of(quads) {
+                continue;
+            }
+            let threads = filter_quads / quads;
+            let filter_threads = threads.div_ceil(threads.div_ceil(MAX_FILTER_QUADS));
+            for channels in (1..=channel_quads.min(8)).rev().filter(|&n| channel_quads.is_multiple_of(n) || n == 8) {
+                let threads = r * channels * filter_threads;
+                for rows in [8, 4, 2, 1].into_iter().filter(|&rows| rows <= height) {
+                    let blocks = rows * columns / WEIGHT_PIXELS;
+                    let split = (PREFERRED_THREADS / threads).clamp(1, blocks);
+                    let tile = Self { rows, columns, quads, filter_threads, channels, split, kernel_rows: r };
+                    if tile.workgroup() <= MAX_THREADS && tile.memory(g) <= WORKGROUP_QUADS {
+                        tiles.push(tile);
+                    }
+                }
+            }
+        }
+        tiles
+    }
+
+    fn workgroup(&self) -> usize {
+        self.split * self.kernel_rows * self.channels * self.filter_threads
+    }
+
+    fn memory(&self, g: &ConvGeometry) -> usize {
+        let [rows, columns] =
+            [(self.rows, 0), (self.columns, 1)].map(|(extent, axis)| (extent - 1) * g.stride[axis] + g.kernel[axis]);
+        let staged = rows * columns * self.channels + self.rows * self.columns * self.filter_threads * self.quads;
+        let sums = self.workgroup() / self.split * g.kernel[1] * 4 * self.quads;
+        staged.max(if self.split > 1 { sums } else { 0 })
+    }
+
+    /// Workgroups for one part, member and group.
+    pub fn workgroups(&self, g: &ConvGeometry) -> usize {
+        let filters = (g.group_filters() / 4).div_ceil(self.filter_threads * self.quads);
+        filters * (g.group_channels() / 4).div_ceil(self.channels)
+    }
+
+    /// Adds the sizes to a launch.
+    pub fn describe_to(&self, launch: Launch) -> Launch {
+        launch
+            .size("TR", self.rows)
+            .size("TC", self.columns)
+            .size("TP", WEIGHT_PIXELS)
+            .size("TK", self.quads)
+            .size("FILTER_THREADS", self.filter_threads)
+            .size("CT", self.channels)
+            .size("SPLIT", self.split)
             .size("WORKGROUP", self.workgroup())
     }
 }
