@@ -72,7 +72,7 @@ fn names(list: &str) -> impl Iterator<Item = &str> {
 fn instruction(line: &str) -> Option<Instruction> {
     let (cycles, text) = line.trim_start().strip_prefix('(')?.split_once("clk)")?;
     let cycles = cycles.trim().parse().ok()?;
-    let operations = text.split(" :: ").map(|half| half.split_once(" = ").map_or(half, |(_, right)| right));
+    let operations = text.split("::").map(|half| half.split_once(" = ").map_or(half, |(_, right)| right));
     let operations = operations.filter_map(|half| half.split_whitespace().next().map(str::to_owned)).collect();
     Some(Instruction { operations, cycles })
 }
