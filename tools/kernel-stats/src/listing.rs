@@ -1,0 +1,111 @@
+//! The compiler's own listing of a shader (`ACO_DEBUG=perfinfo`): basic blocks with their predecessors, each instruction with the
+//! cycles that the compiler reckons for it, and the sums from which it takes latency and inverse throughput. It has the same form
+//! for every GPU, and the blocks of the control flow, which a disassembly does not have.
+
+use std::collections::BTreeMap;
+
+/// A parsed shader.
+#[derive(Debug, Clone, Default)]
+pub struct Listing {
+    /// In the order of the program.
+    pub blocks: Vec<Block>,
+    /// The sums behind the compiler's statistics, by name.
+    pub sums: BTreeMap<String, f64>,
+}
+
+/// A basic block.
+#[derive(Debug, Clone, Default)]
+pub struct Block {
+    /// Indices of the blocks that control comes from.
+    pub predecessors: Vec<usize>,
+    /// Whether lanes part at its end.
+    pub diverges: bool,
+    /// In the order of the program.
+    pub instructions: Vec<Instruction>,
+}
+
+/// A machine instruction.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Instruction {
+    /// Names of its operations: two for a dual-issued instruction, else one.
+    pub operations: Vec<String>,
+    /// Cycles until the next one issues, as the compiler reckons.
+    pub cycles: f64,
+}
+
+impl Instruction {
+    /// Multiply-adds of each lane.
+    pub fn multiply_adds(&self) -> usize {
+        self.operations.iter().map(|name| multiply_adds(name)).sum()
+    }
+
+    /// Operations, of which a dual-issued instruction has two.
+    pub fn count(&self) -> usize {
+        self.operations.len()
+    }
+}
+
+/// Floating-point multiply-adds of an operation.
+fn multiply_adds(name: &str) -> usize {
+    let name = name.strip_prefix("v_dual_").or_else(|| name.strip_prefix("v_")).unwrap_or("");
+    let float = ["f32", "f16", "f64"].iter().any(|kind| name.contains(kind));
+    if !float {
+        0
+    } else if name.starts_with("pk_fma") || name.starts_with("dot2") {
+        2
+    } else {
+        usize::from(["fma", "mad", "mac"].iter().any(|stem| name.starts_with(stem)))
+    }
+}
+
+/// The text between `start` and `end`, or nothing.
+fn between<'a>(line: &'a str, start: &str, end: &str) -> &'a str {
+    line.split_once(start).map_or("", |(_, rest)| rest.split_once(end).map_or(rest, |(inside, _)| inside))
+}
+
+/// The names of blocks in a list of them.
+fn names(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').map(str::trim).filter(|name| name.starts_with("BB"))
+}
+
+/// `( 12 clk)   v1 = v_add_u32 s0, v1`; a dual-issued instruction has a `::` between its two operations.
+fn instruction(line: &str) -> Option<Instruction> {
+    let (cycles, text) = line.trim_start().strip_prefix('(')?.split_once("clk)")?;
+    let cycles = cycles.trim().parse().ok()?;
+    let operations = text.split("::").map(|half| half.split_once(" = ").map_or(half, |(_, right)| right));
+    let operations = operations.filter_map(|half| half.split_whitespace().next().map(str::to_owned)).collect();
+    Some(Instruction { operations, cycles })
+}
+
+impl Listing {
+    /// Reads a listing; lines that are none of its own are passed over.
+    pub fn parse(text: &str) -> Self {
+        let mut listing = Self::default();
+        let mut indices = BTreeMap::new();
+        let mut edges: Vec<(usize, String)> = Vec::new();
+        for line in text.lines() {
+            let last = listing.blocks.len().wrapping_sub(1);
+            if let Some(name) = line.strip_prefix("BB").filter(|number| number.parse::<usize>().is_ok()) {
+                indices.insert(format!("BB{name}"), listing.blocks.len());
+                listing.blocks.push(Block::default());
+            } else if let Some(block) = listing.blocks.last_mut() {
+                if line.starts_with("/*") {
+                    block.diverges = between(line, "kind:", "*/").split(',').any(|kind| kind.trim() == "branch");
+                    edges.extend(names(between(line, "linear preds:", "/")).map(|from| (last, from.to_owned())));
+                } else if let Some(instruction) = instruction(line) {
+                    block.instructions.push(instruction);
+                } else if let Some((name, value)) = line.split_once(": ") {
+                    if let Ok(value) = value.parse() {
+                        listing.sums.insert(name.to_owned(), value);
+                    }
+                }
+            }
+        }
+        for (to, from) in edges {
+            if let Some(&from) = indices.get(&from) {
+                listing.blocks[to].predecessors.push(from);
+            }
+        }
+        listing
+    }
+}

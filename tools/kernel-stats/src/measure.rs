@@ -1,0 +1,111 @@
+//! What is read off a compiled shader: the compiler's statistics, and how much of it are multiply-adds.
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::flow::Flow;
+use crate::listing::Listing;
+use crate::vulkan::Compiled;
+
+/// One shader on one GPU.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// The kernel and its shapes.
+    pub kernel: String,
+    /// Lanes of a subgroup.
+    pub lanes: u32,
+    /// Vector registers of a lane.
+    pub vgprs: u64,
+    /// Scalar registers of a subgroup.
+    pub sgprs: u64,
+    /// Registers that did not fit, of either kind.
+    pub spills: u64,
+    /// Bytes of scratch memory.
+    pub scratch: u64,
+    /// Bytes of workgroup memory.
+    pub lds: u64,
+    /// Subgroups that a SIMD holds at once; the driver counts one of 64 lanes twice.
+    pub subgroups: u64,
+    /// Machine instructions, and by class.
+    pub instructions: u64,
+    pub valu: u64,
+    pub salu: u64,
+    pub vmem: u64,
+    pub smem: u64,
+    /// Accesses to workgroup memory.
+    pub ds: u64,
+    /// Dual-issued instructions.
+    pub vopd: u64,
+    /// Cycles of one subgroup alone.
+    pub latency: u64,
+    /// Busy cycles of a SIMD for 64 lanes.
+    pub inverse_throughput: u64,
+    /// Operations of multiply-add, as they stand in the shader.
+    pub multiply_adds: u64,
+    /// Their percentage among the operations of the hot loop.
+    pub hot_loop: f64,
+    /// The cycles that the multiply-adds take at the GPU's peak, as a percentage of the inverse throughput.
+    pub of_peak: f64,
+    /// The compiler's latency from this program's weights of blocks, relative to its own: 1 when the weights are the compiler's.
+    pub weights: f64,
+}
+
+/// Reads a compiled shader; `rate` is the lanes whose multiply-add a SIMD of the GPU starts in each cycle at best.
+pub fn read(kernel: &str, compiled: &Compiled, rate: f64) -> Result<Row> {
+    let statistic = |name: &str| compiled.statistics.get(name).copied();
+    let number = |name: &str| statistic(name).map(|value| value as u64);
+    let wanted = |name: &str| number(name).with_context(|| format!("{kernel}: the driver does not tell {name:?}"));
+    let listing = Listing::parse(&compiled.listing);
+    let flow = Flow::of(&listing);
+    let instructions = || listing.blocks.iter().flat_map(|block| &block.instructions);
+    let class = |prefixes: &[&str]| {
+        let starts = |name: &String| prefixes.iter().any(|prefix| name.starts_with(prefix));
+        instructions().filter(|instruction| instruction.operations.iter().any(starts)).count() as u64
+    };
+    let blocks = || listing.blocks.iter().zip(&flow.weights);
+    let weighted: f64 = blocks().map(|(block, weight)| weight * multiply_adds(&[block]) as f64).sum();
+    let cycles = blocks().map(|(block, weight)| weight * block.instructions.iter().map(|i| i.cycles).sum::<f64>());
+    let latency = listing.sums.get("latency").context("the driver does not tell the sums behind its statistics")?;
+    let inverse_throughput = wanted("Inverse Throughput")?;
+    Ok(Row {
+        kernel: kernel.to_owned(),
+        lanes: compiled.lanes,
+        vgprs: wanted("VGPRs")?,
+        sgprs: wanted("SGPRs")?,
+        spills: wanted("Spilled SGPRs")? + wanted("Spilled VGPRs")?,
+        scratch: wanted("Scratch size")?,
+        lds: wanted("LDS size")?,
+        subgroups: wanted("Subgroups per SIMD")?,
+        instructions: wanted("Instructions")?,
+        valu: number("VALU").unwrap_or_else(|| class(&["v_"])),
+        salu: number("SALU").unwrap_or_else(|| class(&["s_"])),
+        vmem: number("VMEM").unwrap_or_else(|| class(&["buffer_", "global_", "scratch_"])),
+        smem: number("SMEM").unwrap_or_else(|| class(&["s_load", "s_buffer_load"])),
+        ds: class(&["ds_"]),
+        vopd: number("VOPD").unwrap_or_else(|| class(&["v_dual_"])),
+        latency: wanted("Latency")?,
+        inverse_throughput,
+        multiply_adds: listing.blocks.iter().map(|block| multiply_adds(&[block]) as u64).sum(),
+        hot_loop: 100.0 * hot_loop(&listing, &flow),
+        of_peak: 100.0 * weighted * 64.0 / rate / inverse_throughput.max(1) as f64,
+        weights: cycles.sum::<f64>() / latency,
+    })
+}
+
+fn multiply_adds(blocks: &[&crate::listing::Block]) -> usize {
+    blocks.iter().flat_map(|block| &block.instructions).map(crate::listing::Instruction::multiply_adds).sum()
+}
+
+/// The share of multiply-adds among the operations of the loop that runs most of them, without its inner loops; of the whole
+/// shader, if it has no loop with multiply-adds.
+fn hot_loop(listing: &Listing, flow: &Flow) -> f64 {
+    let inside = |own: &[usize]| own.iter().map(|&i| &listing.blocks[i]).collect::<Vec<_>>();
+    let weight = |own: &[usize]| {
+        own.iter().map(|&i| flow.weights[i] * multiply_adds(&[&listing.blocks[i]]) as f64).sum::<f64>()
+    };
+    let loops = flow.loops.iter().map(|of| flow.own_blocks(of)).filter(|own| weight(own) > 0.0);
+    let hottest = loops.max_by(|a, b| weight(a).total_cmp(&weight(b)));
+    let blocks = hottest.map_or_else(|| listing.blocks.iter().collect(), |own| inside(&own));
+    let all: usize = blocks.iter().flat_map(|block| &block.instructions).map(crate::listing::Instruction::count).sum();
+    multiply_adds(&blocks) as f64 / all.max(1) as f64
+}
