@@ -12,15 +12,20 @@
 
 const SOURCE_H: u32 = H;
 const SOURCE_W: u32 = W;
-const PATCH_ROWS: u32 = (TR - 1u) * STRIDE_H + R;
-const PATCH_COLUMNS: u32 = (TC - 1u) * STRIDE_W + S;
+// Of what lies between the pixels that a kernel of one row or column reads, nothing is staged.
+const SAMPLE_H: u32 = select(1u, STRIDE_H, R == 1u);
+const SAMPLE_W: u32 = select(1u, STRIDE_W, S == 1u);
+const INNER_H: u32 = STRIDE_H / SAMPLE_H;
+const INNER_W: u32 = STRIDE_W / SAMPLE_W;
+const PATCH_ROWS: u32 = (TR - 1u) * INNER_H + R;
+const PATCH_COLUMNS: u32 = (TC - 1u) * INNER_W + S;
 const STEP_H: u32 = STRIDE_H;
 const TOP: u32 = PAD_H;
 const LEFT: u32 = PAD_W;
 const TILED_H: u32 = P;
 const DEPTH: u32 = CG / 4u;
 
-const WINDOW: u32 = (TP - 1u) * STRIDE_W + S;
+const WINDOW: u32 = (TP - 1u) * INNER_W + S;
 const C4: u32 = C / 4u;
 const K4: u32 = K / 4u;
 const KG4: u32 = KG / 4u;
@@ -58,7 +63,7 @@ fn stage_weights(lane: u32, m: u32, group: u32, filters: u32, c: u32) {
 
 // Adds what the staged channels contribute to the thread's tile. `line` is its row of the tile, `column` its first pixel.
 fn multiply_staged(acc: ptr<function, array<vec4<f32>, TP * TK>>, line: u32, column: u32, filter_thread: u32) {
-    let corner = (line / TR * PATCH_ROWS + line % TR * STRIDE_H) * PITCH + column * STRIDE_W;
+    let corner = (line / TR * PATCH_ROWS + line % TR * INNER_H) * PITCH + column * INNER_W;
     for (var q = 0u; q < CQ; q++) {
         for (var r = 0u; r < R; r++) {
             var window: array<vec4<f32>, WINDOW>;
@@ -73,7 +78,7 @@ fn multiply_staged(acc: ptr<function, array<vec4<f32>, TP * TK>>, line: u32, col
                     let w2 = weights[w + 2u * FT];
                     let w3 = weights[w + 3u * FT];
                     for (var t = 0u; t < TP; t++) {
-                        let pixel = window[t * STRIDE_W + s];
+                        let pixel = window[t * INNER_W + s];
                         (*acc)[t * TK + k] += pixel.x * w0;
                         (*acc)[t * TK + k] += pixel.y * w1;
                         (*acc)[t * TK + k] += pixel.z * w2;

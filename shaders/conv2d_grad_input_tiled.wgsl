@@ -1,7 +1,7 @@
 // dx[m,n,i,j,c] = addend + sum of dy[m,n,p,q,k] w[m,r,s,c,k] where p STRIDE_H + r - PAD_H = i, q STRIDE_W + s - PAD_W = j.
 // dy [M,N,P,Q,K], w [M,R,S,CG,K], dx and addend [X_MEMBERS,N,H,W,C]; CG = C/G and KG = K/G are multiples of 4.
 // Positions are (u STRIDE_H + a, v STRIDE_W + b): the class (a, b) meets its own taps, and a tile holds all classes of
-// TR rows u and all columns v. Thread: TP consecutive v in all classes, TK quads of channels.
+// TR rows u and all columns v. Thread: TP consecutive v in all classes b of one class a, TK quads of channels.
 // Tiles, threads and staging: conv2d_tile.wgsl, with dy as the source, and weights transposed as they are staged.
 // Grid, outermost first: input member, group, tile of channels, tile of rows. Members are summed if X_MEMBERS < M.
 
@@ -16,6 +16,8 @@
 const PATCH_ROWS: u32 = TR + SPAN_H;
 const PATCH_COLUMNS: u32 = TC + SPAN_W;
 const STEP_H: u32 = 1u;
+const SAMPLE_H: u32 = 1u;
+const SAMPLE_W: u32 = 1u;
 const SOURCE_H: u32 = P;
 const SOURCE_W: u32 = Q;
 const CLASS_H: u32 = (H + STRIDE_H - 1u) / STRIDE_H;
@@ -23,7 +25,6 @@ const TILED_H: u32 = CLASS_H;
 const DEPTH: u32 = KG / 4u;
 const MARGIN_H: u32 = PAD_H * (STRIDE_H - 1u);
 const MARGIN_W: u32 = PAD_W * (STRIDE_W - 1u);
-const CLASSES: u32 = STRIDE_H * STRIDE_W;
 const WINDOW: u32 = TP + SPAN_W;
 
 const C4: u32 = C / 4u;
@@ -61,17 +62,18 @@ fn stage_weights(lane: u32, m: u32, channels: u32, k: u32) {
     }
 }
 
-// Adds what the staged filters contribute to the thread's tile. `line` is its row of the tile, `column` its first v.
+// Adds what the staged filters contribute to the thread's tile. `line` is its row of the tile, `a` its class, `column` its
+// first v.
 fn multiply_staged(
-    acc: ptr<function, array<vec4<f32>, CLASSES * TP * TK>>,
+    acc: ptr<function, array<vec4<f32>, STRIDE_W * TP * TK>>,
     line: u32,
+    a: u32,
     column: u32,
     channel_thread: u32,
 ) {
     let corner = (line / TR * PATCH_ROWS + line % TR) * PITCH + column;
     for (var q = 0u; q < CQ; q++) {
-        for (var r = 0u; r < R; r++) {
-            let a = (r + MARGIN_H) % STRIDE_H;
+        for (var r = (a + MARGIN_H * (STRIDE_H - 1u)) % STRIDE_H; r < R; r += STRIDE_H) {
             let below = (R - 1u + MARGIN_H) / STRIDE_H - (r + MARGIN_H) / STRIDE_H;
             var window: array<vec4<f32>, WINDOW>;
             for (var i = 0u; i < WINDOW; i++) {
@@ -88,7 +90,7 @@ fn multiply_staged(
                     let w3 = weights[at + 3u * FT];
                     for (var t = 0u; t < TP; t++) {
                         let pixel = window[t + right];
-                        let to = ((a * STRIDE_W + b) * TP + t) * TK + k;
+                        let to = (b * TP + t) * TK + k;
                         (*acc)[to] += pixel.x * w0;
                         (*acc)[to] += pixel.y * w1;
                         (*acc)[to] += pixel.z * w2;
@@ -114,41 +116,40 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 
     let channel_thread = lane % FILTER_THREADS;
     let line = lane / FILTER_THREADS % LINES;
-    let column = lane / (FILTER_THREADS * LINES) * TP;
+    let column = lane / (FILTER_THREADS * LINES) % (TC / TP) * TP;
+    let a = lane / (FILTER_THREADS * LINES * (TC / TP));
     var places = source_places(lane, first_row);
 
-    var acc: array<vec4<f32>, CLASSES * TP * TK>;
+    var acc: array<vec4<f32>, STRIDE_W * TP * TK>;
     for (var m = x_member * SUMMED; m < (x_member + 1u) * SUMMED; m++) {
         for (var k = 0u; k < DEPTH; k += CQ) {
             stage_patch(lane, &places, m * N * P * Q, k);
             stage_weights(lane, m, channels, k);
             workgroupBarrier();
-            multiply_staged(&acc, line, column, channel_thread);
+            multiply_staged(&acc, line, a, column, channel_thread);
             workgroupBarrier();
         }
     }
 
     let row = first_row + line;
-    if row >= N * CLASS_H {
+    let i = row % CLASS_H * STRIDE_H + a;
+    if row >= N * CLASS_H || i >= H {
         return;
     }
-    for (var a = 0u; a < STRIDE_H; a++) {
-        let i = row % CLASS_H * STRIDE_H + a;
-        for (var b = 0u; b < STRIDE_W; b++) {
-            for (var t = 0u; t < TP; t++) {
-                let j = (column + t) * STRIDE_W + b;
-                if i < H && j < W {
-                    let pixel = ((x_member * N + row / CLASS_H) * H + i) * W + j;
-                    for (var k = 0u; k < TK; k++) {
-                        let quad = channels + channel_thread + k * FILTER_THREADS;
-                        if CG4 % FT == 0u || quad < CG4 {
-                            let element = pixel * C4 + group * CG4 + quad;
-                            let sum = acc[((a * STRIDE_W + b) * TP + t) * TK + k];
-                            if ADDEND {
-                                dx[element] = addend[element] + sum;
-                            } else {
-                                dx[element] = sum;
-                            }
+    for (var b = 0u; b < STRIDE_W; b++) {
+        for (var t = 0u; t < TP; t++) {
+            let j = (column + t) * STRIDE_W + b;
+            if j < W {
+                let pixel = ((x_member * N + row / CLASS_H) * H + i) * W + j;
+                for (var k = 0u; k < TK; k++) {
+                    let quad = channels + channel_thread + k * FILTER_THREADS;
+                    if CG4 % FT == 0u || quad < CG4 {
+                        let element = pixel * C4 + group * CG4 + quad;
+                        let sum = acc[(b * TP + t) * TK + k];
+                        if ADDEND {
+                            dx[element] = addend[element] + sum;
+                        } else {
+                            dx[element] = sum;
                         }
                     }
                 }

@@ -8,7 +8,7 @@
 //
 // Who uses it defines source_quad(pixel, c), the staged value, and the constants SOURCE_H, SOURCE_W (extents of the source),
 // PATCH_ROWS, PATCH_COLUMNS (extents of what the tile reads of one image), STEP_H (rows of the source from one row
-// of the tile to the next), TOP, LEFT (the patch begins so far above and left), TILED_H (rows of an image that are
+// of the tile to the next), TOP, LEFT (the patch begins so far above and left), SAMPLE_H, SAMPLE_W (it has every so many-th pixel), TILED_H (rows of an image that are
 // tiled), DEPTH (quads of channels to sum over).
 
 const PITCH: u32 = PATCH_COLUMNS | 1u;
@@ -35,8 +35,8 @@ fn source_places(lane: u32, row: u32) -> Places {
         let e = lane + step * WORKGROUP;
         let n = row / TILED_H + e / (PATCH_ROWS * PATCH_COLUMNS);
         // Positions above or left of the image wrap to huge numbers: one comparison serves both ends.
-        let i = row % TILED_H * STEP_H + e / PATCH_COLUMNS % PATCH_ROWS - TOP;
-        let j = e % PATCH_COLUMNS - LEFT;
+        let i = row % TILED_H * STEP_H + e / PATCH_COLUMNS % PATCH_ROWS * SAMPLE_H - TOP;
+        let j = e % PATCH_COLUMNS * SAMPLE_W - LEFT;
         let inside = e < PATCH_PIXELS && n < N && i < SOURCE_H && j < SOURCE_W;
         places.pixel[step] = select(NOWHERE, (n * SOURCE_H + i) * SOURCE_W + j, inside);
     }

@@ -2,7 +2,10 @@
 
 mod common;
 
-use tensor::{Device, Target};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use tensor::{Cost, Device, Kernel, Launch, Slice, SliceMut, Spec, Target};
 
 /// A part of case names: only those that contain it are run.
 const FILTER: &str = "ONFLY_CASE";
@@ -39,26 +42,76 @@ fn references_write_every_output_and_nothing_else() {
 
 #[test]
 fn gpus_agree_with_references() {
-    agree(common::gpus(), |_| true);
+    agree(common::gpus(), &selected());
 }
 
-/// Where adapters of a kind have a variant of their own, each variant runs on every adapter.
+/// Where kernels have several variants, for kinds of adapters or to choose from, each of them runs on every adapter.
 #[test]
 fn gpus_agree_with_references_in_all_variants() {
-    let source = |case: &cases::Case, target: &Target| case.kernel.launch(target).source();
-    let differs = |case: &cases::Case| source(case, &Target::HARDWARE) != source(case, &Target::SOFTWARE);
-    for target in [Target::HARDWARE, Target::SOFTWARE] {
-        agree(common::gpus_as(Some(target)), differs);
+    let variants: Vec<_> = selected().into_iter().flat_map(variants).collect();
+    agree(common::gpus(), &variants);
+}
+
+/// The variants of a case's kernel, if there is more than one, as cases of their own.
+fn variants(case: cases::Case) -> Vec<cases::Case> {
+    let targets = [Target::HARDWARE, Target::SOFTWARE];
+    let mut launches: Vec<Launch> = targets.iter().flat_map(|target| case.kernel.candidates(target)).collect();
+    let mut seen = HashSet::new();
+    launches.retain(|launch| seen.insert(launch.source()));
+    if launches.len() == 1 {
+        return Vec::new();
+    }
+    let variant = |(index, launch)| {
+        let kernel = Arc::new(Variant { kernel: Arc::clone(&case.kernel), launch });
+        cases::Case { name: format!("{}, variant {index}", case.name), kernel, ..case.clone() }
+    };
+    launches.into_iter().enumerate().map(variant).collect()
+}
+
+/// A kernel in one of its variants.
+#[derive(Debug)]
+struct Variant {
+    kernel: Arc<dyn Kernel>,
+    launch: Launch,
+}
+
+impl Kernel for Variant {
+    fn name(&self) -> &'static str {
+        self.kernel.name()
+    }
+
+    fn inputs(&self) -> Vec<Spec> {
+        self.kernel.inputs()
+    }
+
+    fn outputs(&self) -> Vec<Spec> {
+        self.kernel.outputs()
+    }
+
+    fn updates(&self, index: usize) -> bool {
+        self.kernel.updates(index)
+    }
+
+    fn cost(&self) -> Cost {
+        self.kernel.cost()
+    }
+
+    fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
+        self.kernel.reference(inputs, outputs);
+    }
+
+    fn launch(&self, _: &Target) -> Launch {
+        self.launch.clone()
     }
 }
 
-fn agree(devices: Vec<Device>, applies: impl Fn(&cases::Case) -> bool) {
+fn agree(devices: Vec<Device>, cases: &[cases::Case]) {
     for device in devices {
         let mut failures = Vec::new();
-        for case in selected().into_iter().filter(&applies) {
+        for case in cases {
             let (name, specs, tolerance) = (case.name.clone(), case.kernel.outputs(), case.tolerance);
-            let want = reference(&case);
-            let got = match case.prepare(&device) {
+            let want = reference(case);
+            let got = match case.clone().prepare(&device) {
                 Ok(mut prepared) => prepared.outputs(),
                 Err(error) => Err(error.to_string()),
             };
@@ -78,7 +131,6 @@ fn agree(devices: Vec<Device>, applies: impl Fn(&cases::Case) -> bool) {
 
 /// The outputs of the reference, computed without any device.
 fn reference(case: &cases::Case) -> Vec<Vec<u32>> {
-    use tensor::{Slice, SliceMut};
     let (inputs, mut outputs) = case.operands();
     let inputs: Vec<Slice<'_>> = inputs.iter().map(|words| Slice::U32(words)).collect();
     let mut slices: Vec<SliceMut<'_>> = outputs.iter_mut().map(|words| SliceMut::U32(words)).collect();

@@ -10,7 +10,7 @@ use nets::resnet::Shortcut;
 use nets::{Model, architecture};
 use one::Config;
 use tensor::optim::SgdConfig;
-use tensor::{Binding, Graph, Launch, Spec, Target};
+use tensor::{Binding, Graph, Kernel, Launch, Spec, Target};
 
 /// The variants of hardware and of software adapters are both checked.
 const TARGETS: [Target; 2] = [Target::HARDWARE, Target::SOFTWARE];
@@ -103,10 +103,15 @@ fn check_all(launches: impl IntoIterator<Item = (String, Launch)>) {
     eprintln!("{} specialisations valid and translated", seen.len());
 }
 
+/// Every variant of a kernel, for every kind of adapter.
+fn variants(name: &str, kernel: &dyn Kernel) -> Vec<(String, Launch)> {
+    TARGETS.iter().flat_map(|target| kernel.candidates(target)).map(|launch| (name.to_owned(), launch)).collect()
+}
+
 #[test]
 fn every_case_is_valid_everywhere() {
     let cases = cases::all().into_iter();
-    check_all(cases.flat_map(|case| TARGETS.map(|target| (case.name.clone(), case.kernel.launch(&target)))));
+    check_all(cases.flat_map(|case| variants(&case.name, case.kernel.as_ref())));
 }
 
 /// The kernels of a network's training and evaluation steps, described and launched.
@@ -128,7 +133,7 @@ fn launches(name: &str, shortcut: Shortcut, branches: usize, batch: usize) -> Ve
         recorded.unwrap_or_else(|error| panic!("{name}: {error}"));
         for kernel in graph.kernels() {
             let name = format!("{name}: {}", kernel.describe());
-            launches.extend(TARGETS.map(|target| (name.clone(), kernel.launch(&target))));
+            launches.extend(variants(&name, kernel.as_ref()));
         }
     }
     launches

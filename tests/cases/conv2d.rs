@@ -47,6 +47,12 @@ fn geometries() -> Vec<(&'static str, ConvGeometry)> {
             "groups_of_64",
             ConvGeometry { groups: 2, channels: 128, filters: 128, batch: 1, height: 3, width: 5, ..BASE },
         ),
+        // Rows of several tiles and of none, more filters than a tile has, tiles of whole images with some missing, classes
+        // of a stride with one row more than others.
+        ("wide", ConvGeometry { height: 6, width: 70, channels: 20, filters: 72, batch: 1, ..BASE }),
+        ("wider", ConvGeometry { height: 3, width: 300, channels: 8, filters: 8, batch: 1, ..BASE }),
+        ("images", ConvGeometry { batch: 7, height: 7, width: 4, channels: 36, filters: 24, ..BASE }),
+        ("odd_down", ConvGeometry { batch: 3, height: 7, width: 9, stride: [2, 2], channels: 24, ..BASE }),
         ("one_pixel", ConvGeometry { batch: 17, height: 1, width: 1, ..BASE }),
         // Channels that do not come in fours.
         ("scalar", ConvGeometry { channels: 3, filters: 5, stride: [2, 1], height: 7, members: 2, ..BASE }),

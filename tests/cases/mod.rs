@@ -22,6 +22,7 @@ use tensor::device::{Dispatch, Executable, View};
 use tensor::{DType, Device, Kernel, Rng, Spec};
 
 /// One kernel on one set of shapes.
+#[derive(Clone)]
 pub struct Case {
     /// Filter string, printed so that it can be pasted back: `family/what`.
     pub name: String,

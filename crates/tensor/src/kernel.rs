@@ -37,6 +37,11 @@ pub trait Kernel: Debug + Send + Sync {
     /// The WGSL that computes the same, in the variant for an adapter like `target`.
     fn launch(&self, target: &Target) -> Launch;
 
+    /// The variants that may be the fastest on an adapter like `target`, that of [`Kernel::launch`] first.
+    fn candidates(&self, target: &Target) -> Vec<Launch> {
+        vec![self.launch(target)]
+    }
+
     /// Name and shapes in one line, for profiles and errors.
     fn describe(&self) -> String {
         let mut text = self.name().to_owned();

@@ -7,7 +7,7 @@ use super::conv2d::{
     tile_pixels, tile_quads, with_scratch,
 };
 use super::conv2d_direct::{Convolve, Pitch, Strip, serves};
-use super::conv2d_tiled::{TILE, Tiled, chunk_rows};
+use super::conv2d_tiled::{TILE, Tiled, candidates, chunk_rows};
 use super::gemm::{Matrix, multiply};
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
@@ -31,16 +31,8 @@ impl Conv2dForward {
         let out = g.output_extent();
         let rows = chunk_rows(out[0], out[1], g.filters);
         let (depth, filters) = (g.group_channels() / 4, g.group_filters() / 4);
-        Tiled {
-            out,
-            reach: g.kernel,
-            step: g.stride,
-            taps: g.kernel[0] * g.kernel[1],
-            classes: 1,
-            depth,
-            filters,
-            rows,
-        }
+        let step = [0, 1].map(|axis| if g.kernel[axis] == 1 { 1 } else { g.stride[axis] });
+        Tiled { out, reach: g.kernel, step, taps: g.kernel[0] * g.kernel[1], classes: [1, 1], depth, filters, rows }
     }
 }
 
@@ -149,27 +141,32 @@ impl Kernel for Conv2dForward {
     }
 
     fn launch(&self, target: &Target) -> Launch {
+        self.candidates(target).swap_remove(0)
+    }
+
+    fn candidates(&self, target: &Target) -> Vec<Launch> {
         let g = &self.geometry;
         let describe =
             |launch| g.describe_to(launch).bindings(bindings(self.normalised)).switch("NORMALISED", self.normalised);
         if !g.in_quads() {
             let wgsl = include_str!("../../../../shaders/conv2d_forward_scalar.wgsl");
             let workgroups = g.output_spec().words().div_ceil(WORKGROUP);
-            return describe(Launch::new(wgsl, 0, 0, workgroups)).size("WORKGROUP", WORKGROUP);
+            return vec![describe(Launch::new(wgsl, 0, 0, workgroups)).size("WORKGROUP", WORKGROUP)];
         }
         let [height, width] = g.output_extent();
         let tiled = self.tiled();
-        if let Some(tile) = tiled.tiles().first().filter(|_| !target.software) {
+        let mut launches = candidates(target, tiled.tiles(), |tile| {
             let wgsl = include_str!("../../../../shaders/conv2d_forward_tiled.wgsl");
             let workgroups = g.members * g.groups * tile.workgroups(&tiled, g.batch * height);
-            return tile.describe_to(describe(Launch::new(wgsl, 0, 0, workgroups))).helpers(TILE);
-        }
+            tile.describe_to(describe(Launch::new(wgsl, 0, 0, workgroups))).helpers(TILE)
+        });
         let quads = g.group_filters() / 4;
         let (pixels, tile) = (tile_pixels(width), tile_quads(quads));
         let runs = (g.batch * height * width.div_ceil(pixels)).div_ceil(WORKGROUP);
         let workgroups = g.members * g.groups * quads.div_ceil(tile) * runs;
         let wgsl = include_str!("../../../../shaders/conv2d_forward.wgsl");
         let launch = describe(Launch::new(wgsl, 0, 0, workgroups)).size("WORKGROUP", WORKGROUP);
-        launch.size("TP", pixels).size("TK", tile)
+        launches.push(launch.size("TP", pixels).size("TK", tile));
+        launches
     }
 }

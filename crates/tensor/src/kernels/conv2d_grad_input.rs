@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::conv2d::{ConvGeometry, WORKGROUP, rows_per_block, runs_in_images, tile_pixels, tile_quads, with_scratch};
 use super::conv2d_direct::{Convolve, Pitch, Strip, serves};
-use super::conv2d_tiled::{TILE, Tiled, chunk_rows};
+use super::conv2d_tiled::{TILE, Tiled, candidates, chunk_rows};
 use super::gemm::{Matrix, multiply};
 use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
@@ -68,7 +68,7 @@ impl Conv2dGradInput {
             reach: [0, 1].map(|axis| self.patch(axis).1 + 1),
             step: [1, 1],
             taps: g.kernel[0] * g.kernel[1],
-            classes: g.stride[0] * g.stride[1],
+            classes: [g.stride[0], g.stride[1].min(g.kernel[1])],
             depth: g.group_filters() / 4,
             filters: g.group_channels() / 4,
             rows,
@@ -231,6 +231,10 @@ impl Kernel for Conv2dGradInput {
     }
 
     fn launch(&self, target: &Target) -> Launch {
+        self.candidates(target).swap_remove(0)
+    }
+
+    fn candidates(&self, target: &Target) -> Vec<Launch> {
         let g = &self.geometry;
         // Without an addend its binding sees `dy`, and the shader leaves it alone.
         let addend = Binding::Input(if self.addend { 2 } else { 0 });
@@ -239,19 +243,19 @@ impl Kernel for Conv2dGradInput {
         if !g.in_quads() {
             let wgsl = include_str!("../../../../shaders/conv2d_grad_input_scalar.wgsl");
             let workgroups = g.input_spec().words().div_ceil(WORKGROUP);
-            return describe(Launch::new(wgsl, 2, 1, workgroups)).size("WORKGROUP", WORKGROUP);
+            return vec![describe(Launch::new(wgsl, 2, 1, workgroups)).size("WORKGROUP", WORKGROUP)];
         }
         let (height, width) = (g.height.div_ceil(g.stride[0]), g.width.div_ceil(g.stride[1]));
-        if let Some(launch) = self.tiled().filter(|_| !target.software).and_then(|tiled| {
-            let tile = *tiled.tiles().first()?;
-            let wgsl = include_str!("../../../../shaders/conv2d_grad_input_tiled.wgsl");
-            let workgroups = g.input_members * g.groups * tile.workgroups(&tiled, g.batch * height);
-            let launch = tile.describe_to(describe(Launch::new(wgsl, 2, 1, workgroups))).helpers(TILE);
+        let mut launches = Vec::new();
+        if let Some(tiled) = self.tiled() {
             let [(top, span_h), (left, span_w)] = [0, 1].map(|axis| self.patch(axis));
-            let launch = launch.size("SPAN_H", span_h).size("SPAN_W", span_w);
-            Some(launch.wrapping("TOP", top).wrapping("LEFT", left))
-        }) {
-            return launch;
+            launches = candidates(target, tiled.tiles(), |tile| {
+                let wgsl = include_str!("../../../../shaders/conv2d_grad_input_tiled.wgsl");
+                let workgroups = g.input_members * g.groups * tile.workgroups(&tiled, g.batch * height);
+                let launch = tile.describe_to(describe(Launch::new(wgsl, 2, 1, workgroups))).helpers(TILE);
+                let launch = launch.size("SPAN_H", span_h).size("SPAN_W", span_w);
+                launch.wrapping("TOP", top).wrapping("LEFT", left)
+            });
         }
         let quads = g.group_channels() / 4;
         let (pixels, tile) = (tile_pixels(width), tile_quads(quads));
@@ -260,6 +264,7 @@ impl Kernel for Conv2dGradInput {
         let workgroups = g.input_members * g.groups * quads.div_ceil(tile) * classes * runs;
         let wgsl = include_str!("../../../../shaders/conv2d_grad_input.wgsl");
         let launch = describe(Launch::new(wgsl, 2, 1, workgroups)).size("WORKGROUP", WORKGROUP);
-        launch.size("TP", pixels).size("TC", tile)
+        launches.push(launch.size("TP", pixels).size("TC", tile));
+        launches
     }
 }

@@ -11,7 +11,7 @@ use super::conv2d::{
     tile_quads, with_scratch,
 };
 use super::conv2d_direct::{AddWeightGradient, Pitch, Strip, serves};
-use super::conv2d_tiled::WeightTile;
+use super::conv2d_tiled::{WeightTile, candidates};
 use super::gemm::{Matrix, multiply};
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
@@ -178,6 +178,10 @@ impl Kernel for Conv2dGradWeight {
     }
 
     fn launch(&self, target: &Target) -> Launch {
+        self.candidates(target).swap_remove(0)
+    }
+
+    fn candidates(&self, target: &Target) -> Vec<Launch> {
         let g = &self.geometry;
         let parts = self.partials();
         let describe = |launch| {
@@ -190,16 +194,16 @@ impl Kernel for Conv2dGradWeight {
         if !g.in_quads() {
             let wgsl = include_str!("../../../../shaders/conv2d_grad_weight_scalar.wgsl");
             let workgroups = (parts * g.weight_spec().words()).div_ceil(WORKGROUP);
-            return describe(Launch::new(wgsl, 0, 0, workgroups)).size("WORKGROUP", WORKGROUP);
+            return vec![describe(Launch::new(wgsl, 0, 0, workgroups)).size("WORKGROUP", WORKGROUP)];
         }
-        if let Some(tile) = WeightTile::all(g).first().filter(|_| !target.software) {
+        let mut launches = candidates(target, WeightTile::all(g), |tile| {
             let wgsl = include_str!("../../../../shaders/conv2d_grad_weight_tiled.wgsl");
             let workgroups = parts * g.members * g.groups * tile.workgroups(g);
-            return tile.describe_to(describe(Launch::new(wgsl, 0, 0, workgroups)));
-        }
+            tile.describe_to(describe(Launch::new(wgsl, 0, 0, workgroups)))
+        });
         let wgsl = include_str!("../../../../shaders/conv2d_grad_weight.wgsl");
-        describe(Launch::new(wgsl, 0, 0, parts * g.members * self.workgroups_per_part()))
-            .size("TK", tile_quads(g.group_filters() / 4))
-            .size("WORKGROUP", self.workgroup())
+        let launch = describe(Launch::new(wgsl, 0, 0, parts * g.members * self.workgroups_per_part()));
+        launches.push(launch.size("TK", tile_quads(g.group_filters() / 4)).size("WORKGROUP", self.workgroup()));
+        launches
     }
 }

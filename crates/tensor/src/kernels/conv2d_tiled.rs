@@ -6,6 +6,7 @@
 
 use super::conv2d::ConvGeometry;
 use crate::kernel::Launch;
+use crate::target::Target;
 
 /// The inner part that the tiled shaders share.
 pub(super) const TILE: &[&str] = &[include_str!("../../../../shaders/conv2d_tile.wgsl")];
@@ -16,6 +17,9 @@ const WORKGROUP_QUADS: usize = 16 * 1024 / 16;
 const MAX_THREADS: usize = 256;
 /// Threads of a workgroup where the sizes leave the choice.
 const PREFERRED_THREADS: usize = 192;
+/// Quads of sums of a thread, at most, and where there is a choice: with more there are too few registers.
+const MAX_SUMS: usize = 16;
+const PREFERRED_SUMS: usize = 8;
 /// Quads of filters of a workgroup, at most: 64 filters.
 const MAX_FILTER_QUADS: usize = 16;
 
@@ -26,18 +30,25 @@ pub(super) struct Tiled {
     pub out: [usize; 2],
     /// Rows and columns of the source that a pixel of the result reads.
     pub reach: [usize; 2],
-    /// Steps in the source between pixels of the result.
+    /// Steps in what is staged of the source between pixels of the result.
     pub step: [usize; 2],
     /// Kernel taps.
     pub taps: usize,
-    /// Pixels of the result that a thread has for each one counted here: the classes of a strided gradient.
-    pub classes: usize,
+    /// Vertical and horizontal classes of a strided gradient, each with as many pixels as are counted here. The threads of a
+    /// tile divide the vertical ones among them, and have all horizontal ones that meet a tap.
+    pub classes: [usize; 2],
     /// Quads of channels of a group that are summed over.
     pub depth: usize,
     /// Quads of channels of a group of the result.
     pub filters: usize,
     /// Rows of the result, of all images, in a tile.
     pub rows: usize,
+}
+
+/// The launches of the first few tiles, if any are for such an adapter: staging gains nothing on an emulated one.
+pub(super) fn candidates<T>(target: &Target, tiles: Vec<T>, launch: impl Fn(T) -> Launch) -> Vec<Launch> {
+    const COUNT: usize = 4;
+    tiles.into_iter().take(if target.software { 0 } else { COUNT }).map(launch).collect()
 }
 
 /// Sizes of a tile, under the names that the shaders have for them.
@@ -53,32 +64,40 @@ pub(super) struct Tile {
     filter_threads: usize,
     /// CQ: quads of channels staged at a time.
     chunk: usize,
+    /// STRIDE_H of a gradient, else 1.
+    classes: usize,
 }
 
 impl Tiled {
     /// The tiles that fit, the one to take first; none where a row is too long to be staged.
     pub fn tiles(&self) -> Vec<Tile> {
         let [height, width] = self.out;
-        let pixels = match self.classes {
-            1 if self.step[1] == 1 && width > 4 => 8,
-            1 => 4,
-            _ => 2,
-        };
+        let pixels = if self.classes[1] == 1 && self.step[1] == 1 && width > 4 { 8 } else { 4 };
         let columns = width.next_multiple_of(pixels);
         let (images, rows) = if self.rows > height { (self.rows / height, height) } else { (1, self.rows) };
-        let filters = self.filters.div_ceil(self.filters.div_ceil(MAX_FILTER_QUADS));
         let mut tiles = Vec::new();
-        for quads in if self.classes > 4 { 0..0 } else { 1..3 } {
-            for chunk in [1, 2, 4] {
-                let filter_threads = filters.div_ceil(quads);
-                let tile = Tile { images, rows, columns, pixels, quads, filter_threads, chunk };
-                let useful = (quads == 1 || filters.is_multiple_of(quads)) && (chunk == 1 || chunk <= self.depth);
-                if useful && tile.workgroup() <= MAX_THREADS && tile.memory(self) <= WORKGROUP_QUADS {
-                    tiles.push(tile);
+        for most in [MAX_FILTER_QUADS, MAX_FILTER_QUADS / 2, MAX_FILTER_QUADS / 4] {
+            let filters = self.filters.div_ceil(self.filters.div_ceil(most));
+            for quads in (1..=2).filter(|&quads| filters.is_multiple_of(quads)) {
+                for chunk in [1, 2, 4].into_iter().filter(|&chunk| chunk <= self.depth) {
+                    let filter_threads = filters / quads;
+                    let tile =
+                        Tile { images, rows, columns, pixels, quads, filter_threads, chunk, classes: self.classes[0] };
+                    let fits = tile.workgroup() <= MAX_THREADS && tile.memory(self) <= WORKGROUP_QUADS;
+                    if fits && self.classes[1] * pixels * quads <= MAX_SUMS && !tiles.contains(&tile) {
+                        tiles.push(tile);
+                    }
                 }
             }
         }
-        tiles.sort_by_key(|tile| (tile.workgroup() > 128, tile.quads, tile.chunk));
+        // A thread of one quad of filters leaves registers for more threads. Where there are few taps, though, what is
+        // staged and loaded should serve more products.
+        let taps = |tile: &Tile| (tile.chunk * self.taps).min(4);
+        let crowded = |tile: &Tile| self.classes[1] * tile.pixels * tile.quads > PREFERRED_SUMS;
+        tiles.sort_by_key(|tile| {
+            let (chunk, quads) = if self.taps < 4 { (4 - taps(tile), 2 - tile.quads) } else { (0, tile.quads) };
+            (crowded(tile), chunk, quads)
+        });
         tiles
     }
 }
@@ -86,7 +105,7 @@ impl Tiled {
 impl Tile {
     /// Threads of a workgroup.
     fn workgroup(&self) -> usize {
-        self.filter_threads * self.images * self.rows * self.columns / self.pixels
+        self.filter_threads * self.classes * self.images * self.rows * self.columns / self.pixels
     }
 
     /// Quads of workgroup memory.
@@ -164,6 +183,7 @@ impl WeightTile {
                 }
             }
         }
+        tiles.dedup();
         tiles
     }
 
