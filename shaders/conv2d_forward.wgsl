@@ -4,9 +4,9 @@
 // Workgroup: WORKGROUP such pixel tiles at the same filters, so that weights are uniform over the workgroup.
 // Grid, outermost first: member, group, tile of filters, run of WORKGROUP pixel tiles.
 
-@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;        // [X_MEMBERS,N,H,W,C]
+@group(0) @binding(0) var<storage, read> x: array<Stored>;           // [X_MEMBERS,N,H,W,C]
 @group(0) @binding(1) var<storage, read> w: array<vec4<f32>>;        // [M,R,S,CG,K]
-@group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>;  // [M,N,P,Q,K]
+@group(0) @binding(2) var<storage, read_write> y: array<Stored>;     // [M,N,P,Q,K]
 @group(0) @binding(3) var<storage, read> stats: array<vec4<f32>>;    // [X_MEMBERS,2,C] (mean, inv_std); NORMALISED only, else x
 @group(0) @binding(4) var<storage, read> gamma: array<vec4<f32>>;    // [X_MEMBERS,C], likewise
 @group(0) @binding(5) var<storage, read> beta: array<vec4<f32>>;     // [X_MEMBERS,C], likewise
@@ -65,7 +65,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
                     if t >= kept {
                         let j = (q + t) * STRIDE_W + s - PAD_W;
                         let inside = i < H && j < W;
-                        var pixel = x[(row + select(0u, j, inside)) * C4 + group * CG4 + c];
+                        var pixel = unpack(x[(row + select(0u, j, inside)) * C4 + group * CG4 + c]);
                         if NORMALISED {
                             pixel = normalise(pixel, x_member * C4 + group * CG4 + c);
                         }
@@ -98,7 +98,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
             let pixel = ((m * N + n) * P + p) * Q + q + t;
             for (var k = 0u; k < TK; k++) {
                 if filter_tile + k < KG4 {
-                    y[pixel * K4 + group * KG4 + filter_tile + k] = acc[t * TK + k];
+                    y[pixel * K4 + group * KG4 + filter_tile + k] = pack(acc[t * TK + k]);
                 }
             }
         }

@@ -3,9 +3,9 @@
 // Tiles, threads and staging: conv2d_tile.wgsl.
 // Grid, outermost first: member, group, tile of filters, tile of rows.
 
-@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;        // [X_MEMBERS,N,H,W,C]
+@group(0) @binding(0) var<storage, read> x: array<Stored>;           // [X_MEMBERS,N,H,W,C]
 @group(0) @binding(1) var<storage, read> w: array<vec4<f32>>;        // [M,R,S,CG,K]
-@group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>;  // [M,N,P,Q,K]
+@group(0) @binding(2) var<storage, read_write> y: array<Stored>;     // [M,N,P,Q,K]
 @group(0) @binding(3) var<storage, read> stats: array<vec4<f32>>;    // [X_MEMBERS,2,C] (mean, inv_std); NORMALISED only, else x
 @group(0) @binding(4) var<storage, read> gamma: array<vec4<f32>>;    // [X_MEMBERS,C], likewise
 @group(0) @binding(5) var<storage, read> beta: array<vec4<f32>>;     // [X_MEMBERS,C], likewise
@@ -38,7 +38,7 @@ var<private> group_channel: u32;  // first quad of the group's channels, counted
 
 // The input as it is read: NORMALISED, x stands for relu((x - mean) inv_std gamma + beta), by the channel.
 fn source_quad(pixel: u32, c: u32) -> vec4<f32> {
-    let value = x[pixel * C4 + group_channel % C4 + c];
+    let value = unpack(x[pixel * C4 + group_channel % C4 + c]);
     if !NORMALISED {
         return value;
     }
@@ -127,7 +127,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
             for (var k = 0u; k < TK; k++) {
                 let quad = filters + filter_thread + k * FILTER_THREADS;
                 if KG4 % FT == 0u || quad < KG4 {
-                    y[pixel * K4 + group * KG4 + quad] = acc[t * TK + k];
+                    y[pixel * K4 + group * KG4 + quad] = pack(acc[t * TK + k]);
                 }
             }
         }

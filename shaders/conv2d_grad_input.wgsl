@@ -4,10 +4,10 @@
 // Thread: TP pixels of the class in a row, TC quads of channels. Workgroup: WORKGROUP such tiles at the same channels.
 // Grid, outermost first: input member, group, tile of channels, class, run of tiles. Members are summed if X_MEMBERS < M.
 
-@group(0) @binding(0) var<storage, read> dy: array<vec4<f32>>;        // [M,N,P,Q,K]
+@group(0) @binding(0) var<storage, read> dy: array<Stored>;           // [M,N,P,Q,K]
 @group(0) @binding(1) var<storage, read> w: array<vec4<f32>>;         // [M,R,S,CG,K]
-@group(0) @binding(2) var<storage, read_write> dx: array<vec4<f32>>;  // [X_MEMBERS,N,H,W,C]
-@group(0) @binding(3) var<storage, read> addend: array<vec4<f32>>;    // [X_MEMBERS,N,H,W,C], read only if ADDEND
+@group(0) @binding(2) var<storage, read_write> dx: array<Stored>;     // [X_MEMBERS,N,H,W,C]
+@group(0) @binding(3) var<storage, read> addend: array<Stored>;       // [X_MEMBERS,N,H,W,C], read only if ADDEND
 
 const C4: u32 = C / 4u;
 const K4: u32 = K / 4u;
@@ -61,7 +61,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
                         if tap == 0u || t == TP - 1u {
                             let q = v + (class_w + PAD_W) / STRIDE_W + t + tap - (taps - 1u);
                             let inside = p < P && q < Q;
-                            let pixel = dy[(row + select(0u, q, inside)) * K4 + group * KG4 + k];
+                            let pixel = unpack(dy[(row + select(0u, q, inside)) * K4 + group * KG4 + k]);
                             pixels[t] = select(vec4<f32>(), pixel, inside);
                         }
                     }
@@ -95,9 +95,9 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
                 if channel_tile + c < CG4 {
                     let element = pixel * C4 + group * CG4 + channel_tile + c;
                     if ADDEND {
-                        dx[element] = addend[element] + acc[t * TC + c];
+                        dx[element] = pack(unpack(addend[element]) + acc[t * TC + c]);
                     } else {
-                        dx[element] = acc[t * TC + c];
+                        dx[element] = pack(acc[t * TC + c]);
                     }
                 }
             }

@@ -5,10 +5,10 @@
 // Tiles, threads and staging: conv2d_tile.wgsl, with dy as the source, and weights transposed as they are staged.
 // Grid, outermost first: input member, group, tile of channels, tile of rows. Members are summed if X_MEMBERS < M.
 
-@group(0) @binding(0) var<storage, read> dy: array<vec4<f32>>;        // [M,N,P,Q,K]
+@group(0) @binding(0) var<storage, read> dy: array<Stored>;           // [M,N,P,Q,K]
 @group(0) @binding(1) var<storage, read> w: array<vec4<f32>>;         // [M,R,S,CG,K]
-@group(0) @binding(2) var<storage, read_write> dx: array<vec4<f32>>;  // [X_MEMBERS,N,H,W,C]
-@group(0) @binding(3) var<storage, read> addend: array<vec4<f32>>;    // [X_MEMBERS,N,H,W,C], read only if ADDEND
+@group(0) @binding(2) var<storage, read_write> dx: array<Stored>;     // [X_MEMBERS,N,H,W,C]
+@group(0) @binding(3) var<storage, read> addend: array<Stored>;       // [X_MEMBERS,N,H,W,C], read only if ADDEND
 
 // Tap r is met by the rows of class a = (r - PAD_H) mod STRIDE_H, in which row u reads row u + (a + PAD_H - r) / STRIDE_H of
 // dy. The latter falls as r grows: the patch begins with what the last tap reads, TOP above u, and the first tap reads
@@ -39,7 +39,7 @@ const WEIGHT_STEPS: u32 = (BLOCKS + WORKGROUP - 1u) / WORKGROUP;
 var<private> group_filter: u32;  // first quad of the group's filters
 
 fn source_quad(pixel: u32, k: u32) -> vec4<f32> {
-    return dy[pixel * K4 + group_filter + k];
+    return unpack(dy[pixel * K4 + group_filter + k]);
 }
 
 // Stages the weights of the filters from quad `k` on, and of FT quads of channels from `channels` on, as blocks of 4 x 4.
@@ -147,9 +147,9 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
                         let element = pixel * C4 + group * CG4 + quad;
                         let sum = acc[(b * TP + t) * TK + k];
                         if ADDEND {
-                            dx[element] = addend[element] + sum;
+                            dx[element] = pack(unpack(addend[element]) + sum);
                         } else {
-                            dx[element] = sum;
+                            dx[element] = pack(sum);
                         }
                     }
                 }

@@ -4,8 +4,8 @@
 // Workgroup: WORKGROUP such rows of the result at the same filters, so that dy is uniform over the workgroup.
 // Grid, outermost first: part, member, group, tile of filters, chunk of WORKGROUP rows of the result.
 
-@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;               // [X_MEMBERS,N,H,W,C]
-@group(0) @binding(1) var<storage, read> dy: array<vec4<f32>>;              // [M,N,P,Q,K]
+@group(0) @binding(0) var<storage, read> x: array<Stored>;                  // [X_MEMBERS,N,H,W,C]
+@group(0) @binding(1) var<storage, read> dy: array<Stored>;                 // [M,N,P,Q,K]
 @group(0) @binding(2) var<storage, read_write> partials: array<vec4<f32>>;  // [PARTS,M,R,S,CG,K]
 @group(0) @binding(3) var<storage, read> stats: array<vec4<f32>>;    // [X_MEMBERS,2,C] (mean, inv_std); NORMALISED only, else x
 @group(0) @binding(4) var<storage, read> gamma: array<vec4<f32>>;    // [X_MEMBERS,C], likewise
@@ -55,13 +55,13 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         for (var q = 0u; q < Q; q++) {
             let j = q * STRIDE_W + s - PAD_W;
             let inside = i < H && j < W;
-            var value = x[(x_row + select(0u, j, inside)) * C4 + group * CG4 + c];
+            var value = unpack(x[(x_row + select(0u, j, inside)) * C4 + group * CG4 + c]);
             if NORMALISED {
                 value = normalise(value, x_member * C4 + group * CG4 + c);
             }
             let pixel = select(vec4<f32>(), value, inside);
             for (var k = 0u; k < TK; k++) {
-                let gradient = dy[(dy_row + q) * K4 + group * KG4 + min(filter_tile + k, KG4 - 1u)];
+                let gradient = unpack(dy[(dy_row + q) * K4 + group * KG4 + min(filter_tile + k, KG4 - 1u)]);
                 for (var e = 0u; e < 4u; e++) {
                     acc[e * TK + k] += pixel[e] * gradient;
                 }

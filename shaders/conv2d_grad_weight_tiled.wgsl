@@ -8,8 +8,8 @@
 // SPLIT-th block of TP pixels of a row: its window of x and its pixels of dy stay in registers. The SPLIT sums are added
 // through workgroup memory, in order. Grid, outermost first: part, member, group, tile of filters, tile of channels.
 
-@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;               // [X_MEMBERS,N,H,W,C]
-@group(0) @binding(1) var<storage, read> dy: array<vec4<f32>>;              // [M,N,P,Q,K]
+@group(0) @binding(0) var<storage, read> x: array<Stored>;                  // [X_MEMBERS,N,H,W,C]
+@group(0) @binding(1) var<storage, read> dy: array<Stored>;                 // [M,N,P,Q,K]
 @group(0) @binding(2) var<storage, read_write> partials: array<vec4<f32>>;  // [PARTS,M,R,S,CG,K]
 @group(0) @binding(3) var<storage, read> stats: array<vec4<f32>>;    // [X_MEMBERS,2,C] (mean, inv_std); NORMALISED only, else x
 @group(0) @binding(4) var<storage, read> gamma: array<vec4<f32>>;    // [X_MEMBERS,C], likewise
@@ -71,7 +71,7 @@ fn stage_source(lane: u32, channels: Channels, image: u32, p: u32) {
         if SOURCE % WORKGROUP == 0u || e < SOURCE {
             var value: vec4<f32>;
             if i < H && j < W {
-                value = x[((image * H + i) * W + j) * C4 + channels.quad];
+                value = unpack(x[((image * H + i) * W + j) * C4 + channels.quad]);
                 if NORMALISED {
                     value = (value - channels.mean) * channels.scale + channels.shift;
                     value = select(value, vec4<f32>(), value < vec4<f32>());
@@ -91,7 +91,7 @@ fn stage_gradient(lane: u32, row: u32, count: u32, first: u32) {
         if GRADIENT % WORKGROUP == 0u || e < GRADIENT {
             var value: vec4<f32>;
             if pixel / TC < count && q < Q {
-                value = dy[((row + pixel / TC) * Q + q) * K4 + min(first + e % KT, K4 - 1u)];
+                value = unpack(dy[((row + pixel / TC) * Q + q) * K4 + min(first + e % KT, K4 - 1u)]);
             }
             staged[SOURCE + e] = value;
         }

@@ -20,10 +20,14 @@ const MAX_BINDINGS: usize = 8;
 const MAX_THREADS: u32 = 256;
 const MAX_WORKGROUP_BYTES: u32 = 16 * 1024;
 
+/// What every adapter can do that this program runs on: pack two floats of 16 bits into a word.
+const HALVES_IN_WORDS: Capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+
 fn check(launch: &Launch) -> Result<(), String> {
     let source = launch.source();
     let module = naga::front::wgsl::parse_str(&source).map_err(|error| error.emit_to_string(&source))?;
-    let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
+    let capabilities = if launch.enable.is_some() { Capabilities::SHADER_FLOAT16 } else { HALVES_IN_WORDS };
+    let info = Validator::new(ValidationFlags::all(), capabilities)
         .validate(&module)
         .map_err(|error| error.emit_to_string(&source))?;
     interface(&module, &info, launch)?;

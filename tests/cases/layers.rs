@@ -37,7 +37,7 @@ pub fn layers(batch: usize) -> Vec<Case> {
 /// Values that suit every operand: positive where a root is taken, labels that are valid classes.
 fn case(kernel: Arc<dyn Kernel>, count: usize) -> Case {
     let fill = |spec: &Spec| match spec.dtype {
-        DType::F32 => Fill::Uniform(0.5, 1.5),
+        DType::F32 | DType::F16 => Fill::Uniform(0.5, 1.5),
         DType::U32 => Fill::Below(10),
     };
     let inputs = kernel.inputs().iter().map(fill).collect();

@@ -17,9 +17,11 @@ mod reduction;
 
 use std::sync::Arc;
 
+use half::f16;
 pub use layers::layers;
 use tensor::device::{Dispatch, Executable, View};
-use tensor::{DType, Device, Kernel, Rng, Spec};
+use tensor::kernel::compute;
+use tensor::{DType, Device, Kernel, Rng, Slice, SliceMut, Spec};
 
 /// One kernel on one set of shapes.
 #[derive(Clone)]
@@ -53,16 +55,40 @@ impl Fill {
     /// The words of an operand of this shape; the same for the same `key`.
     pub fn words(&self, spec: &Spec, key: u64) -> Vec<u32> {
         let mut rng = Rng::new(&[0xca5e, key]);
-        let n = spec.words();
+        let n = spec.elements();
         match self {
-            Fill::Normal(mean, std) => (0..n).map(|_| (mean + std * rng.normal() as f32).to_bits()).collect(),
-            Fill::Uniform(low, high) => (0..n).map(|_| (low + (high - low) * rng.uniform() as f32).to_bits()).collect(),
+            Fill::Normal(mean, std) => stored(spec, (0..n).map(|_| mean + std * rng.normal() as f32).collect()),
+            Fill::Uniform(low, high) => {
+                stored(spec, (0..n).map(|_| low + (high - low) * rng.uniform() as f32).collect())
+            }
             Fill::Below(bound) => (0..n).map(|_| rng.below(*bound as usize) as u32).collect(),
             Fill::Words(words) => {
-                assert_eq!(words.len(), n, "a fixed fill must have the operand's length");
+                assert_eq!(words.len(), spec.words(), "a fixed fill must have the operand's length");
                 words.clone()
             }
         }
+    }
+}
+
+/// Floats as a tensor of this type holds them.
+fn stored(spec: &Spec, values: Vec<f32>) -> Vec<u32> {
+    match spec.dtype {
+        DType::F16 => {
+            let halves: Vec<f16> = values.into_iter().map(f16::from_f32).collect();
+            halves
+                .chunks(2)
+                .map(|pair| pair.iter().rev().fold(0, |word, half| word << 16 | u32::from(half.to_bits())))
+                .collect()
+        }
+        _ => values.into_iter().map(f32::to_bits).collect(),
+    }
+}
+
+/// The words of an operand as the kernel sees it.
+fn slice<'a>(spec: &Spec, words: &'a [u32]) -> Slice<'a> {
+    match spec.dtype {
+        DType::F16 => Slice::F16(bytemuck::cast_slice(words)),
+        _ => Slice::U32(words),
     }
 }
 
@@ -70,12 +96,15 @@ impl Case {
     /// A case with normal inputs and updates, whose tolerance follows from the length of its longest reduction.
     pub fn new(name: impl Into<String>, kernel: impl Kernel + 'static, reduction: usize) -> Self {
         let updates = (0..kernel.outputs().len()).filter(|&i| kernel.updates(i)).count();
+        // Both sides round what they store in 16 bits.
+        let halves = kernel.outputs().iter().any(|spec| spec.dtype == DType::F16);
+        let rounding = if halves { f64::from(f16::EPSILON) } else { 0.0 };
         Self {
             name: name.into(),
             inputs: vec![Fill::Normal(0.1, 1.0); kernel.inputs().len()],
             updates: vec![Fill::Normal(0.1, 1.0); updates],
             kernel: Arc::new(kernel),
-            tolerance: f64::from(f32::EPSILON) * (8.0 + 4.0 * (reduction as f64).sqrt()),
+            tolerance: f64::from(f32::EPSILON) * (8.0 + 4.0 * (reduction as f64).sqrt()) + rounding,
         }
     }
 
@@ -141,6 +170,23 @@ impl Case {
             }
         });
         (inputs, outputs.collect())
+    }
+
+    /// The outputs of the reference, computed without any device.
+    pub fn reference(&self) -> Vec<Vec<u32>> {
+        let (inputs, mut outputs) = self.operands();
+        let (input_specs, output_specs) = (self.kernel.inputs(), self.kernel.outputs());
+        let inputs: Vec<Slice<'_>> = input_specs.iter().zip(&inputs).map(|(spec, words)| slice(spec, words)).collect();
+        let mut slices: Vec<SliceMut<'_>> = output_specs
+            .iter()
+            .zip(&mut outputs)
+            .map(|(spec, words)| match spec.dtype {
+                DType::F16 => SliceMut::F16(bytemuck::cast_slice_mut(words)),
+                _ => SliceMut::U32(words),
+            })
+            .collect();
+        compute(self.kernel.as_ref(), &inputs, &mut slices);
+        outputs
     }
 
     /// Uploads the operands and prepares the kernel.
@@ -211,11 +257,18 @@ pub fn compare(got: &[u32], want: &[u32], spec: &Spec, tolerance: f64) -> Result
             Some(i) => Err(format!("element {i}: got {}, reference {}", got[i], want[i])),
         };
     }
-    let float = |word: u32| f64::from(f32::from_bits(word));
-    let square: f64 = want.iter().map(|&w| float(w) * float(w)).sum();
+    let floats = |words: &[u32]| -> Vec<f64> {
+        match spec.dtype {
+            DType::F16 => {
+                bytemuck::cast_slice(words).iter().take(spec.elements()).map(|&half: &f16| half.into()).collect()
+            }
+            _ => words.iter().map(|&word| f64::from(f32::from_bits(word))).collect(),
+        }
+    };
+    let (got, want) = (floats(got), floats(want));
+    let square: f64 = want.iter().map(|w| w * w).sum();
     let rms = (square / want.len().max(1) as f64).sqrt();
-    for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
-        let (g, w) = (float(g), float(w));
+    for (i, (&g, &w)) in got.iter().zip(&want).enumerate() {
         if !w.is_finite() {
             return Err(format!("element {i}: the reference itself is {w}"));
         }

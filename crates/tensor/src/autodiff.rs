@@ -42,7 +42,7 @@ impl Gradients {
     /// # Errors
     /// When the two differ in shape.
     pub fn add(&mut self, graph: &mut Graph, var: Var, gradient: Var) -> Result<()> {
-        if graph.spec(var).words() != graph.spec(gradient).words() {
+        if graph.spec(var).elements() != graph.spec(gradient).elements() {
             return Err(Error::Shape {
                 op: "gradient",
                 problem: format!("{} as the gradient of {}", graph.spec(gradient), graph.spec(var)),

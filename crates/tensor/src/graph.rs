@@ -146,7 +146,7 @@ impl Graph {
     ) -> Result<Vec<Var>> {
         let name = kernel.name();
         let check = |role: &'static str, index: usize, expected: &Spec, got: &Spec| {
-            if expected.dtype == got.dtype && expected.words() == got.words() {
+            if expected.dtype == got.dtype && expected.elements() == got.elements() {
                 return Ok(());
             }
             Err(Error::Operand { kernel: name, role, index, expected: expected.clone(), got: got.clone() })
@@ -188,7 +188,7 @@ impl Graph {
     pub fn set_shape(&mut self, var: Var, shape: impl Into<Vec<usize>>) -> Result<Var> {
         let shape = shape.into();
         let spec = &mut self.variables[var.0].spec;
-        if shape.iter().product::<usize>() != spec.words() {
+        if shape.iter().product::<usize>() != spec.elements() {
             return Err(Error::Shape { op: "set_shape", problem: format!("{spec} has not the elements of {shape:?}") });
         }
         spec.shape = shape;

@@ -6,7 +6,10 @@
 
 use std::fmt::{self, Debug, Write as _};
 
-use crate::shape::Spec;
+use half::f16;
+use rayon::prelude::*;
+
+use crate::shape::{DType, Spec};
 use crate::target::Target;
 
 /// A computation with a CPU reference and a WGSL implementation.
@@ -84,6 +87,8 @@ impl Cost {
 pub enum Slice<'a> {
     /// Float elements.
     F32(&'a [f32]),
+    /// Floats of 16 bits. References are given [`Slice::F32`] in their place: see [`compute`].
+    F16(&'a [f16]),
     /// Unsigned elements.
     U32(&'a [u32]),
 }
@@ -94,6 +99,7 @@ impl<'a> Slice<'a> {
         match self {
             Slice::F32(slice) => slice,
             Slice::U32(slice) => bytemuck::cast_slice(slice),
+            Slice::F16(_) => unreachable!("references are given floats of 32 bits"),
         }
     }
 
@@ -102,6 +108,7 @@ impl<'a> Slice<'a> {
         match self {
             Slice::U32(slice) => slice,
             Slice::F32(slice) => bytemuck::cast_slice(slice),
+            Slice::F16(slice) => bytemuck::cast_slice(slice),
         }
     }
 }
@@ -111,6 +118,8 @@ impl<'a> Slice<'a> {
 pub enum SliceMut<'a> {
     /// Float elements.
     F32(&'a mut [f32]),
+    /// Floats of 16 bits. References are given [`SliceMut::F32`] in their place: see [`compute`].
+    F16(&'a mut [f16]),
     /// Unsigned elements.
     U32(&'a mut [u32]),
 }
@@ -121,6 +130,7 @@ impl SliceMut<'_> {
         match self {
             SliceMut::F32(slice) => slice,
             SliceMut::U32(slice) => bytemuck::cast_slice_mut(slice),
+            SliceMut::F16(_) => unreachable!("references are given floats of 32 bits"),
         }
     }
 
@@ -129,6 +139,49 @@ impl SliceMut<'_> {
         match self {
             SliceMut::U32(slice) => slice,
             SliceMut::F32(slice) => bytemuck::cast_slice_mut(slice),
+            SliceMut::F16(slice) => bytemuck::cast_slice_mut(slice),
+        }
+    }
+}
+
+/// Computes a kernel by its reference. What is stored in 16 bits is widened before, and rounded after.
+pub fn compute(kernel: &dyn Kernel, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
+    let halves = |slice: &SliceMut<'_>| matches!(slice, SliceMut::F16(_));
+    if !inputs.iter().any(|slice| matches!(slice, Slice::F16(_))) && !outputs.iter().any(halves) {
+        return kernel.reference(inputs, outputs);
+    }
+    let widened: Vec<Option<Vec<f32>>> = inputs
+        .iter()
+        .map(|slice| match slice {
+            Slice::F16(halves) => Some(halves.par_iter().map(|half| half.to_f32()).collect()),
+            _ => None,
+        })
+        .collect();
+    let wide: Vec<Slice<'_>> = inputs
+        .iter()
+        .zip(&widened)
+        .map(|(slice, widened)| widened.as_ref().map_or(*slice, |widened| Slice::F32(widened)))
+        .collect();
+    let mut sums: Vec<Vec<f32>> = outputs
+        .iter()
+        .map(|slice| match slice {
+            SliceMut::F16(halves) => vec![f32::NAN; halves.len()],
+            _ => Vec::new(),
+        })
+        .collect();
+    let mut written: Vec<SliceMut<'_>> = outputs
+        .iter_mut()
+        .zip(&mut sums)
+        .map(|(slice, sums)| match slice {
+            SliceMut::F16(_) => SliceMut::F32(sums),
+            SliceMut::F32(slice) => SliceMut::F32(slice),
+            SliceMut::U32(slice) => SliceMut::U32(slice),
+        })
+        .collect();
+    kernel.reference(&wide, &mut written);
+    for (slice, sums) in outputs.iter_mut().zip(&sums) {
+        if let SliceMut::F16(halves) = slice {
+            halves.par_iter_mut().zip(sums).for_each(|(half, sum)| *half = f16::from_f32(*sum));
         }
     }
 }
@@ -139,7 +192,9 @@ pub struct Launch {
     /// Text of the file in `shaders/`.
     pub wgsl: &'static str,
     /// Texts of shared helper files that the shader uses.
-    pub helpers: &'static [&'static str],
+    pub helpers: Vec<&'static str>,
+    /// WGSL extensions that the shader uses.
+    pub enable: Option<&'static str>,
     /// Generated in front of the shader, in this order.
     pub prelude: Vec<Prelude>,
     /// The entry point; a file may hold several variants.
@@ -199,7 +254,7 @@ impl Launch {
     /// A launch of `main` whose bindings are `inputs` inputs, then `outputs` outputs, in order.
     pub fn new(wgsl: &'static str, inputs: usize, outputs: usize, workgroups: usize) -> Self {
         let bindings = (0..inputs).map(Binding::Input).chain((0..outputs).map(Binding::Output)).collect();
-        Self { wgsl, helpers: &[], prelude: Vec::new(), entry: "main", bindings, workgroups }
+        Self { wgsl, helpers: Vec::new(), enable: None, prelude: Vec::new(), entry: "main", bindings, workgroups }
     }
 
     /// Adds a size or count.
@@ -246,9 +301,26 @@ impl Launch {
 
     /// Adds the text of a helper file.
     #[must_use]
-    pub fn helpers(mut self, helpers: &'static [&'static str]) -> Self {
-        self.helpers = helpers;
+    pub fn helpers(mut self, helpers: &[&'static str]) -> Self {
+        self.helpers.extend(helpers);
         self
+    }
+
+    /// Adds what a shader needs to read and write tensors of type `dtype`, `width` elements at a time: the aliases `Stored`
+    /// of what memory holds and `Elem` of what is computed in (`f32` or `vec4<f32>`), and `unpack` and `pack` between them.
+    /// What is stored in 16 bits is read and written in fours.
+    #[must_use]
+    pub fn stored(mut self, dtype: DType, width: usize, target: &Target) -> Self {
+        let helper = match (dtype, target.shader_f16) {
+            (DType::F16, true) => {
+                self.enable = Some("f16");
+                include_str!("../../../shaders/stored_f16.wgsl")
+            }
+            (DType::F16, false) => include_str!("../../../shaders/stored_packed.wgsl"),
+            (DType::F32 | DType::U32, _) => include_str!("../../../shaders/stored_f32.wgsl"),
+        };
+        self.helpers.push(helper);
+        self.alias("Elem", if width == 4 { "vec4<f32>" } else { "f32" })
     }
 
     /// Replaces the bindings.
@@ -261,12 +333,15 @@ impl Launch {
     /// The whole shader: prelude, helpers, file.
     pub fn source(&self) -> String {
         let mut text = String::with_capacity(self.wgsl.len() + 1024);
+        if let Some(extension) = self.enable {
+            let _ = writeln!(text, "enable {extension};");
+        }
         let _ = writeln!(text, "const WORKGROUPS: u32 = {}u;", self.workgroups);
         let _ = writeln!(text, "const GRID_ROW: u32 = {GRID_ROW}u;");
         for line in &self.prelude {
             let _ = write!(text, "{line}");
         }
-        for helper in self.helpers {
+        for helper in &self.helpers {
             text.push_str(helper);
         }
         text.push_str(self.wgsl);

@@ -2,11 +2,14 @@
 
 use std::fmt;
 
-/// Element type of a tensor. Both are four bytes wide: memory is counted in 32-bit words.
+/// Element type of a tensor. Memory is counted in 32-bit words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DType {
     /// 32-bit IEEE float.
     F32,
+    /// 16-bit IEEE float, two to a word: activations and their gradients in mixed precision, the last axis a multiple of
+    /// four. Kernels compute in 32 bits, and round what they store.
+    F16,
     /// 32-bit unsigned integer: labels, indices, counts, packed pixels.
     U32,
 }
@@ -31,9 +34,22 @@ impl Spec {
         Self { shape: shape.into(), dtype: DType::U32 }
     }
 
-    /// Number of elements, which is also the number of 32-bit words.
-    pub fn words(&self) -> usize {
+    /// A tensor of any type.
+    pub fn new(dtype: DType, shape: impl Into<Vec<usize>>) -> Self {
+        Self { shape: shape.into(), dtype }
+    }
+
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
         self.shape.iter().product()
+    }
+
+    /// Number of 32-bit words: that of the elements, unless two share a word.
+    pub fn words(&self) -> usize {
+        match self.dtype {
+            DType::F32 | DType::U32 => self.elements(),
+            DType::F16 => self.elements().div_ceil(2),
+        }
     }
 
     /// Size in bytes.
@@ -57,6 +73,7 @@ impl fmt::Display for Spec {
         let dims: Vec<String> = self.shape.iter().map(ToString::to_string).collect();
         let dtype = match self.dtype {
             DType::F32 => "f32",
+            DType::F16 => "f16",
             DType::U32 => "u32",
         };
         write!(f, "{dtype}[{}]", dims.join(","))

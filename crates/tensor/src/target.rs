@@ -6,11 +6,13 @@ pub struct Target {
     /// Whether the adapter is emulated on a CPU: staging in workgroup memory gains nothing there, and loads whose
     /// address differs from lane to lane are dear.
     pub software: bool,
+    /// Whether shaders may use 16-bit floats; where not, two of them are packed into a word.
+    pub shader_f16: bool,
 }
 
 impl Target {
     /// A GPU.
-    pub const HARDWARE: Self = Self { software: false };
+    pub const HARDWARE: Self = Self { software: false, shader_f16: true };
     /// An adapter that is emulated on a CPU.
-    pub const SOFTWARE: Self = Self { software: true };
+    pub const SOFTWARE: Self = Self { software: true, shader_f16: false };
 }

@@ -7,7 +7,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{Buffer, Device, Dispatch, View};
 use crate::error::{Error, Result};
-use crate::kernel::{Slice, SliceMut};
+use crate::kernel::{Slice, SliceMut, compute};
 use crate::shape::DType;
 
 /// One cache line: the unit of allocation, so that vector loads never straddle lines.
@@ -151,6 +151,7 @@ fn execute(dispatch: &Dispatch) {
             let words: &[u32] = &bytemuck::cast_slice(guard.as_slice())[view.offset..view.offset + view.words];
             match view.dtype {
                 DType::F32 => Slice::F32(bytemuck::cast_slice(words)),
+                DType::F16 => Slice::F16(bytemuck::cast_slice(words)),
                 DType::U32 => Slice::U32(words),
             }
         })
@@ -179,11 +180,12 @@ fn execute(dispatch: &Dispatch) {
             rest = tail;
             slices[i] = Some(match view.dtype {
                 DType::F32 => SliceMut::F32(bytemuck::cast_slice_mut(words)),
+                DType::F16 => SliceMut::F16(bytemuck::cast_slice_mut(words)),
                 DType::U32 => SliceMut::U32(words),
             });
         }
     }
     let mut outputs: Vec<SliceMut<'_>> =
         slices.into_iter().map(|slice| slice.expect("every output belongs to a locked buffer")).collect();
-    dispatch.kernel.reference(&inputs, &mut outputs);
+    compute(dispatch.kernel.as_ref(), &inputs, &mut outputs);
 }

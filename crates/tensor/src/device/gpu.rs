@@ -50,7 +50,8 @@ impl GpuDevice {
     pub(super) fn open(adapter: &wgpu::Adapter, options: GpuOptions) -> Result<Self> {
         let info = adapter.get_info();
         let name = info.name.clone();
-        let features = adapter.features() & wgpu::Features::TIMESTAMP_QUERY;
+        let wanted = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SHADER_F16;
+        let features = adapter.features() & wanted;
         let mut limits = adapter.limits();
         // DX12 allocates a descriptor heap of this size up front, and its default is a million.
         limits.max_non_sampler_bindings = limits.max_non_sampler_bindings.min(MAX_BINDINGS);
@@ -89,13 +90,20 @@ impl GpuDevice {
             device,
             queue,
             checked: options.checked,
-            target: options.target.unwrap_or(Target { software: info.device_type == wgpu::DeviceType::Cpu }),
+            target: options.target.unwrap_or(Target {
+                software: info.device_type == wgpu::DeviceType::Cpu,
+                shader_f16: features.contains(wgpu::Features::SHADER_F16),
+            }),
             failure,
         })
     }
 
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    pub(super) fn target(&self) -> Target {
+        self.target
     }
 
     pub(super) fn max_binding_bytes(&self) -> u64 {

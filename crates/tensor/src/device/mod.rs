@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::kernel::Kernel;
 use crate::shape::DType;
+use crate::target::Target;
 
 pub use cpu::{CpuBuffer, CpuDevice};
 pub use gpu::{GpuDevice, GpuOptions};
@@ -88,6 +89,14 @@ impl Device {
     /// Whether this is a GPU device (of whatever adapter).
     pub fn is_gpu(&self) -> bool {
         matches!(self, Self::Gpu(_))
+    }
+
+    /// What kernels may know of the adapter; none of the CPU device.
+    pub fn target(&self) -> Option<Target> {
+        match self {
+            Self::Cpu(_) => None,
+            Self::Gpu(device) => Some(device.target()),
+        }
     }
 
     /// The largest tensor, in bytes, that a kernel may bind here.

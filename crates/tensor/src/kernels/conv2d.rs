@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use super::matrix::repeat;
 use super::vector::{Loops, wide};
 use crate::kernel::{Binding, Launch, Slice};
-use crate::shape::Spec;
+use crate::shape::{DType, Spec};
 
 /// Extents of a convolution. The gradients are described by the geometry of their forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub struct ConvGeometry {
     pub padding: [usize; 2],
     /// G: groups; both C and K are multiples of it.
     pub groups: usize,
+    /// Element type of the input, of the output and of their gradients; weights and sums are F32.
+    pub dtype: DType,
 }
 
 impl ConvGeometry {
@@ -53,7 +55,7 @@ impl ConvGeometry {
 
     /// `[input members, N, H, W, C]`.
     pub fn input_spec(&self) -> Spec {
-        Spec::f32([self.input_members, self.batch, self.height, self.width, self.channels])
+        Spec::new(self.dtype, [self.input_members, self.batch, self.height, self.width, self.channels])
     }
 
     /// `[M, R, S, C/G, K]`.
@@ -64,12 +66,12 @@ impl ConvGeometry {
     /// `[M, N, P, Q, K]`.
     pub fn output_spec(&self) -> Spec {
         let [rows, columns] = self.output_extent();
-        Spec::f32([self.members, self.batch, rows, columns, self.filters])
+        Spec::new(self.dtype, [self.members, self.batch, rows, columns, self.filters])
     }
 
     /// Multiply-adds of the forward, and of each gradient; those with padding are counted.
     pub fn macs(&self) -> usize {
-        self.output_spec().words() * self.kernel[0] * self.kernel[1] * self.group_channels()
+        self.output_spec().elements() * self.kernel[0] * self.kernel[1] * self.group_channels()
     }
 
     /// Channels of one group.

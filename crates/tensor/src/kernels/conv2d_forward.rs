@@ -153,6 +153,7 @@ impl Kernel for Conv2dForward {
             let workgroups = g.output_spec().words().div_ceil(WORKGROUP);
             return vec![describe(Launch::new(wgsl, 0, 0, workgroups)).size("WORKGROUP", WORKGROUP)];
         }
+        let describe = |launch| describe(launch).stored(g.dtype, 4, target);
         let [height, width] = g.output_extent();
         let tiled = self.tiled();
         let mut launches = candidates(target, tiled.tiles(), |tile| {

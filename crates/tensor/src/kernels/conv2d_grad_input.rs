@@ -245,6 +245,7 @@ impl Kernel for Conv2dGradInput {
             let workgroups = g.input_spec().words().div_ceil(WORKGROUP);
             return vec![describe(Launch::new(wgsl, 2, 1, workgroups)).size("WORKGROUP", WORKGROUP)];
         }
+        let describe = |launch| describe(launch).stored(g.dtype, 4, target);
         let (height, width) = (g.height.div_ceil(g.stride[0]), g.width.div_ceil(g.stride[1]));
         let mut launches = Vec::new();
         if let Some(tiled) = self.tiled() {

@@ -43,7 +43,7 @@ impl Conv2dGradWeight {
         let g = &self.geometry;
         let [height, width] = g.output_extent();
         let rows = g.batch * height;
-        let activations = g.input_spec().words() + g.output_spec().words();
+        let activations = g.input_spec().elements() + g.output_spec().elements();
         let parts = (WORKGROUPS / (g.members * self.workgroups_per_part()))
             .min(rows * width / PIXELS)
             .min(activations / g.weight_spec().words())
@@ -196,6 +196,7 @@ impl Kernel for Conv2dGradWeight {
             let workgroups = (parts * g.weight_spec().words()).div_ceil(WORKGROUP);
             return vec![describe(Launch::new(wgsl, 0, 0, workgroups)).size("WORKGROUP", WORKGROUP)];
         }
+        let describe = |launch| describe(launch).stored(g.dtype, 4, target);
         let mut launches = candidates(target, WeightTile::all(g), |tile| {
             let wgsl = include_str!("../../../../shaders/conv2d_grad_weight_tiled.wgsl");
             let workgroups = parts * g.members * g.groups * tile.workgroups(g);

@@ -12,6 +12,7 @@ use crate::kernels::conv2d_grad_input::Conv2dGradInput;
 use crate::kernels::conv2d_grad_weight::Conv2dGradWeight;
 use crate::kernels::gemm::Gemm;
 use crate::kernels::sum_partials::SumPartials;
+use crate::shape::{DType, Spec};
 
 /// What of a convolution does not follow from the shapes of its operands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +56,7 @@ impl Graph {
     /// # Errors
     /// When the shapes do not fit each other or the stride, padding and groups.
     pub fn conv2d(&mut self, x: Var, w: Var, spec: Conv2d) -> Result<Var> {
-        let geometry = geometry(self.shape(x), self.shape(w), spec)?;
+        let geometry = geometry(self.spec(x), self.shape(w), spec)?;
         if is_product(&geometry) {
             let y = self.launch_one(product(&geometry), &[x, w])?;
             self.set_shape(y, geometry.output_spec().shape)?;
@@ -121,7 +122,8 @@ impl Differentiable for ProductBackward {
     }
 }
 
-fn geometry(x: &[usize], w: &[usize], spec: Conv2d) -> Result<ConvGeometry> {
+fn geometry(input: &Spec, w: &[usize], spec: Conv2d) -> Result<ConvGeometry> {
+    let x = input.shape.as_slice();
     let (&[input_members, batch, height, width, channels], &[members, r, s, group_channels, filters]) = (x, w) else {
         return shape_error("conv2d", format!("x should be [M,N,H,W,C] and w [M,R,S,C/groups,K], got {x:?} and {w:?}"));
     };
@@ -143,7 +145,7 @@ fn geometry(x: &[usize], w: &[usize], spec: Conv2d) -> Result<ConvGeometry> {
         );
     }
     let kernel = [r, s];
-    Ok(ConvGeometry {
+    let geometry = ConvGeometry {
         members,
         input_members,
         batch,
@@ -155,7 +157,17 @@ fn geometry(x: &[usize], w: &[usize], spec: Conv2d) -> Result<ConvGeometry> {
         stride,
         padding,
         groups,
-    })
+        dtype: input.dtype,
+    };
+    if input.dtype == DType::F16 && !geometry.in_quads() {
+        return shape_error(
+            "conv2d",
+            format!(
+                "in 16 bits channels and filters must come in fours, and {channels} and {filters} in {groups} groups do not"
+            ),
+        );
+    }
+    Ok(geometry)
 }
 
 impl Differentiable for Backward {
