@@ -3,9 +3,9 @@
 // Tiles: one element of y per thread.
 // Workgroup: 256 threads, neighbours in memory.
 // Grid: ceil(ELEMENTS / 256) workgroups.
-@group(0) @binding(0) var<storage, read> a: array<Elem>; // [ROWS, A]
-@group(0) @binding(1) var<storage, read> b: array<Elem>; // [ROWS, B]
-@group(0) @binding(2) var<storage, read_write> y: array<Elem>; // [ROWS, A + B]
+@group(0) @binding(0) var<storage, read> a: array<Stored>; // [ROWS, A]
+@group(0) @binding(1) var<storage, read> b: array<Stored>; // [ROWS, B]
+@group(0) @binding(2) var<storage, read_write> y: array<Stored>; // [ROWS, A + B]
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {

@@ -3,9 +3,9 @@
 // Tiles: one element per thread.
 // Workgroup: 256 threads, neighbours in memory.
 // Grid: ceil(ELEMENTS / 256) workgroups.
-@group(0) @binding(0) var<storage, read_write> out: array<Elem>; // [ELEMENTS]
-@group(0) @binding(1) var<storage, read> a: array<Elem>; // [ELEMENTS], all but fill
-@group(0) @binding(2) var<storage, read> b: array<Elem>; // [ELEMENTS], add
+@group(0) @binding(0) var<storage, read_write> out: array<Stored>; // [ELEMENTS]
+@group(0) @binding(1) var<storage, read> a: array<Stored>; // [ELEMENTS], all but fill
+@group(0) @binding(2) var<storage, read> b: array<Stored>; // [ELEMENTS], add
 
 fn element(group: vec3<u32>, thread: u32) -> u32 {
     return (group.x + group.y * GRID_ROW) * 256u + thread;
@@ -15,7 +15,7 @@ fn element(group: vec3<u32>, thread: u32) -> u32 {
 fn add(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let i = element(group, thread);
     if i < ELEMENTS {
-        out[i] = a[i] + b[i];
+        out[i] = pack(unpack(a[i]) + unpack(b[i]));
     }
 }
 
@@ -23,7 +23,7 @@ fn add(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index)
 fn scale(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let i = element(group, thread);
     if i < ELEMENTS {
-        out[i] = VALUE * a[i];
+        out[i] = pack(VALUE * unpack(a[i]));
     }
 }
 
@@ -39,6 +39,6 @@ fn copy(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 fn fill(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let i = element(group, thread);
     if i < ELEMENTS {
-        out[i] = Elem(VALUE);
+        out[i] = pack(Elem(VALUE));
     }
 }

@@ -3,7 +3,7 @@
 // Tiles: one element of y per thread; neighbours are neighbours along c.
 // Workgroup: 64 threads.
 // Grid: ceil(OUTPUTS / 64) workgroups.
-@group(0) @binding(0) var<storage, read> x: array<Elem>; // [M, N, AREA, C]
+@group(0) @binding(0) var<storage, read> x: array<Stored>; // [M, N, AREA, C]
 @group(0) @binding(1) var<storage, read_write> y: array<Elem>; // [M, N, C]
 
 @compute @workgroup_size(64)
@@ -11,9 +11,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let i = (group.x + group.y * GRID_ROW) * 64u + thread;
     if i < OUTPUTS {
         let base = i / VECTORS * AREA * VECTORS + i % VECTORS;
-        var sum = x[base];
+        var sum = unpack(x[base]);
         for (var position = 1u; position < AREA; position += 1u) {
-            sum += x[base + position * VECTORS];
+            sum += unpack(x[base + position * VECTORS]);
         }
         y[i] = sum / Elem(f32(AREA));
     }

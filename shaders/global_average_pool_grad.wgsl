@@ -4,8 +4,8 @@
 // Workgroup: 256 threads, thread = lane * COLUMNS + column.
 // Grid: M * N * TILES workgroups, tiles of a row fastest.
 @group(0) @binding(0) var<storage, read> dy: array<Elem>; // [M, N, C]
-@group(0) @binding(1) var<storage, read> addend: array<Elem>; // [M, N, AREA, C], ADDEND only, else dy again
-@group(0) @binding(2) var<storage, read_write> dx: array<Elem>; // [M, N, AREA, C]
+@group(0) @binding(1) var<storage, read> addend: array<Stored>; // [M, N, AREA, C], ADDEND only, else dy again
+@group(0) @binding(2) var<storage, read_write> dx: array<Stored>; // [M, N, AREA, C]
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
@@ -20,9 +20,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var position = lane; position < AREA; position += LANES) {
         let at = (image * AREA + position) * VECTORS + column;
         if ADDEND {
-            dx[at] = share + addend[at];
+            dx[at] = pack(share + unpack(addend[at]));
         } else {
-            dx[at] = share;
+            dx[at] = pack(share);
         }
     }
 }

@@ -3,8 +3,8 @@
 // Shapes: x [M N, H, W, C], y [M N, P, Q, C], channels counted in elements; ELEMENTS is those of y.
 // Tiles: one element of y per thread. Workgroup: 256 threads, neighbours along c.
 // Grid: ceil(ELEMENTS / 256) workgroups.
-@group(0) @binding(0) var<storage, read> x: array<Elem>; // [M N, H, W, C]
-@group(0) @binding(1) var<storage, read_write> y: array<Elem>; // [M N, P, Q, C]
+@group(0) @binding(0) var<storage, read> x: array<Stored>; // [M N, H, W, C]
+@group(0) @binding(1) var<storage, read_write> y: array<Stored>; // [M N, P, Q, C]
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
@@ -27,7 +27,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             for (var s = 0u; s < S; s += 1u) {
                 let j = q * STRIDE_W + s - PAD_W;
                 if j < W {
-                    let value = x[((image * H + i) * W + j) * C + c];
+                    let value = unpack(x[((image * H + i) * W + j) * C + c]);
                     if MAXIMUM {
                         result = max(result, value);
                     } else {
@@ -40,5 +40,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if !MAXIMUM {
         result = result / Elem(f32(R * S));
     }
-    y[element] = result;
+    y[element] = pack(result);
 }

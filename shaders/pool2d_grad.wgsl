@@ -3,17 +3,17 @@
 // Shapes: dy [M N, P, Q, C], x and dx [M N, H, W, C], channels counted in elements; ELEMENTS is those of dx.
 // Tiles: one element of dx per thread. Workgroup: 256 threads, neighbours along c.
 // Grid: ceil(ELEMENTS / 256) workgroups.
-@group(0) @binding(0) var<storage, read> dy: array<Elem>; // [M N, P, Q, C]
-@group(0) @binding(1) var<storage, read> x: array<Elem>; // [M N, H, W, C], MAXIMUM only, else dy again
-@group(0) @binding(2) var<storage, read_write> dx: array<Elem>; // [M N, H, W, C]
+@group(0) @binding(0) var<storage, read> dy: array<Stored>; // [M N, P, Q, C]
+@group(0) @binding(1) var<storage, read> x: array<Stored>; // [M N, H, W, C], MAXIMUM only, else dy again
+@group(0) @binding(2) var<storage, read_write> dx: array<Stored>; // [M N, H, W, C]
 
 // What the element (h, w) gets of the window (p, q).
 fn share(image: u32, h: u32, w: u32, c: u32, p: u32, q: u32) -> Elem {
-    var result = dy[((image * P + p) * Q + q) * C + c];
+    var result = unpack(dy[((image * P + p) * Q + q) * C + c]);
     if !MAXIMUM {
         return result / Elem(f32(R * S));
     }
-    let value = x[((image * H + h) * W + w) * C + c];
+    let value = unpack(x[((image * H + h) * W + w) * C + c]);
     for (var r = 0u; r < R; r += 1u) {
         // Positions above or left of the image wrap to huge numbers: one comparison serves both ends.
         let i = p * STRIDE_H + r - PAD_H;
@@ -21,7 +21,7 @@ fn share(image: u32, h: u32, w: u32, c: u32, p: u32, q: u32) -> Elem {
             for (var s = 0u; s < S; s += 1u) {
                 let j = q * STRIDE_W + s - PAD_W;
                 if j < W {
-                    let other = x[((image * H + i) * W + j) * C + c];
+                    let other = unpack(x[((image * H + i) * W + j) * C + c]);
                     // The first of equals wins.
                     if i < h || (i == h && j < w) {
                         result = select(result, Elem(), other >= value);
@@ -54,5 +54,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             sum += share(image, h, w, c, p, q);
         }
     }
-    dx[element] = sum;
+    dx[element] = pack(sum);
 }

@@ -3,15 +3,16 @@
 // Tiles: one element per thread.
 // Workgroup: 256 threads, neighbours in memory.
 // Grid: ceil(ELEMENTS / 256) workgroups.
-@group(0) @binding(0) var<storage, read_write> out: array<Elem>; // [ELEMENTS]: y, or dx
-@group(0) @binding(1) var<storage, read> a: array<Elem>; // [ELEMENTS]: x, or y
-@group(0) @binding(2) var<storage, read> b: array<Elem>; // [ELEMENTS]: dy, gradient only
+@group(0) @binding(0) var<storage, read_write> out: array<Stored>; // [ELEMENTS]: y, or dx
+@group(0) @binding(1) var<storage, read> a: array<Stored>; // [ELEMENTS]: x, or y
+@group(0) @binding(2) var<storage, read> b: array<Stored>; // [ELEMENTS]: dy, gradient only
 
 @compute @workgroup_size(256)
 fn relu(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let i = (group.x + group.y * GRID_ROW) * 256u + thread;
     if i < ELEMENTS {
-        out[i] = select(a[i], Elem(), a[i] < Elem());
+        let x = unpack(a[i]);
+        out[i] = pack(select(x, Elem(), x < Elem()));
     }
 }
 
@@ -19,6 +20,6 @@ fn relu(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 fn gradient(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let i = (group.x + group.y * GRID_ROW) * 256u + thread;
     if i < ELEMENTS {
-        out[i] = select(Elem(), b[i], a[i] > Elem());
+        out[i] = pack(select(Elem(), unpack(b[i]), unpack(a[i]) > Elem()));
     }
 }

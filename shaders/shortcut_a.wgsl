@@ -3,8 +3,8 @@
 // Tiles: one element of y per thread; neighbours are neighbours along k.
 // Workgroup: 256 threads.
 // Grid: ceil(ELEMENTS / 256) workgroups.
-@group(0) @binding(0) var<storage, read> x: array<Elem>; // [M, N, H, W, C]
-@group(0) @binding(1) var<storage, read_write> y: array<Elem>; // [M, N, P, Q, K]
+@group(0) @binding(0) var<storage, read> x: array<Stored>; // [M, N, H, W, C]
+@group(0) @binding(1) var<storage, read_write> y: array<Stored>; // [M, N, P, Q, K]
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
@@ -16,7 +16,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let q = i / K % Q;
     let p = i / (K * Q) % P;
     let image = i / (K * Q * P);
-    var value = Elem();
+    var value = Stored();
     if k >= BEFORE && k < BEFORE + C {
         value = x[((image * H + p * STRIDE) * W + q * STRIDE) * C + k - BEFORE];
     }

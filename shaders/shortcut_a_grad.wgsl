@@ -3,9 +3,9 @@
 // Tiles: one element of dx per thread; neighbours are neighbours along c.
 // Workgroup: 256 threads.
 // Grid: ceil(ELEMENTS / 256) workgroups.
-@group(0) @binding(0) var<storage, read> dy: array<Elem>; // [M, N, P, Q, K]
-@group(0) @binding(1) var<storage, read> addend: array<Elem>; // [M, N, H, W, C], ADDEND only, else dy again
-@group(0) @binding(2) var<storage, read_write> dx: array<Elem>; // [M, N, H, W, C]
+@group(0) @binding(0) var<storage, read> dy: array<Stored>; // [M, N, P, Q, K]
+@group(0) @binding(1) var<storage, read> addend: array<Stored>; // [M, N, H, W, C], ADDEND only, else dy again
+@group(0) @binding(2) var<storage, read_write> dx: array<Stored>; // [M, N, H, W, C]
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
@@ -19,10 +19,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let image = i / (C * W * H);
     var value = Elem();
     if ADDEND {
-        value = addend[i];
+        value = unpack(addend[i]);
     }
     if h % STRIDE == 0u && w % STRIDE == 0u {
-        value += dy[((image * P + h / STRIDE) * Q + w / STRIDE) * K + c + BEFORE];
+        value += unpack(dy[((image * P + h / STRIDE) * Q + w / STRIDE) * K + c + BEFORE]);
     }
-    dx[i] = value;
+    dx[i] = pack(value);
 }

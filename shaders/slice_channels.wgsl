@@ -3,8 +3,8 @@
 // Tiles: one element of y per thread.
 // Workgroup: 256 threads, neighbours in memory.
 // Grid: ceil(ELEMENTS / 256) workgroups.
-@group(0) @binding(0) var<storage, read> x: array<Elem>; // [ROWS, C]
-@group(0) @binding(1) var<storage, read_write> y: array<Elem>; // [ROWS, K]
+@group(0) @binding(0) var<storage, read> x: array<Stored>; // [ROWS, C]
+@group(0) @binding(1) var<storage, read_write> y: array<Stored>; // [ROWS, K]
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {

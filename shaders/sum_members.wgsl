@@ -3,17 +3,17 @@
 // Tiles: one element per thread.
 // Workgroup: 256 threads, neighbours in memory.
 // Grid: ceil(ELEMENTS / 256) workgroups.
-@group(0) @binding(0) var<storage, read> x: array<Elem>; // [MEMBERS, ELEMENTS]
-@group(0) @binding(1) var<storage, read_write> y: array<Elem>; // [1, ELEMENTS]
+@group(0) @binding(0) var<storage, read> x: array<Stored>; // [MEMBERS, ELEMENTS]
+@group(0) @binding(1) var<storage, read_write> y: array<Stored>; // [1, ELEMENTS]
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let i = (group.x + group.y * GRID_ROW) * 256u + thread;
     if i < ELEMENTS {
-        var sum = x[i];
+        var sum = unpack(x[i]);
         for (var m = 1u; m < MEMBERS; m += 1u) {
-            sum += x[m * ELEMENTS + i];
+            sum += unpack(x[m * ELEMENTS + i]);
         }
-        y[i] = sum;
+        y[i] = pack(sum);
     }
 }

@@ -12,7 +12,7 @@ use tensor::kernels::shortcut_a::{ShortcutA, ShortcutAGrad};
 use tensor::kernels::sum_columns::SumColumns;
 use tensor::kernels::sum_members::SumMembers;
 use tensor::kernels::sum_partials::SumPartials;
-use tensor::{DType, Kernel, Rng, Slice, SliceMut};
+use tensor::{Kernel, Rng, Slice, SliceMut};
 
 /// The same cases at every run: a failure is no matter of luck.
 fn config() -> ProptestConfig {
@@ -75,7 +75,6 @@ fn geometries() -> impl Strategy<Value = ConvGeometry> {
             stride: [rows.2, columns.2],
             padding: [rows.3, columns.3],
             groups,
-            dtype: DType::F32,
         }
     })
 }

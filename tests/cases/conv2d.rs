@@ -1,6 +1,5 @@
 //! Convolutions and their gradients.
 
-use tensor::DType;
 use tensor::kernels::conv2d::ConvGeometry;
 use tensor::kernels::conv2d_forward::Conv2dForward;
 use tensor::kernels::conv2d_grad_input::Conv2dGradInput;
@@ -22,11 +21,7 @@ const BASE: ConvGeometry = ConvGeometry {
     stride: [1, 1],
     padding: [1, 1],
     groups: 1,
-    dtype: DType::F32,
 };
-
-/// Those that are computed in 16 bits, too.
-const HALVES: [&str; 4] = ["stage", "fan_out", "pointwise", "groups"];
 
 fn geometries() -> Vec<(&'static str, ConvGeometry)> {
     vec![
@@ -95,16 +90,6 @@ pub fn cases() -> Vec<Case> {
             Conv2dGradWeight { geometry, normalised: false },
             pixels,
         ));
-    }
-    for (name, geometry) in geometries().into_iter().filter(|(name, _)| HALVES.contains(name)) {
-        let geometry = ConvGeometry { dtype: DType::F16, ..geometry };
-        let taps = geometry.kernel[0] * geometry.kernel[1];
-        let kernel = Conv2dForward { geometry, normalised: false };
-        cases.push(Case::new(format!("conv2d_forward/{name}/f16"), kernel, taps * geometry.channels));
-        let kernel = Conv2dGradInput { geometry, addend: true };
-        cases.push(Case::new(format!("conv2d_grad_input/{name}/f16"), kernel, taps * geometry.filters));
-        let kernel = Conv2dGradWeight { geometry, normalised: false };
-        cases.push(Case::new(format!("conv2d_grad_weight/{name}/f16"), kernel, 256));
     }
     let geometry = ConvGeometry { batch: 16, ..BASE };
     cases.push(Case::new("conv2d_grad_weight/parts", Conv2dGradWeight { geometry, normalised: false }, 256));

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use half::f16;
 pub use layers::layers;
 use tensor::device::{Dispatch, Executable, View};
+use tensor::halves::InHalves;
 use tensor::kernel::compute;
 use tensor::{DType, Device, Kernel, Rng, Slice, SliceMut, Spec};
 
@@ -96,16 +97,26 @@ impl Case {
     /// A case with normal inputs and updates, whose tolerance follows from the length of its longest reduction.
     pub fn new(name: impl Into<String>, kernel: impl Kernel + 'static, reduction: usize) -> Self {
         let updates = (0..kernel.outputs().len()).filter(|&i| kernel.updates(i)).count();
-        // Both sides round what they store in 16 bits.
-        let halves = kernel.outputs().iter().any(|spec| spec.dtype == DType::F16);
-        let rounding = if halves { f64::from(f16::EPSILON) } else { 0.0 };
         Self {
             name: name.into(),
             inputs: vec![Fill::Normal(0.1, 1.0); kernel.inputs().len()],
             updates: vec![Fill::Normal(0.1, 1.0); updates],
             kernel: Arc::new(kernel),
-            tolerance: f64::from(f32::EPSILON) * (8.0 + 4.0 * (reduction as f64).sqrt()) + rounding,
+            tolerance: f64::from(f32::EPSILON) * (8.0 + 4.0 * (reduction as f64).sqrt()),
         }
+    }
+
+    /// The same case with activations of 16 bits, if the kernel has that form, and its inputs are random.
+    fn in_halves(&self) -> Option<Self> {
+        let kernel = InHalves::new(Arc::clone(&self.kernel)).ok()?;
+        if self.inputs.iter().any(|fill| matches!(fill, Fill::Words(_))) {
+            return None;
+        }
+        let halves = kernel.outputs().iter().any(|spec| spec.dtype == DType::F16);
+        // Both sides round what they store.
+        let rounding = if halves { f64::from(f16::EPSILON) } else { 0.0 };
+        let (name, tolerance) = (format!("{}/f16", self.name), self.tolerance + rounding);
+        Some(Self { name, kernel: Arc::new(kernel), tolerance, ..self.clone() })
     }
 
     /// Replaces the fill of one input.
@@ -137,7 +148,9 @@ pub fn all() -> Vec<Case> {
         predictions::cases(),
         reduction::cases(),
     ];
-    families.into_iter().flatten().collect()
+    let cases: Vec<Case> = families.into_iter().flatten().collect();
+    let halves: Vec<Case> = cases.iter().filter_map(Case::in_halves).step_by(2).collect();
+    cases.into_iter().chain(halves).collect()
 }
 
 /// Words before and after every output that no kernel may touch; a multiple of the alignment.

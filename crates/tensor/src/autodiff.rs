@@ -51,7 +51,7 @@ impl Gradients {
         let total = match self.take(var) {
             None => gradient,
             Some(known) => {
-                let words = graph.spec(var).words();
+                let words = graph.spec(var).elements();
                 graph.launch_one(Add { words }, &[known, gradient])?
             }
         };

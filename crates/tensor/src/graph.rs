@@ -10,8 +10,9 @@ use crate::autodiff::Differentiable;
 use crate::bank::Bank;
 use crate::device::ALIGNMENT;
 use crate::error::{Error, Result};
+use crate::halves::InHalves;
 use crate::kernel::Kernel;
-use crate::shape::Spec;
+use crate::shape::{DType, Spec};
 
 /// A symbolic tensor of one graph: a cheap copyable id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -134,7 +135,8 @@ impl Graph {
         self.launch(kernel, inputs).map(|outputs| outputs[0])
     }
 
-    /// Records a kernel, some of whose outputs are given (state); the others are new tensors. Returns all of them.
+    /// Records a kernel, some of whose outputs are given (state); the others are new tensors. Returns all of them. Where an
+    /// activation lies in 16 bits, so do all of the kernel.
     ///
     /// # Errors
     /// When the operands are not what the kernel declares, or an updated output is not state.
@@ -144,6 +146,27 @@ impl Graph {
         inputs: &[Var],
         outputs: &[Option<Var>],
     ) -> Result<Vec<Var>> {
+        let kernel: Arc<dyn Kernel> = Arc::new(kernel);
+        let halves = |&index: &usize| inputs.get(index).is_some_and(|&var| self.spec(var).dtype == DType::F16);
+        if kernel.activations().inputs.iter().any(halves) {
+            return self.record(Arc::new(InHalves::new(kernel)?), inputs, outputs);
+        }
+        self.record(kernel, inputs, outputs)
+    }
+
+    /// Records a kernel whose activations are of type `dtype`, for kernels without any among their inputs.
+    ///
+    /// # Errors
+    /// As [`Graph::launch`], or when the kernel has no form in 16 bits.
+    pub fn launch_as(&mut self, dtype: DType, kernel: impl Kernel + 'static, inputs: &[Var]) -> Result<Vec<Var>> {
+        let outputs = vec![None; kernel.outputs().len()];
+        if dtype == DType::F16 {
+            return self.record(Arc::new(InHalves::new(Arc::new(kernel))?), inputs, &outputs);
+        }
+        self.record(Arc::new(kernel), inputs, &outputs)
+    }
+
+    fn record(&mut self, kernel: Arc<dyn Kernel>, inputs: &[Var], outputs: &[Option<Var>]) -> Result<Vec<Var>> {
         let name = kernel.name();
         let check = |role: &'static str, index: usize, expected: &Spec, got: &Spec| {
             if expected.dtype == got.dtype && expected.elements() == got.elements() {
@@ -177,7 +200,7 @@ impl Graph {
                 None => self.variable(expected, Home::Temporary, false),
             });
         }
-        self.nodes.push(Node { kernel: Arc::new(kernel), inputs: inputs.to_vec(), outputs: vars.clone() });
+        self.nodes.push(Node { kernel, inputs: inputs.to_vec(), outputs: vars.clone() });
         Ok(vars)
     }
 

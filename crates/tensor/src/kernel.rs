@@ -9,7 +9,7 @@ use std::fmt::{self, Debug, Write as _};
 use half::f16;
 use rayon::prelude::*;
 
-use crate::shape::{DType, Spec};
+use crate::shape::Spec;
 use crate::target::Target;
 
 /// A computation with a CPU reference and a WGSL implementation.
@@ -29,6 +29,12 @@ pub trait Kernel: Debug + Send + Sync {
     fn updates(&self, index: usize) -> bool {
         let _ = index;
         false
+    }
+
+    /// The operands that are activations or their gradients, which memory may hold in 16 bits: what the shader declares as
+    /// `Stored`. None for kernels that have no such form.
+    fn activations(&self) -> Activations {
+        Activations::default()
     }
 
     /// Arithmetic and the traffic it cannot avoid. The default traffic is each operand once, updates twice.
@@ -56,6 +62,22 @@ pub trait Kernel: Debug + Send + Sync {
             let _ = write!(text, " {spec}");
         }
         text
+    }
+}
+
+/// Indices of a kernel's operands that memory may hold in 16 bits.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Activations {
+    /// Among the inputs.
+    pub inputs: Vec<usize>,
+    /// Among the outputs.
+    pub outputs: Vec<usize>,
+}
+
+impl Activations {
+    /// These inputs and outputs.
+    pub fn new(inputs: impl IntoIterator<Item = usize>, outputs: impl IntoIterator<Item = usize>) -> Self {
+        Self { inputs: inputs.into_iter().collect(), outputs: outputs.into_iter().collect() }
     }
 }
 
@@ -186,6 +208,10 @@ pub fn compute(kernel: &dyn Kernel, inputs: &[Slice<'_>], outputs: &mut [SliceMu
     }
 }
 
+const STORED_F32: &str = include_str!("../../../shaders/stored_f32.wgsl");
+const STORED_F16: &str = include_str!("../../../shaders/stored_f16.wgsl");
+const STORED_PACKED: &str = include_str!("../../../shaders/stored_packed.wgsl");
+
 /// How a kernel runs on a GPU: plain WGSL, the constants that specialise it, the bindings and the grid.
 #[derive(Debug, Clone)]
 pub struct Launch {
@@ -306,21 +332,31 @@ impl Launch {
         self
     }
 
-    /// Adds what a shader needs to read and write tensors of type `dtype`, `width` elements at a time: the aliases `Stored`
-    /// of what memory holds and `Elem` of what is computed in (`f32` or `vec4<f32>`), and `unpack` and `pack` between them.
-    /// What is stored in 16 bits is read and written in fours.
+    /// Adds what a shader needs to read and write tensors of activations, `width` elements at a time: the aliases `Stored`
+    /// of what memory holds and `Elem` of what is computed in (`f32`, or a vector of them), and `unpack` and `pack` between
+    /// them. Both are the same, unless the kernel is run [in halves](crate::halves::InHalves).
     #[must_use]
-    pub fn stored(mut self, dtype: DType, width: usize, target: &Target) -> Self {
-        let helper = match (dtype, target.shader_f16) {
-            (DType::F16, true) => {
-                self.enable = Some("f16");
-                include_str!("../../../shaders/stored_f16.wgsl")
-            }
-            (DType::F16, false) => include_str!("../../../shaders/stored_packed.wgsl"),
-            (DType::F32 | DType::U32, _) => include_str!("../../../shaders/stored_f32.wgsl"),
-        };
-        self.helpers.push(helper);
-        self.alias("Elem", if width == 4 { "vec4<f32>" } else { "f32" })
+    pub fn stored(mut self, width: usize) -> Self {
+        self.helpers.push(STORED_F32);
+        self.alias(
+            "Elem",
+            match width {
+                4 => "vec4<f32>",
+                2 => "vec2<f32>",
+                _ => "f32",
+            },
+        )
+    }
+
+    /// The same launch where activations are stored in 16 bits; none where they are not read and written in fours.
+    pub fn in_halves(mut self, target: &Target) -> Option<Self> {
+        let stored = self.helpers.iter_mut().find(|helper| **helper == STORED_F32)?;
+        if !self.prelude.contains(&Prelude::Alias("Elem", "vec4<f32>")) {
+            return None;
+        }
+        *stored = if target.shader_f16 { STORED_F16 } else { STORED_PACKED };
+        self.enable = target.shader_f16.then_some("f16");
+        Some(self)
     }
 
     /// Replaces the bindings.

@@ -6,7 +6,7 @@ use tensor::kernels::conv2d_forward::Conv2dForward;
 use tensor::kernels::conv2d_grad_input::Conv2dGradInput;
 use tensor::kernels::conv2d_grad_weight::Conv2dGradWeight;
 use tensor::kernels::sum_partials::SumPartials;
-use tensor::{DType, Kernel, Rng, Slice, SliceMut};
+use tensor::{Kernel, Rng, Slice, SliceMut};
 
 /// Odd and even extents, kernels, strides and paddings that differ by axis, groups, fan-out.
 fn geometries() -> Vec<ConvGeometry> {
@@ -22,7 +22,6 @@ fn geometries() -> Vec<ConvGeometry> {
         stride: [1, 1],
         padding: [1, 1],
         groups: 1,
-        dtype: DType::F32,
     };
     vec![
         base,
@@ -191,7 +190,6 @@ fn partials_are_moderate() {
             stride: [1, 1],
             padding: [1, 1],
             groups: 1,
-            dtype: DType::F32,
         };
         let kernel = Conv2dGradWeight { geometry, normalised: false };
         let activations = 2 * geometry.input_spec().words();

@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::matrix::{TASK, THREADS, element, width};
-use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
+use super::matrix::{TASK, THREADS, width};
+use crate::kernel::{Activations, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
 use crate::target::Target;
 
@@ -47,6 +47,10 @@ impl Kernel for Concat {
         vec![Spec::f32([self.rows, self.channels[0] + self.channels[1]])]
     }
 
+    fn activations(&self) -> Activations {
+        Activations::new([0, 1], [0])
+    }
+
     fn cost(&self) -> Cost {
         Cost::new(self, 0)
     }
@@ -69,7 +73,7 @@ impl Kernel for Concat {
         let width = width(left).min(width(right));
         let elements = self.rows * (left + right) / width;
         Launch::new(include_str!("../../../../shaders/concat.wgsl"), 2, 1, elements.div_ceil(THREADS))
-            .alias("Elem", element(width))
+            .stored(width)
             .size("ELEMENTS", elements)
             .size("A", left / width)
             .size("B", right / width)
@@ -87,6 +91,10 @@ impl Kernel for SliceChannels {
 
     fn outputs(&self) -> Vec<Spec> {
         vec![Spec::f32([self.rows, self.count])]
+    }
+
+    fn activations(&self) -> Activations {
+        Activations::new([0], [0])
     }
 
     fn cost(&self) -> Cost {
@@ -109,7 +117,7 @@ impl Kernel for SliceChannels {
         let width = width(self.channels).min(width(self.first)).min(width(self.count));
         let elements = self.rows * self.count / width;
         Launch::new(include_str!("../../../../shaders/slice_channels.wgsl"), 1, 1, elements.div_ceil(THREADS))
-            .alias("Elem", element(width))
+            .stored(width)
             .size("ELEMENTS", elements)
             .size("C", self.channels / width)
             .size("FIRST", self.first / width)

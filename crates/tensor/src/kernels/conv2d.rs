@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use super::matrix::repeat;
 use super::vector::{Loops, wide};
 use crate::kernel::{Binding, Launch, Slice};
-use crate::shape::{DType, Spec};
+use crate::shape::Spec;
 
 /// Extents of a convolution. The gradients are described by the geometry of their forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,8 +42,6 @@ pub struct ConvGeometry {
     pub padding: [usize; 2],
     /// G: groups; both C and K are multiples of it.
     pub groups: usize,
-    /// Element type of the input, of the output and of their gradients; weights and sums are F32.
-    pub dtype: DType,
 }
 
 impl ConvGeometry {
@@ -55,7 +53,7 @@ impl ConvGeometry {
 
     /// `[input members, N, H, W, C]`.
     pub fn input_spec(&self) -> Spec {
-        Spec::new(self.dtype, [self.input_members, self.batch, self.height, self.width, self.channels])
+        Spec::f32([self.input_members, self.batch, self.height, self.width, self.channels])
     }
 
     /// `[M, R, S, C/G, K]`.
@@ -66,7 +64,7 @@ impl ConvGeometry {
     /// `[M, N, P, Q, K]`.
     pub fn output_spec(&self) -> Spec {
         let [rows, columns] = self.output_extent();
-        Spec::new(self.dtype, [self.members, self.batch, rows, columns, self.filters])
+        Spec::f32([self.members, self.batch, rows, columns, self.filters])
     }
 
     /// Multiply-adds of the forward, and of each gradient; those with padding are counted.

@@ -9,7 +9,7 @@ use super::conv2d::{
 use super::conv2d_direct::{Convolve, Pitch, Strip, serves};
 use super::conv2d_tiled::{TILE, Tiled, candidates, chunk_rows};
 use super::gemm::{Matrix, multiply};
-use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
+use crate::kernel::{Activations, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
 use crate::target::Target;
 
@@ -51,6 +51,10 @@ impl Kernel for Conv2dForward {
 
     fn outputs(&self) -> Vec<Spec> {
         vec![self.geometry.output_spec()]
+    }
+
+    fn activations(&self) -> Activations {
+        Activations::new([0], [0])
     }
 
     fn cost(&self) -> Cost {
@@ -153,7 +157,7 @@ impl Kernel for Conv2dForward {
             let workgroups = g.output_spec().words().div_ceil(WORKGROUP);
             return vec![describe(Launch::new(wgsl, 0, 0, workgroups)).size("WORKGROUP", WORKGROUP)];
         }
-        let describe = |launch| describe(launch).stored(g.dtype, 4, target);
+        let describe = |launch| describe(launch).stored(4);
         let [height, width] = g.output_extent();
         let tiled = self.tiled();
         let mut launches = candidates(target, tiled.tiles(), |tile| {

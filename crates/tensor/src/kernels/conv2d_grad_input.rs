@@ -10,7 +10,7 @@ use super::conv2d::{ConvGeometry, WORKGROUP, rows_per_block, runs_in_images, til
 use super::conv2d_direct::{Convolve, Pitch, Strip, serves};
 use super::conv2d_tiled::{TILE, Tiled, candidates, chunk_rows};
 use super::gemm::{Matrix, multiply};
-use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut};
+use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
 use crate::target::Target;
 
@@ -192,6 +192,10 @@ impl Kernel for Conv2dGradInput {
         vec![self.geometry.input_spec()]
     }
 
+    fn activations(&self) -> Activations {
+        Activations::new([0, 2], [0])
+    }
+
     fn cost(&self) -> Cost {
         Cost::new(self, 2 * self.geometry.macs())
     }
@@ -245,7 +249,7 @@ impl Kernel for Conv2dGradInput {
             let workgroups = g.input_spec().words().div_ceil(WORKGROUP);
             return vec![describe(Launch::new(wgsl, 2, 1, workgroups)).size("WORKGROUP", WORKGROUP)];
         }
-        let describe = |launch| describe(launch).stored(g.dtype, 4, target);
+        let describe = |launch| describe(launch).stored(4);
         let (height, width) = (g.height.div_ceil(g.stride[0]), g.width.div_ceil(g.stride[1]));
         let mut launches = Vec::new();
         if let Some(tiled) = self.tiled() {

@@ -13,7 +13,7 @@ use super::conv2d::{
 use super::conv2d_direct::{AddWeightGradient, Pitch, Strip, serves};
 use super::conv2d_tiled::{WeightTile, candidates};
 use super::gemm::{Matrix, multiply};
-use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
+use crate::kernel::{Activations, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
 use crate::target::Target;
 
@@ -155,6 +155,10 @@ impl Kernel for Conv2dGradWeight {
         vec![Spec::f32(shape)]
     }
 
+    fn activations(&self) -> Activations {
+        Activations::new([0, 1], [])
+    }
+
     fn cost(&self) -> Cost {
         Cost::new(self, 2 * self.geometry.macs())
     }
@@ -196,7 +200,7 @@ impl Kernel for Conv2dGradWeight {
             let workgroups = (parts * g.weight_spec().words()).div_ceil(WORKGROUP);
             return vec![describe(Launch::new(wgsl, 0, 0, workgroups)).size("WORKGROUP", WORKGROUP)];
         }
-        let describe = |launch| describe(launch).stored(g.dtype, 4, target);
+        let describe = |launch| describe(launch).stored(4);
         let mut launches = candidates(target, WeightTile::all(g), |tile| {
             let wgsl = include_str!("../../../../shaders/conv2d_grad_weight_tiled.wgsl");
             let workgroups = parts * g.members * g.groups * tile.workgroups(g);

@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::matrix::{TASK, THREADS, element, width};
-use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
+use super::matrix::{TASK, THREADS, width};
+use crate::kernel::{Activations, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
 use crate::target::Target;
 
@@ -45,7 +45,7 @@ fn launch(words: usize, inputs: usize, entry: &'static str, value: f32) -> Launc
     let elements = words / width;
     Launch::new(include_str!("../../../../shaders/elementwise.wgsl"), inputs, 1, elements.div_ceil(THREADS))
         .entry(entry)
-        .alias("Elem", element(width))
+        .stored(width)
         .size("ELEMENTS", elements)
         .float("VALUE", value)
 }
@@ -61,6 +61,10 @@ impl Kernel for Add {
 
     fn outputs(&self) -> Vec<Spec> {
         vec![Spec::f32([self.words])]
+    }
+
+    fn activations(&self) -> Activations {
+        Activations::new([0, 1], [0])
     }
 
     fn cost(&self) -> Cost {

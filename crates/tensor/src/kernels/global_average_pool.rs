@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::matrix::{Tiling, element, width};
-use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut};
+use super::matrix::{Tiling, width};
+use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
 use crate::target::Target;
 
@@ -51,6 +51,10 @@ impl Kernel for GlobalAveragePool {
         vec![Spec::f32([self.members, self.batch, self.channels])]
     }
 
+    fn activations(&self) -> Activations {
+        Activations::new([0], [])
+    }
+
     fn cost(&self) -> Cost {
         Cost::new(self, self.members * self.batch * self.area * self.channels)
     }
@@ -77,7 +81,7 @@ impl Kernel for GlobalAveragePool {
         let outputs = self.members * self.batch * vectors;
         let wgsl = include_str!("../../../../shaders/global_average_pool.wgsl");
         Launch::new(wgsl, 1, 1, outputs.div_ceil(THREADS))
-            .alias("Elem", element(width))
+            .stored(width)
             .size("AREA", self.area)
             .size("VECTORS", vectors)
             .size("OUTPUTS", outputs)
@@ -99,6 +103,10 @@ impl Kernel for GlobalAveragePoolGrad {
 
     fn outputs(&self) -> Vec<Spec> {
         vec![Spec::f32([self.members, self.batch, self.area, self.channels])]
+    }
+
+    fn activations(&self) -> Activations {
+        Activations::new([1], [0])
     }
 
     fn cost(&self) -> Cost {

@@ -52,7 +52,7 @@ impl Tiling {
     /// Adds what the shaders call these numbers.
     pub fn describe(&self, launch: Launch) -> Launch {
         launch
-            .alias("Elem", element(self.width))
+            .stored(self.width)
             .size("VECTORS", self.vectors)
             .size("COLUMNS", self.columns)
             .size("TILES", self.tiles)
@@ -71,15 +71,6 @@ pub(super) fn width(length: usize) -> usize {
         0 => 4,
         2 => 2,
         _ => 1,
-    }
-}
-
-/// The WGSL type of `width` floats.
-pub(super) fn element(width: usize) -> &'static str {
-    match width {
-        4 => "vec4<f32>",
-        2 => "vec2<f32>",
-        _ => "f32",
     }
 }
 

@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::matrix::{THREADS, element, width};
-use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut};
+use super::matrix::{THREADS, width};
+use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
 use crate::target::Target;
 
@@ -67,7 +67,7 @@ impl PoolGeometry {
         let [rows, columns] = self.output_extent();
         let width = width(self.channels);
         launch
-            .alias("Elem", element(width))
+            .stored(width)
             .size("ELEMENTS", words / width)
             .size("H", self.height)
             .size("W", self.width)
@@ -110,6 +110,10 @@ impl Kernel for Pool2d {
 
     fn outputs(&self) -> Vec<Spec> {
         vec![self.geometry.y()]
+    }
+
+    fn activations(&self) -> Activations {
+        Activations::new([0], [0])
     }
 
     fn cost(&self) -> Cost {
@@ -206,6 +210,10 @@ impl Kernel for Pool2dGrad {
 
     fn outputs(&self) -> Vec<Spec> {
         vec![self.geometry.x()]
+    }
+
+    fn activations(&self) -> Activations {
+        Activations::new([0, 1], [0])
     }
 
     fn cost(&self) -> Cost {

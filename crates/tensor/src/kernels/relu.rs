@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::matrix::{TASK, THREADS, element, width};
-use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
+use super::matrix::{TASK, THREADS, width};
+use crate::kernel::{Activations, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
 use crate::target::Target;
 
@@ -26,7 +26,7 @@ fn launch(words: usize, inputs: usize, entry: &'static str) -> Launch {
     let elements = words / width;
     let mut launch = Launch::new(include_str!("../../../../shaders/relu.wgsl"), inputs, 1, elements.div_ceil(THREADS))
         .entry(entry)
-        .alias("Elem", element(width))
+        .stored(width)
         .size("ELEMENTS", elements);
     launch.bindings.rotate_right(1);
     launch
@@ -43,6 +43,10 @@ impl Kernel for Relu {
 
     fn outputs(&self) -> Vec<Spec> {
         vec![Spec::f32([self.words])]
+    }
+
+    fn activations(&self) -> Activations {
+        Activations::new([0], [0])
     }
 
     fn cost(&self) -> Cost {
@@ -73,6 +77,10 @@ impl Kernel for ReluGrad {
 
     fn outputs(&self) -> Vec<Spec> {
         vec![Spec::f32([self.words])]
+    }
+
+    fn activations(&self) -> Activations {
+        Activations::new([0, 1], [0])
     }
 
     fn cost(&self) -> Cost {

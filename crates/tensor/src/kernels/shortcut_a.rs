@@ -3,8 +3,8 @@
 
 use rayon::prelude::*;
 
-use super::matrix::{THREADS, element, width};
-use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut};
+use super::matrix::{THREADS, width};
+use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
 use crate::target::Target;
 
@@ -80,7 +80,7 @@ impl ShortcutA {
     fn describe(&self, launch: Launch, words: usize) -> Launch {
         let width = self.element_width();
         launch
-            .alias("Elem", element(width))
+            .stored(width)
             .size("ELEMENTS", words / width)
             .size("H", self.height)
             .size("W", self.width)
@@ -104,6 +104,10 @@ impl Kernel for ShortcutA {
 
     fn outputs(&self) -> Vec<Spec> {
         vec![self.y()]
+    }
+
+    fn activations(&self) -> Activations {
+        Activations::new([0], [0])
     }
 
     fn cost(&self) -> Cost {
@@ -154,6 +158,10 @@ impl Kernel for ShortcutAGrad {
 
     fn outputs(&self) -> Vec<Spec> {
         vec![self.forward().x()]
+    }
+
+    fn activations(&self) -> Activations {
+        Activations::new([0, 1], [0])
     }
 
     fn cost(&self) -> Cost {

@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::matrix::{TASK, THREADS, element, width};
-use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
+use super::matrix::{TASK, THREADS, width};
+use crate::kernel::{Activations, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
 use crate::target::Target;
 
@@ -29,6 +29,10 @@ impl Kernel for SumMembers {
         vec![Spec::f32([1, self.words])]
     }
 
+    fn activations(&self) -> Activations {
+        Activations::new([0], [0])
+    }
+
     fn cost(&self) -> Cost {
         Cost::new(self, (self.members - 1) * self.words)
     }
@@ -49,7 +53,7 @@ impl Kernel for SumMembers {
         let width = width(self.words);
         let elements = self.words / width;
         Launch::new(include_str!("../../../../shaders/sum_members.wgsl"), 1, 1, elements.div_ceil(THREADS))
-            .alias("Elem", element(width))
+            .stored(width)
             .size("MEMBERS", self.members)
             .size("ELEMENTS", elements)
     }

@@ -12,7 +12,7 @@ use crate::kernels::conv2d_grad_input::Conv2dGradInput;
 use crate::kernels::conv2d_grad_weight::Conv2dGradWeight;
 use crate::kernels::gemm::Gemm;
 use crate::kernels::sum_partials::SumPartials;
-use crate::shape::{DType, Spec};
+use crate::shape::DType;
 
 /// What of a convolution does not follow from the shapes of its operands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +56,11 @@ impl Graph {
     /// # Errors
     /// When the shapes do not fit each other or the stride, padding and groups.
     pub fn conv2d(&mut self, x: Var, w: Var, spec: Conv2d) -> Result<Var> {
-        let geometry = geometry(self.spec(x), self.shape(w), spec)?;
+        let geometry = geometry(self.shape(x), self.shape(w), spec)?;
+        if is_product(&geometry) && self.spec(x).dtype == DType::F16 {
+            let problem = format!("in 16 bits channels must come in fours, and w is {:?}", self.shape(w));
+            return shape_error("conv2d", problem);
+        }
         if is_product(&geometry) {
             let y = self.launch_one(product(&geometry), &[x, w])?;
             self.set_shape(y, geometry.output_spec().shape)?;
@@ -122,8 +126,7 @@ impl Differentiable for ProductBackward {
     }
 }
 
-fn geometry(input: &Spec, w: &[usize], spec: Conv2d) -> Result<ConvGeometry> {
-    let x = input.shape.as_slice();
+fn geometry(x: &[usize], w: &[usize], spec: Conv2d) -> Result<ConvGeometry> {
     let (&[input_members, batch, height, width, channels], &[members, r, s, group_channels, filters]) = (x, w) else {
         return shape_error("conv2d", format!("x should be [M,N,H,W,C] and w [M,R,S,C/groups,K], got {x:?} and {w:?}"));
     };
@@ -145,7 +148,7 @@ fn geometry(input: &Spec, w: &[usize], spec: Conv2d) -> Result<ConvGeometry> {
         );
     }
     let kernel = [r, s];
-    let geometry = ConvGeometry {
+    Ok(ConvGeometry {
         members,
         input_members,
         batch,
@@ -157,17 +160,7 @@ fn geometry(input: &Spec, w: &[usize], spec: Conv2d) -> Result<ConvGeometry> {
         stride,
         padding,
         groups,
-        dtype: input.dtype,
-    };
-    if input.dtype == DType::F16 && !geometry.in_quads() {
-        return shape_error(
-            "conv2d",
-            format!(
-                "in 16 bits channels and filters must come in fours, and {channels} and {filters} in {groups} groups do not"
-            ),
-        );
-    }
-    Ok(geometry)
+    })
 }
 
 impl Differentiable for Backward {

@@ -27,7 +27,7 @@ impl Graph {
         if shape.first() != Some(&1) || members == 0 {
             return shape_error("expand_members", format!("{shape:?} cannot be expanded to {members} members"));
         }
-        let forward = ExpandMembers { members, words: self.spec(x).words() };
+        let forward = ExpandMembers { members, words: self.spec(x).elements() };
         let y = self.launch_one(forward, &[x])?;
         shape[0] = members;
         self.set_shape(y, shape)?;

@@ -107,7 +107,8 @@ impl Differentiable for GlobalBackward {
         let mut inputs = vec![dy];
         inputs.extend(gradients.take(x));
         let addend = inputs.len() == 2;
-        let dx = graph.launch_one(GlobalAveragePoolGrad { members, batch, area, channels, addend }, &inputs)?;
+        let kernel = GlobalAveragePoolGrad { members, batch, area, channels, addend };
+        let dx = graph.launch_as(graph.spec(x).dtype, kernel, &inputs)?[0];
         gradients.add(graph, x, dx)
     }
 }
