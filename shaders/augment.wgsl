@@ -15,7 +15,7 @@
 // [N]: image index, dx | dy << 8 | flip << 16
 @group(0) @binding(4) var<storage, read> picks: array<vec2<u32>>;
 // [1, N, SIZE, SIZE]: r, g, b, 0
-@group(0) @binding(5) var<storage, read_write> images_out: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> images_out: array<Stored>;
 // [N]
 @group(0) @binding(6) var<storage, read_write> labels_out: array<u32>;
 
@@ -59,5 +59,5 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     }
     let rgb = vec3<f32>(vec3<u32>(packed, packed >> 8u, packed >> 16u) & vec3<u32>(255u));
     let normalised = (rgb / 255.0 - vec3<f32>(MEAN_R, MEAN_G, MEAN_B)) / vec3<f32>(STD_R, STD_G, STD_B);
-    images_out[thread] = vec4<f32>(normalised, 0.0);
+    images_out[thread] = pack(vec4<f32>(normalised, 0.0));
 }

@@ -1,6 +1,7 @@
 // g = gradient + weight_decay * decay_scale * values; velocity = momentum * velocity + g;
 // values -= learning_rate * (NESTEROV: g + momentum * velocity, else velocity).
 // Shapes: gradient, values, velocity [ELEMENTS] of four words, decay_scale [ELEMENTS / DECAY_BLOCK], hyper [3].
+// LOSS_SCALED, gradients are multiplied by loss_scale[2] first, and nothing is updated where that is 0.
 // Tiles: one element per thread. Workgroup: 256 threads, neighbours in memory.
 // Grid: ceil(ELEMENTS / 256) workgroups.
 @group(0) @binding(0) var<storage, read> gradient: array<vec4<f32>>; // [ELEMENTS]
@@ -8,6 +9,7 @@
 @group(0) @binding(2) var<storage, read> hyper: array<f32>; // [3]: learning rate, momentum, weight decay
 @group(0) @binding(3) var<storage, read_write> values: array<vec4<f32>>; // [ELEMENTS]
 @group(0) @binding(4) var<storage, read_write> velocity: array<vec4<f32>>; // [ELEMENTS]
+@group(0) @binding(5) var<storage, read> loss_scale: array<f32>; // [4], LOSS_SCALED only, else hyper again
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
@@ -15,8 +17,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if i >= ELEMENTS {
         return;
     }
+    var given = gradient[i];
+    if LOSS_SCALED {
+        if loss_scale[2] == 0.0 {
+            return;
+        }
+        given *= loss_scale[2];
+    }
     let value = values[i];
-    let g = gradient[i] + hyper[2] * decay_scale[i / DECAY_BLOCK] * value;
+    let g = given + hyper[2] * decay_scale[i / DECAY_BLOCK] * value;
     let v = hyper[1] * velocity[i] + g;
     velocity[i] = v;
     if NESTEROV {

@@ -3,7 +3,7 @@
 use nets::{Architecture, Mode, Model, Result};
 use tensor::kernels::sum_columns::AccumulateColumns;
 use tensor::optim::{SgdConfig, SgdInputs};
-use tensor::{Bank, Device, Graph, Program, Spec, Var};
+use tensor::{Bank, DType, Device, Graph, Program, Spec, Var};
 
 use crate::kernels::distillation_loss::{DistillationLoss, TERMS, Teacher};
 use crate::kernels::predictions::Predict;
@@ -17,7 +17,7 @@ pub type Optimizer = SgdConfig;
 /// What a step is recorded on.
 #[derive(Debug, Clone, Copy)]
 pub struct Batch {
-    /// Images `[1, N, H, W, 4]`.
+    /// Images `[1, N, H, W, 4]`. In F16, activations and their gradients are F16, too, and the loss is scaled.
     pub image: Var,
     /// Labels `[N]`.
     pub labels: Var,
@@ -148,13 +148,17 @@ pub fn training(
     let (settings, outputs) = record_loss(graph, &heads, batch, config, true)?;
     let terms = outputs[0];
     let totals = Totals::record(graph, terms, graph.shape(terms)[0], config.branches)?;
-    let mut seeds = vec![(heads.logits, outputs[1])];
-    if let Some(gate) = heads.gate {
-        seeds.push((gate, outputs[2]));
+    let seeded: Vec<Var> = [heads.logits].into_iter().chain(heads.gate).collect();
+    let mut seeds = outputs[1..=seeded.len()].to_vec();
+    let mut loss_scale = None;
+    if graph.spec(batch.image).dtype == DType::F16 {
+        let (scaled, scale) = graph.scale_loss(&seeds)?;
+        (seeds, loss_scale) = (scaled, Some(scale));
     }
+    let seeds: Vec<(Var, Var)> = seeded.into_iter().zip(seeds).collect();
     let gradients = graph.backward(&seeds)?;
     graph.place_gradients(model.params(), &heads.parameters, &gradients)?;
-    let optimizer = graph.sgd(model.params(), optimizer)?;
+    let optimizer = graph.sgd(model.params(), optimizer, loss_scale)?;
     Ok(Training { heads, settings, optimizer, terms, totals })
 }
 

@@ -6,6 +6,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
 use crate::kernels::elementwise::{Copy, Fill};
+use crate::kernels::loss_scale::{self, CHUNK, CheckGradients, ScaleGradient, UpdateLossScale};
 use crate::kernels::sgd::{DECAY_BLOCK, Sgd};
 use crate::params::{Kind, Params};
 use crate::shape::Spec;
@@ -23,11 +24,47 @@ pub struct SgdConfig {
     pub nesterov: bool,
 }
 
+/// The scale of the loss, in mixed precision: state on the device that follows the gradients.
+#[derive(Debug, Clone)]
+pub struct LossScale {
+    bank: Bank,
+}
+
+impl LossScale {
+    /// Writes the state that training begins with. Called once, after compilation.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn initialize(&self, device: &Device) -> Result<()> {
+        self.write(device, loss_scale::INITIAL)
+    }
+
+    /// Waits for the device, and reads the state: scale, good steps since it changed, factor of the gradients, steps left
+    /// out so far.
+    ///
+    /// # Errors
+    /// When anything failed on the device.
+    pub fn read(&self, device: &Device) -> Result<[f32; loss_scale::STATE]> {
+        let words = self.bank.read(device)?;
+        Ok(std::array::from_fn(|i| f32::from_bits(words[i])))
+    }
+
+    /// Sets the state to what [`LossScale::read`] gave.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn write(&self, device: &Device, state: [f32; loss_scale::STATE]) -> Result<()> {
+        self.bank.write(device, 0, &state.map(f32::to_bits))
+    }
+}
+
 /// The inputs of a recorded update.
 #[derive(Debug, Clone)]
 pub struct SgdInputs {
     /// `[3]`: learning rate, momentum, weight decay.
     pub hyper: Var,
+    /// The scale of the loss, in mixed precision.
+    pub loss_scale: Option<LossScale>,
     decay: Bank,
 }
 
@@ -71,11 +108,48 @@ impl Graph {
         Ok(())
     }
 
-    /// Records the update of all of `params` from the flat bank of gradients: one dispatch for each 2^24 words of it.
+    /// The gradients of a loss, scaled for mixed precision; what follows from them goes to [`Graph::sgd`] with the scale.
+    ///
+    /// # Errors
+    /// When the gradients are not floats.
+    pub fn scale_loss(&mut self, gradients: &[Var]) -> Result<(Vec<Var>, LossScale)> {
+        let bank = Bank::new("loss scale");
+        bank.reserve(loss_scale::STATE)?;
+        let state = self.state(&bank, 0, Spec::f32([loss_scale::STATE]), false)?;
+        let mut scaled = Vec::new();
+        for &gradient in gradients {
+            let shape = self.shape(gradient).to_vec();
+            let kernel = ScaleGradient { words: self.spec(gradient).elements() };
+            let gradient = self.launch_one(kernel, &[gradient, state])?;
+            scaled.push(self.set_shape(gradient, shape)?);
+        }
+        Ok((scaled, LossScale { bank }))
+    }
+
+    /// Records that the loss scale follows the flat bank of gradients, and returns its state.
+    fn update_loss_scale(&mut self, params: &Params, scale: &LossScale) -> Result<Var> {
+        let words = params.values().words();
+        let flags = Bank::new("gradient checks");
+        let chunks: usize = (0..words).step_by(RANGE).map(|first| RANGE.min(words - first).div_ceil(CHUNK)).sum();
+        flags.reserve(chunks)?;
+        for first in (0..words).step_by(RANGE) {
+            let words = RANGE.min(words - first);
+            let gradient = self.state(params.gradients(), first, Spec::f32([words]), false)?;
+            let flags = self.state(&flags, first / CHUNK, Spec::f32([words.div_ceil(CHUNK)]), false)?;
+            self.launch_into(CheckGradients { words }, &[gradient], &[Some(flags)])?;
+        }
+        let flags = self.state(&flags, 0, Spec::f32([chunks]), false)?;
+        let state = self.state(&scale.bank, 0, Spec::f32([loss_scale::STATE]), false)?;
+        self.launch_into(UpdateLossScale { flags: chunks }, &[flags], &[Some(state)])?;
+        Ok(state)
+    }
+
+    /// Records the update of all of `params` from the flat bank of gradients: one dispatch for each 2^24 words of it. Gradients
+    /// of a scaled loss are scaled back, and the step is left out if one of them is not finite.
     ///
     /// # Errors
     /// When there is nothing to train.
-    pub fn sgd(&mut self, params: &Params, config: SgdConfig) -> Result<SgdInputs> {
+    pub fn sgd(&mut self, params: &Params, config: SgdConfig, loss_scale: Option<LossScale>) -> Result<SgdInputs> {
         let words = params.values().words();
         if words == 0 {
             return Err(Error::Compile("there is no parameter to train".to_owned()));
@@ -84,6 +158,7 @@ impl Graph {
         let blocks = params.decay_blocks().len();
         decay.reserve(blocks)?;
         let hyper = self.input("optimizer settings", Spec::f32([3]));
+        let state = loss_scale.as_ref().map(|scale| self.update_loss_scale(params, scale)).transpose()?;
         for first in (0..words).step_by(RANGE) {
             let words = RANGE.min(words - first);
             let range = |graph: &mut Self, bank: &Bank| graph.state(bank, first, Spec::f32([words]), false);
@@ -91,9 +166,10 @@ impl Graph {
             let table = self.state(&decay, first / DECAY_BLOCK, Spec::f32([words / DECAY_BLOCK]), false)?;
             let values = range(self, params.values())?;
             let velocities = range(self, params.velocities())?;
-            let kernel = Sgd { words, nesterov: config.nesterov };
-            self.launch_into(kernel, &[gradient, table, hyper], &[Some(values), Some(velocities)])?;
+            let kernel = Sgd { words, nesterov: config.nesterov, loss_scaled: state.is_some() };
+            let inputs: Vec<Var> = [gradient, table, hyper].into_iter().chain(state).collect();
+            self.launch_into(kernel, &inputs, &[Some(values), Some(velocities)])?;
         }
-        Ok(SgdInputs { hyper, decay })
+        Ok(SgdInputs { hyper, loss_scale, decay })
     }
 }

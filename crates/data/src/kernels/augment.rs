@@ -15,7 +15,7 @@
 //! lie in up to [`MAX_SHARDS`] shards; see [`shards`].
 
 use rayon::prelude::*;
-use tensor::{Binding, Cost, Kernel, Launch, Slice, SliceMut, Spec, Target};
+use tensor::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut, Spec, Target};
 
 use crate::error::{DataError, Result};
 
@@ -87,6 +87,10 @@ impl Kernel for Augment {
 
     /// Two operations per channel. Only the picked images are read, not the whole shards: one word per pixel in, four
     /// out, and per sample two words of pick and a label in and out.
+    fn activations(&self) -> Activations {
+        Activations::new([], [0])
+    }
+
     fn cost(&self) -> Cost {
         let pixels = self.batch * self.pixels();
         Cost { flops: (pixels * 3 * 3) as u64, bytes: 4 * (5 * pixels + 4 * self.batch) as u64 }
@@ -139,6 +143,7 @@ impl Kernel for Augment {
                 Binding::Output(0),
                 Binding::Output(1),
             ])
+            .stored(4)
             .size("WORKGROUP", WORKGROUP)
             .size("SIZE", self.size)
             .size("THREADS", threads)

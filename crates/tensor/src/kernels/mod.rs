@@ -14,6 +14,7 @@ pub mod elementwise;
 pub mod expand_members;
 pub mod gemm;
 pub mod global_average_pool;
+pub mod loss_scale;
 mod matrix;
 pub mod pool2d;
 pub mod relu;

@@ -2,8 +2,9 @@
 
 use rayon::prelude::*;
 
+use super::loss_scale::STATE;
 use super::matrix::{TASK, THREADS};
-use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
+use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
 use crate::target::Target;
 
@@ -18,12 +19,17 @@ pub const DECAY_BLOCK: usize = 64;
 /// velocity = momentum * velocity + g
 /// values = values - learning_rate * (g + momentum * velocity if nesterov, else velocity)
 /// ```
+///
+/// With [`Sgd::loss_scaled`] a fourth input is the state of the loss scale ([`super::loss_scale`]): gradients are multiplied by
+/// its factor first, and nothing is updated where that is 0.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sgd {
     /// Words of all parameters, a multiple of [`DECAY_BLOCK`].
     pub words: usize,
     /// Whether the step looks ahead along the velocity (Nesterov).
     pub nesterov: bool,
+    /// Whether the gradients are those of a scaled loss.
+    pub loss_scaled: bool,
 }
 
 impl Kernel for Sgd {
@@ -32,7 +38,11 @@ impl Kernel for Sgd {
     }
 
     fn inputs(&self) -> Vec<Spec> {
-        vec![Spec::f32([self.words]), Spec::f32([self.words / DECAY_BLOCK]), Spec::f32([3])]
+        let mut specs = vec![Spec::f32([self.words]), Spec::f32([self.words / DECAY_BLOCK]), Spec::f32([3])];
+        if self.loss_scaled {
+            specs.push(Spec::f32([STATE]));
+        }
+        specs
     }
 
     fn outputs(&self) -> Vec<Spec> {
@@ -52,6 +62,10 @@ impl Kernel for Sgd {
         let &[learning_rate, momentum, weight_decay] = inputs[2].f32() else {
             unreachable!("three hyperparameters are declared")
         };
+        let factor = inputs.get(3).map_or(1.0, |state| state.f32()[2]);
+        if factor == 0.0 {
+            return;
+        }
         let [values, velocity] = outputs else { unreachable!("two outputs are declared") };
         let state = values.f32().par_chunks_mut(TASK).zip(velocity.f32().par_chunks_mut(TASK));
         let given = gradient.par_chunks(TASK).zip(decay_scale.par_chunks(TASK / DECAY_BLOCK));
@@ -62,7 +76,7 @@ impl Kernel for Sgd {
             {
                 let decay = weight_decay * scale;
                 for ((value, velocity), gradient) in values.iter_mut().zip(velocity).zip(gradient) {
-                    let g = gradient + decay * *value;
+                    let g = gradient * factor + decay * *value;
                     *velocity = momentum * *velocity + g;
                     *value -= learning_rate * if self.nesterov { g + momentum * *velocity } else { *velocity };
                 }
@@ -72,7 +86,12 @@ impl Kernel for Sgd {
 
     fn launch(&self, _: &Target) -> Launch {
         let elements = self.words / 4;
-        Launch::new(include_str!("../../../../shaders/sgd.wgsl"), 3, 2, elements.div_ceil(THREADS))
+        let state = Binding::Input(if self.loss_scaled { 3 } else { 2 });
+        let mut bindings: Vec<Binding> = (0..3).map(Binding::Input).chain([0, 1].map(Binding::Output)).collect();
+        bindings.push(state);
+        Launch::new(include_str!("../../../../shaders/sgd.wgsl"), 0, 0, elements.div_ceil(THREADS))
+            .bindings(bindings)
+            .switch("LOSS_SCALED", self.loss_scaled)
             .size("ELEMENTS", elements)
             .size("DECAY_BLOCK", DECAY_BLOCK / 4)
             .switch("NESTEROV", self.nesterov)
@@ -96,7 +115,7 @@ mod tests {
             for step in 0..2 {
                 let gradient = normal(words, 0.0, 1.0, 2 + step);
                 let inputs: [&[f32]; 3] = [&gradient, &scales, &hyper];
-                let outputs = run(&Sgd { words, nesterov }, &inputs, &[&values, &velocity]);
+                let outputs = run(&Sgd { words, nesterov, loss_scaled: false }, &inputs, &[&values, &velocity]);
                 for (i, (w, v)) in want.iter_mut().enumerate() {
                     let g = f64::from(gradient[i]) + 0.01 * f64::from(scales[i / DECAY_BLOCK]) * *w;
                     *v = 0.9 * *v + g;
