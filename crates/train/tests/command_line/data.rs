@@ -66,7 +66,7 @@ fn a_streamed_run_and_its_resume_do_not_depend_on_workers_and_count_what_is_brok
     let data = images(path("pictures"));
     fs::write(data.join("val/colour/broken.jpg"), "").expect("written");
     let imagenet = |name: &str, options: &str| run_on(&data, &path(name), &format!("--augment imagenet {options}"));
-    let (state, records, said) = imagenet("alone", "--workers 0");
+    let (state, records, said) = imagenet("alone", "--workers 0 --stream on");
     for part in [
         "grey/broken.jpg is no JPEG or PNG image",
         "1 of 13 training images cannot be decoded, and others of their classes took their places (--strict",
@@ -74,7 +74,8 @@ fn a_streamed_run_and_its_resume_do_not_depend_on_workers_and_count_what_is_brok
     ] {
         assert_eq!(said.matches(part).count(), 1, "{part}: {said}");
     }
-    let (two, two_records, _) = imagenet("two", "--workers 2 --stream on");
+    let (two, two_records, said) = imagenet("two", "--workers 2");
+    assert!(said.contains("1 of 5 images were skipped"), "test images that fit are decoded once: {said}");
     assert!(two == state && two_records == records, "two workers make another run");
     let test_images = |records: &[serde_json::Value]| {
         // Of four images: thirds would tell that the broken one was counted.
