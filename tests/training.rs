@@ -5,7 +5,7 @@ mod common;
 
 use std::sync::OnceLock;
 
-use data::{Augment, Dataset, LoadOptions, PADDING, Pick, Sampler, shards};
+use data::{Augment, Augmentation, Dataset, LoadOptions, PADDING, Pick, Sampler, shards};
 use nets::Model;
 use nets::resnet::{Block, CifarResNet, Shortcut};
 use one::{Config, LossWeights, Metrics};
@@ -81,7 +81,7 @@ impl Run {
     /// Starts anew from a seed and takes all steps.
     fn train(&mut self, seed: u64) -> Outcome {
         self.model.initialize(&self.device, seed).expect("initial values");
-        let sampler = Sampler::new(seed, IMAGES, BATCH, true).expect("several batches");
+        let sampler = Sampler::new(seed, IMAGES, BATCH, Augmentation::Padded).expect("several batches");
         let epochs = (0..).map(|epoch| sampler.epoch(epoch));
         let batches: Vec<Vec<Pick>> =
             epochs.flat_map(|epoch| epoch.iter().map(<[Pick]>::to_vec).collect::<Vec<_>>()).take(STEPS).collect();

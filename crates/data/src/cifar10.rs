@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use crate::dataset::{Dataset, Images, LoadOptions, find_folder, pack_rgb};
 use crate::error::{DataError, Result};
+use crate::sampler::Augmentation;
 
 /// The dataset's name, and that of its folder.
 pub const NAME: &str = "cifar10";
@@ -81,7 +82,7 @@ pub fn load(options: &LoadOptions) -> Result<Dataset> {
         test,
         mean: MEAN,
         std: STD,
-        augment: true,
+        augment: Augmentation::Padded,
         notes: Vec::new(),
     })
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::cifar10::{Layout, read_records};
 use crate::dataset::{Dataset, Images, LoadOptions, find_folder};
 use crate::error::{DataError, Result};
+use crate::sampler::Augmentation;
 
 /// The dataset's name, and that of its folder.
 pub const NAME: &str = "cifar100";
@@ -99,7 +100,7 @@ pub fn load(options: &LoadOptions) -> Result<Dataset> {
         test: read(TEST, options.limit_test)?,
         mean: MEAN,
         std: STD,
-        augment: true,
+        augment: Augmentation::Padded,
         notes: Vec::new(),
     })
 }

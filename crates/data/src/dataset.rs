@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use tensor::Rng;
 
 use crate::error::{DataError, Result};
+use crate::sampler::Augmentation;
 use crate::{cifar10, cifar100, fashion_mnist, folder, shapes, svhn};
 
 /// Names that [`load`] knows.
@@ -60,21 +61,7 @@ impl Images {
     ///
     /// `n` is 0, or would leave no image.
     pub fn hold_out(&mut self, n: usize, classes: usize) -> Result<Self> {
-        let count = self.len();
-        if n == 0 || n >= count {
-            return Err(DataError::HoldOut { asked: n, count });
-        }
-        let mut counts = vec![0; classes];
-        self.labels.iter().for_each(|&label| counts[label as usize] += 1);
-        let mut wanted = shares(&counts, n);
-        let mut held = vec![false; count];
-        for image in Rng::named("validation", &[count as u64, n as u64]).permutation(count) {
-            let left = &mut wanted[self.labels[image as usize] as usize];
-            if *left > 0 {
-                *left -= 1;
-                held[image as usize] = true;
-            }
-        }
+        let held = held_out(&self.labels, n, classes)?;
         let pixels = self.pixels_per_image();
         let mut out = Self { size: self.size, pixels: Vec::with_capacity(n * pixels), labels: Vec::with_capacity(n) };
         let mut kept = 0;
@@ -93,6 +80,30 @@ impl Images {
     }
 }
 
+/// Which `n` images are held out, of each of `classes` classes its share: a pure function of the labels and `n`.
+///
+/// # Errors
+///
+/// `n` is 0, or would leave no image.
+pub(crate) fn held_out(labels: &[u32], n: usize, classes: usize) -> Result<Vec<bool>> {
+    let count = labels.len();
+    if n == 0 || n >= count {
+        return Err(DataError::HoldOut { asked: n, count });
+    }
+    let mut counts = vec![0; classes];
+    labels.iter().for_each(|&label| counts[label as usize] += 1);
+    let mut wanted = shares(&counts, n);
+    let mut held = vec![false; count];
+    for image in Rng::named("validation", &[count as u64, n as u64]).permutation(count) {
+        let left = &mut wanted[labels[image as usize] as usize];
+        if *left > 0 {
+            *left -= 1;
+            held[image as usize] = true;
+        }
+    }
+    Ok(held)
+}
+
 /// Distributes `n` in proportion to `counts`: whole numbers, the largest remainders rounded up. `n` is at most the sum.
 fn shares(counts: &[usize], n: usize) -> Vec<usize> {
     let total: usize = counts.iter().sum();
@@ -109,25 +120,49 @@ pub(crate) fn pack_rgb([r, g, b]: [u8; 3]) -> u32 {
     u32::from(r) | u32::from(g) << 8 | u32::from(b) << 16
 }
 
-/// A dataset in memory.
+/// A dataset; where its images are says the type of its splits.
 #[derive(Debug, Clone)]
-pub struct Dataset {
+pub struct Dataset<S = Images> {
     /// The name that [`load`] was given.
     pub name: String,
     /// What each label means.
     pub classes: Vec<String>,
     /// Images to learn from.
-    pub train: Images,
+    pub train: S,
     /// Images to measure the error on.
-    pub test: Images,
+    pub test: S,
     /// Mean of each channel over the training set, for pixels in `[0, 1]`.
     pub mean: [f32; 3],
     /// Standard deviation of each channel.
     pub std: [f32; 3],
-    /// Whether random crops and flips are part of the usual protocol on this dataset.
-    pub augment: bool,
+    /// How training images usually are changed on this dataset.
+    pub augment: Augmentation,
     /// What a user should know of the loading, one sentence each: images that were skipped, how long decoding took.
     pub notes: Vec<String>,
+}
+
+impl<S> Dataset<S> {
+    /// The same dataset with what each of its splits becomes.
+    ///
+    /// # Errors
+    ///
+    /// As `train` and `test`.
+    pub fn try_map<T, E>(
+        self,
+        train: impl FnOnce(S) -> std::result::Result<T, E>,
+        test: impl FnOnce(S) -> std::result::Result<T, E>,
+    ) -> std::result::Result<Dataset<T>, E> {
+        Ok(Dataset {
+            name: self.name,
+            classes: self.classes,
+            train: train(self.train)?,
+            test: test(self.test)?,
+            mean: self.mean,
+            std: self.std,
+            augment: self.augment,
+            notes: self.notes,
+        })
+    }
 }
 
 /// What [`load`] may be told.
@@ -168,7 +203,7 @@ impl LoadOptions {
     /// # Errors
     ///
     /// It would take more than [`LoadOptions::max_bytes`].
-    pub(crate) fn check_fits(&self, images: usize, size: usize) -> Result<()> {
+    pub fn check_fits(&self, images: usize, size: usize) -> Result<()> {
         let bytes = images as u64 * (4 * size * size) as u64;
         match self.max_bytes.filter(|&most| bytes > most) {
             Some(most) => Err(DataError::Memory { images, size, bytes, most }),
@@ -194,10 +229,11 @@ pub fn load(name: &str, options: &LoadOptions) -> Result<Dataset> {
         cifar100::NAME => cifar100::load(options),
         svhn::NAME => svhn::load(options),
         fashion_mnist::NAME => fashion_mnist::load(options),
-        folder::NAME => folder::load_imagenet(options),
         shapes::NAME => shapes::load(options),
-        _ if Path::new(name).is_dir() => folder::load(name, Path::new(name), options),
-        _ => Err(DataError::Unknown { name: name.to_owned(), known: DATASETS.join(", ") }),
+        _ => match folder::find(name, options) {
+            Some(folder) => folder::load(name, &folder, options),
+            None => Err(DataError::Unknown { name: name.to_owned(), known: DATASETS.join(", ") }),
+        },
     }
 }
 

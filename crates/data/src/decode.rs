@@ -1,5 +1,4 @@
-//! One JPEG or PNG image as a square of packed pixels: decoded, resized so that its shorter side fits, the rest cut off on
-//! both sides alike.
+//! One JPEG or PNG image as a square of packed pixels: decoded, and a part of it ([`View`]) resized.
 //!
 //! Resizing weighs all pixels that an output pixel covers by a triangle of twice its width (of two pixels where the
 //! image grows), as Pillow's and torchvision's antialiased bilinear filter does.
@@ -12,6 +11,7 @@ use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
 use crate::dataset::pack_rgb;
+use crate::view::{Frame, View};
 
 /// The most pixels that an image may have. The largest of ImageNet has 55 million.
 const MAX_PIXELS: usize = 100_000_000;
@@ -34,14 +34,15 @@ pub(crate) type Problem = String;
 /// # Errors
 ///
 /// They are no JPEG or PNG, are damaged or cut off, or are of too large an image.
-pub(crate) fn square(file: &[u8], size: usize, out: &mut [u32]) -> Result<(), Problem> {
+pub(crate) fn square(file: &[u8], view: View, size: usize, out: &mut [u32]) -> Result<(), Problem> {
     let picture = match file {
         [] => return Err("is empty".to_owned()),
         [0xff, 0xd8, ..] => jpeg(file)?,
         [0x89, b'P', b'N', b'G', ..] => png(file)?,
         _ => return Err("is no JPEG or PNG image".to_owned()),
     };
-    resize(&picture, size, out);
+    let frames = view.frames([picture.height, picture.width], size);
+    resize(&picture, frames, size, out);
     Ok(())
 }
 
@@ -114,15 +115,14 @@ struct Tap {
     weights: Vec<f32>,
 }
 
-/// The taps along an axis of `length` of which the middle `side` is brought to `size`.
-fn taps(length: usize, side: usize, size: usize) -> Vec<Tap> {
-    let scale = side as f64 / size as f64;
+/// The taps along an axis of which a frame is brought to `size`.
+fn taps(frame: Frame, size: usize) -> Vec<Tap> {
+    let scale = frame.extent / size as f64;
     let reach = scale.max(1.0);
-    let begin = (length - side) as f64 / 2.0;
     let tap = |i: usize| {
-        let centre = begin + (i as f64 + 0.5) * scale;
-        let first = (centre - reach).floor().max(0.0) as usize;
-        let end = ((centre + reach).ceil() as usize).min(length);
+        let centre = frame.begin + (i as f64 + 0.5) * scale;
+        let first = ((centre - reach).floor().max(0.0) as usize).max(frame.from);
+        let end = ((centre + reach).ceil() as usize).min(frame.to);
         let weight = |j: usize| (1.0 - ((j as f64 + 0.5 - centre) / reach).abs()).max(0.0);
         let sum: f64 = (first..end).map(weight).sum();
         Tap { first, weights: (first..end).map(|j| (weight(j) / sum) as f32).collect() }
@@ -131,10 +131,9 @@ fn taps(length: usize, side: usize, size: usize) -> Vec<Tap> {
 }
 
 /// Rows first, one input row at a time, then columns.
-fn resize(picture: &Picture, size: usize, out: &mut [u32]) {
-    let &Picture { height, width, channels, ref samples } = picture;
-    let side = height.min(width);
-    let (columns, rows) = (taps(width, side, size), taps(height, side, size));
+fn resize(picture: &Picture, [rows, columns]: [Frame; 2], size: usize, out: &mut [u32]) {
+    let &Picture { width, channels, ref samples, .. } = picture;
+    let (columns, rows) = (taps(columns, size), taps(rows, size));
     let used = channels.min(3);
     // Two channels are grey and how opaque it is.
     let colours = if used < 3 { 1 } else { 3 };
@@ -184,7 +183,7 @@ mod tests {
 
     fn decoded(file: &[u8], size: usize) -> Result<Vec<u32>, Problem> {
         let mut out = vec![0; size * size];
-        square(file, size, &mut out).map(|()| out)
+        square(file, View::Whole, size, &mut out).map(|()| out)
     }
 
     #[test]
@@ -208,7 +207,8 @@ mod tests {
         let wide = decoded(&encoded(8, 4, png::ColorType::Grayscale, &grey), 4).expect("valid");
         assert_eq!(wide[..4], [20, 30, 40, 50].map(|g| pack_rgb([g; 3])));
         for (length, side, size) in [(500, 375, 224), (375, 375, 224), (10, 3, 32), (1, 1, 32), (64, 64, 32)] {
-            for tap in taps(length, side, size) {
+            let frame = Frame { from: 0, to: length, begin: (length - side) as f64 / 2.0, extent: side as f64 };
+            for tap in taps(frame, size) {
                 assert!(
                     (tap.weights.iter().sum::<f32>() - 1.0).abs() < 1e-5 && tap.first + tap.weights.len() <= length
                 );
@@ -218,12 +218,38 @@ mod tests {
 
     #[test]
     fn halving_weighs_as_the_triangle_does() {
-        let weights = &taps(8, 8, 4)[1].weights;
+        let frame = Frame { from: 0, to: 8, begin: 0.0, extent: 8.0 };
+        let weights = &taps(frame, 4)[1].weights;
         // Centres at distances 1.5, 0.5, 0.5, 1.5 of an output pixel that is two wide.
         assert_eq!(weights, &[0.125, 0.375, 0.375, 0.125]);
-        let ends = &taps(8, 8, 4)[0].weights;
+        let ends = &taps(frame, 4)[0].weights;
         let expected = [0.375, 0.375, 0.125].map(|weight: f32| weight / 0.875);
         assert!(ends.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6) && ends.len() == 3, "{ends:?}");
+    }
+
+    #[test]
+    fn a_random_crop_is_the_image_that_was_cut_out_before() {
+        let (height, width) = (21_usize, 34_usize);
+        let pixel = |y: usize, x: usize| [(y * 11) as u8, (x * 7) as u8, (y * x) as u8];
+        let part = |rows: std::ops::Range<usize>, columns: std::ops::Range<usize>| -> Vec<u8> {
+            rows.flat_map(|y| columns.clone().flat_map(move |x| pixel(y, x))).collect()
+        };
+        let whole = encoded(width as u32, height as u32, png::ColorType::Rgb, &part(0..height, 0..width));
+        for image in 0..20 {
+            let view = View::Random([0, 0, image]);
+            let [rows, columns] = view.frames([height, width], 9);
+            let cut = Picture {
+                height: rows.to - rows.from,
+                width: columns.to - columns.from,
+                channels: 3,
+                samples: part(rows.from..rows.to, columns.from..columns.to),
+            };
+            let all = |length: usize| Frame { from: 0, to: length, begin: 0.0, extent: length as f64 };
+            let (mut expected, mut found) = (vec![0; 81], vec![0; 81]);
+            resize(&cut, [all(cut.height), all(cut.width)], 9, &mut expected);
+            square(&whole, view, 9, &mut found).expect("valid");
+            assert_eq!(found, expected, "{view:?}");
+        }
     }
 
     #[test]

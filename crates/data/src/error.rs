@@ -169,6 +169,12 @@ pub enum DataError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Worker threads cannot be had.
+    #[error("a thread to decode images cannot be started ({0}): take fewer by --workers")]
+    Workers(io::Error),
+    /// A fault of this program.
+    #[error("decoding an image failed in a way that it must not ({0}): please report it")]
+    Panic(String),
     /// A dataset that is not fetched.
     #[error("dataset {dataset} cannot be fetched: {reason}")]
     NothingToFetch {

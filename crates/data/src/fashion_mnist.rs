@@ -12,6 +12,7 @@ use flate2::read::GzDecoder;
 
 use crate::dataset::{Dataset, Images, LoadOptions, find_folder, pack_rgb};
 use crate::error::{DataError, Result};
+use crate::sampler::Augmentation;
 use crate::stream;
 
 /// The dataset's name, and that of its folder.
@@ -74,7 +75,7 @@ pub fn load(options: &LoadOptions) -> Result<Dataset> {
         test: read(TEST_FILES, options.limit_test)?,
         mean: MEAN,
         std: STD,
-        augment: true,
+        augment: Augmentation::Padded,
         notes: Vec::new(),
     })
 }

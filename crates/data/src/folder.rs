@@ -1,20 +1,20 @@
 //! A folder of one's own images, `train/CLASS/*` and `val/CLASS/*` (or `test/CLASS/*`), JPEG and PNG, of any sizes. The
 //! classes are the folders' names in order. ImageNet is such a folder, too.
 //!
-//! Images are decoded and resized once, on all threads, when the dataset is loaded.
+//! They are decoded and resized once, on all threads ([`decode`]), or again for every batch ([`crate::Loader`]).
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use indicatif::ProgressBar;
 use rayon::prelude::*;
 
-use crate::dataset::{Dataset, Images, LoadOptions};
-use crate::decode;
+use crate::dataset::{DATASETS, Dataset, Images, LoadOptions};
 use crate::error::{DataError, Result};
 use crate::fetch::style;
+use crate::pictures::Files;
+use crate::sampler::Augmentation;
 use crate::stream;
 
 /// The name, and the folder under the data directory, of ImageNet.
@@ -23,6 +23,9 @@ pub const NAME: &str = "imagenet";
 /// Height and width where none are asked for.
 const SIZE: usize = 32;
 
+/// Up to this height and width, training images usually are padded and cropped; larger ones are random parts, resized.
+const SMALL: usize = 64;
+
 /// ImageNet's, which are taken for any folder.
 const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 const STD: [f32; 3] = [0.229, 0.224, 0.225];
@@ -30,36 +33,33 @@ const STD: [f32; 3] = [0.229, 0.224, 0.225];
 /// What names of images end in, in small letters.
 const ENDINGS: [&str; 3] = ["jpg", "jpeg", "png"];
 
-/// The largest file that is read.
-const MAX_FILE: u64 = 256 << 20;
-
 /// Images that are decoded before the next look at what failed.
 const BLOCK: usize = 512;
 
 /// Images that failed which are named one by one.
 const NAMED: usize = 20;
 
-/// Loads ImageNet from `imagenet/` under the data directory, or from the data directory itself.
-///
-/// # Errors
-///
-/// As [`load`].
-pub fn load_imagenet(options: &LoadOptions) -> Result<Dataset> {
+/// The folder of a dataset that is one: of ImageNet, `imagenet/` under the data directory, or that directory itself; or of
+/// a dataset whose name is a folder's path.
+pub fn find(name: &str, options: &LoadOptions) -> Option<PathBuf> {
+    if name != NAME {
+        if DATASETS.contains(&name) {
+            return None;
+        }
+        return Some(PathBuf::from(name)).filter(|folder| folder.is_dir());
+    }
     let root = options.root();
     let folder = root.join(NAME);
-    let folder = if !folder.is_dir() && root.join("train").is_dir() { root.to_owned() } else { folder };
-    load(NAME, &folder, options)
+    Some(if !folder.is_dir() && root.join("train").is_dir() { root.to_owned() } else { folder })
 }
 
-/// Loads a folder of images, each brought to [`LoadOptions::image_size`]: the shorter side is resized to it, and what the
-/// longer one has more is cut off on both sides. Images of the classes take turns, so that a limit takes as many of each
-/// as there are.
+/// Lists a folder's images, which decoded will be of [`LoadOptions::image_size`]. Images of the classes take turns, so that a
+/// limit takes as many of each as there are.
 ///
 /// # Errors
 ///
-/// The folder is not laid out as it must be or cannot be read, its images do not fit, or none can be decoded; with
-/// [`LoadOptions::strict`], as soon as one cannot.
-pub fn load(name: &str, folder: &Path, options: &LoadOptions) -> Result<Dataset> {
+/// The folder is not laid out as it must be or cannot be read.
+pub fn list(name: &str, folder: &Path, options: &LoadOptions) -> Result<Dataset<Files>> {
     let size = options.image_size.unwrap_or(SIZE);
     let wrong = |problem: String| DataError::Folder { folder: folder.to_owned(), problem };
     let train = folder.join("train");
@@ -80,21 +80,35 @@ pub fn load(name: &str, folder: &Path, options: &LoadOptions) -> Result<Dataset>
     if let Some(other) = class_names(test)?.into_iter().find(|class| classes.binary_search(class).is_err()) {
         return Err(wrong(format!("has a class {other:?} in {} that train has not", test.display())));
     }
-    let train = list(&train, &classes, options.limit_train)?;
-    let test = list(test, &classes, options.limit_test)?;
-    options.check_fits(train.len(), size)?;
-    options.check_fits(test.len(), size)?;
-    let mut notes = Vec::new();
+    let files = |split, limit| Ok(Files::new(list_split(split, &classes, limit)?, size, options.strict));
     Ok(Dataset {
         name: name.to_owned(),
-        train: read(folder, &train, size, options.strict, &mut notes)?,
-        test: read(folder, &test, size, options.strict, &mut notes)?,
+        train: files(&train, options.limit_train)?,
+        test: files(test, options.limit_test)?,
         classes,
         mean: MEAN,
         std: STD,
-        augment: true,
-        notes,
+        augment: if size <= SMALL { Augmentation::Padded } else { Augmentation::Resized },
+        notes: Vec::new(),
     })
+}
+
+/// Loads a folder of images, each brought to [`LoadOptions::image_size`]: the shorter side is resized to it, and what the
+/// longer one has more is cut off on both sides.
+///
+/// # Errors
+///
+/// As [`list()`]; its images do not fit, or none can be decoded; with [`LoadOptions::strict`], as soon as one cannot.
+pub fn load(name: &str, folder: &Path, options: &LoadOptions) -> Result<Dataset> {
+    let dataset = list(name, folder, options)?;
+    for split in [&dataset.train, &dataset.test] {
+        options.check_fits(split.len(), split.size)?;
+    }
+    let (mut train_notes, mut test_notes) = (Vec::new(), Vec::new());
+    let dataset = dataset
+        .try_map(|files| decode(&files, folder, &mut train_notes), |files| decode(&files, folder, &mut test_notes))?;
+    train_notes.extend(test_notes);
+    Ok(Dataset { augment: Augmentation::Padded, notes: train_notes, ..dataset })
 }
 
 /// An image's file, and its class.
@@ -129,7 +143,7 @@ fn class_names(split: &Path) -> Result<Vec<String>> {
 }
 
 /// The first `limit` images of a split: the first of each class, the second of each, and so on.
-fn list(split: &Path, classes: &[String], limit: Option<usize>) -> Result<Vec<Listed>> {
+fn list_split(split: &Path, classes: &[String], limit: Option<usize>) -> Result<Vec<Listed>> {
     let is_image = |path: &PathBuf| {
         let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
         ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
@@ -147,33 +161,40 @@ fn list(split: &Path, classes: &[String], limit: Option<usize>) -> Result<Vec<Li
     Ok(images.into_iter().map(|(_, label, path)| (path, label)).collect())
 }
 
-/// Decodes images; says in `notes` how many could not be, and which, and how long it took.
-fn read(folder: &Path, listed: &[Listed], size: usize, strict: bool, notes: &mut Vec<String>) -> Result<Images> {
+/// Decodes the files of a split of `folder`; says in `notes` how many could not be, and which, and how long it took.
+///
+/// # Errors
+///
+/// There is too little memory, or none can be decoded; where the files are strict, as soon as one cannot.
+pub fn decode(files: &Files, folder: &Path, notes: &mut Vec<String>) -> Result<Images> {
     let start = Instant::now();
+    let (size, count) = (files.size, files.len());
     let mut images = Images { size, ..Images::default() };
-    let room = stream::reserve(&mut images.pixels, listed.len() * size * size);
+    let room = stream::reserve(&mut images.pixels, count * size * size);
     room.map_err(|problem| DataError::Folder { folder: folder.to_owned(), problem })?;
     let mut failed = Vec::new();
-    let bar = ProgressBar::new(listed.len() as u64);
+    let bar = ProgressBar::new(count as u64);
     bar.set_style(style("decoding {bar:40} {pos}/{len} {per_sec} {eta}"));
-    for block in listed.chunks(BLOCK) {
+    for begin in (0..count).step_by(BLOCK) {
+        let block = begin..count.min(begin + BLOCK);
         let first = images.pixels.len();
         images.pixels.resize(first + block.len() * size * size, 0);
         let results: Vec<std::result::Result<(), String>> = images.pixels[first..]
             .par_chunks_exact_mut(size * size)
-            .zip(block)
-            .map(|(pixels, (path, _))| decode::square(&contents(path)?, size, pixels))
+            .zip(block.clone())
+            .map(|(pixels, image)| files.decode(image, files.still, pixels))
             .collect();
         let mut kept = images.labels.len();
-        for (i, ((path, label), result)) in block.iter().zip(results).enumerate() {
+        for (i, (image, result)) in block.clone().zip(results).enumerate() {
+            let path = &files.paths[image];
             match result {
                 Ok(()) => {
                     let from = first + i * size * size;
                     images.pixels.copy_within(from..from + size * size, kept * size * size);
-                    images.labels.push(*label);
+                    images.labels.push(files.labels[image]);
                     kept += 1;
                 }
-                Err(reason) if strict => return Err(DataError::Image { path: path.clone(), reason }),
+                Err(reason) if files.strict => return Err(DataError::Image { path: path.clone(), reason }),
                 Err(reason) => failed.push(format!("{} {reason}", path.display())),
             }
         }
@@ -186,30 +207,16 @@ fn read(folder: &Path, listed: &[Listed], size: usize, strict: bool, notes: &mut
         return Err(DataError::Folder { folder: folder.to_owned(), problem });
     }
     let seconds = start.elapsed().as_secs_f64();
-    if !listed.is_empty() {
-        let (count, speed) = (images.len(), listed.len() as f64 / seconds.max(1e-9));
-        notes.push(format!("decoded {count} images in {seconds:.1} s, {speed:.0} images/s"));
+    if count > 0 {
+        let (decoded, speed) = (images.len(), count as f64 / seconds.max(1e-9));
+        notes.push(format!("decoded {decoded} images in {seconds:.1} s, {speed:.0} images/s"));
     }
     if !failed.is_empty() {
-        let (count, of) = (failed.len(), listed.len());
+        let skipped = failed.len();
         notes.extend(failed.iter().take(NAMED).map(|failed| format!("skipped: {failed}")));
         notes.push(format!(
-            "{count} of {of} images were skipped since they cannot be decoded (--strict stops at the first)"
+            "{skipped} of {count} images were skipped since they cannot be decoded (--strict stops at the first)"
         ));
     }
     Ok(images)
-}
-
-fn contents(path: &Path) -> std::result::Result<Vec<u8>, String> {
-    let unreadable = |error: io::Error| format!("cannot be read ({error})");
-    // A pipe or a device would never end.
-    if !fs::metadata(path).map_err(unreadable)?.is_file() {
-        return Err("is no file".to_owned());
-    }
-    let mut bytes = Vec::new();
-    File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(format!("has more than {} MiB", MAX_FILE >> 20));
-    }
-    Ok(bytes)
 }

@@ -1,8 +1,9 @@
 //! Datasets: their readers, fetching, the order in which samples are visited, and the kernel that augments them.
 //!
-//! Decoded images lie on the device from the start ([`Images`], one word per pixel, split by [`kernels::augment::shards`]);
-//! a step is fed only with which images it takes and how each is cropped and flipped ([`Sampler`]), and
-//! [`kernels::augment::Augment`] makes the normalised batch from that.
+//! Decoded images that fit lie on the device from the start ([`Images`], one word per pixel, split by
+//! [`kernels::augment::shards`]); a step is fed only with which images it takes and how each is cropped and flipped
+//! ([`Sampler`]), and [`kernels::augment::Augment`] makes the normalised batch from that. Others are streamed: workers
+//! prepare batches ahead of the device ([`Loader`]), and the same kernel reads those.
 
 mod archive;
 mod checksum;
@@ -17,15 +18,21 @@ pub mod fashion_mnist;
 pub mod fetch;
 pub mod folder;
 pub mod kernels;
+pub mod loader;
 mod mat;
 mod npm;
+pub mod pictures;
 pub mod sampler;
 pub mod shapes;
 mod stream;
 pub mod svhn;
+mod view;
 
 pub use dataset::{DATASETS, Dataset, Images, LoadOptions, load};
 pub use error::{DataError, Result};
 pub use fetch::{fetch, verify};
 pub use kernels::augment::{Augment, MAX_SHARDS, shards};
-pub use sampler::{Epoch, EvalBatch, Evaluation, PADDING, Pick, Sampler, pack};
+pub use loader::{Batch, Loader};
+pub use pictures::{Files, Missing, Pictures};
+pub use sampler::{Augmentation, Epoch, EvalBatch, Evaluation, PADDING, Pick, Sampler, pack};
+pub use view::View;

@@ -1,5 +1,7 @@
 //! The order in which samples are visited, and how each is augmented: pure functions of (seed, epoch, image).
 
+use std::sync::Arc;
+
 use tensor::Rng;
 
 use crate::error::{DataError, Result};
@@ -17,6 +19,17 @@ pub fn pack(dx: usize, dy: usize, flip: bool) -> u32 {
     dx as u32 | (dy as u32) << 8 | u32::from(flip) << 16
 }
 
+/// How training images are changed, anew in each epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Augmentation {
+    /// Not at all.
+    None,
+    /// [`PADDING`] black pixels on every side, a random crop of the image's size, and a mirror image every other time.
+    Padded,
+    /// A random part of the file's image, resized ([`crate::View::Random`]), and a mirror image every other time.
+    Resized,
+}
+
 /// Order and augmentation of a training set.
 ///
 /// Shapes are fixed when a program is compiled, so every batch is full: what an epoch's permutation leaves over after
@@ -27,16 +40,16 @@ pub struct Sampler {
     seed: u64,
     count: usize,
     batch: usize,
-    augment: bool,
+    augment: Augmentation,
 }
 
 impl Sampler {
-    /// Batches of `batch` from `count` images; `augment` turns random crops and flips on.
+    /// Batches of `batch` from `count` images; `augment` says how they are changed.
     ///
     /// # Errors
     ///
     /// There are no images, or fewer than one batch needs.
-    pub fn new(seed: u64, count: usize, batch: usize, augment: bool) -> Result<Self> {
+    pub fn new(seed: u64, count: usize, batch: usize, augment: Augmentation) -> Result<Self> {
         if count == 0 {
             return Err(DataError::NoImages);
         }
@@ -60,41 +73,47 @@ impl Sampler {
     pub fn epoch(&self, epoch: usize) -> Epoch {
         let order = Rng::named("order", &[self.seed, epoch as u64]).permutation(self.count);
         let picks = order[..self.steps() * self.batch].iter().map(|&image| [image, self.augmentation(epoch, image)]);
-        Epoch { picks: picks.collect(), batch: self.batch }
+        let crops = (self.augment == Augmentation::Resized).then_some(self.seed);
+        Epoch { number: epoch, picks: picks.collect(), batch: self.batch, crops }
     }
 
     /// How an image is augmented in an epoch.
     fn augmentation(&self, epoch: usize, image: u32) -> u32 {
-        if !self.augment {
-            return pack(PADDING, PADDING, false);
-        }
         let mut rng = Rng::named("augmentation", &[self.seed, epoch as u64, u64::from(image)]);
         let offsets = 2 * PADDING + 1;
-        pack(rng.below(offsets), rng.below(offsets), rng.below(2) == 1)
+        match self.augment {
+            Augmentation::None => pack(PADDING, PADDING, false),
+            Augmentation::Padded => pack(rng.below(offsets), rng.below(offsets), rng.below(2) == 1),
+            Augmentation::Resized => pack(PADDING, PADDING, rng.below(2) == 1),
+        }
     }
 }
 
-/// What the steps of one epoch take.
+/// What the steps of one epoch take. Copies share it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Epoch {
-    picks: Vec<Pick>,
-    batch: usize,
+    pub(crate) number: usize,
+    pub(crate) picks: Arc<[Pick]>,
+    pub(crate) batch: usize,
+    /// The seed of random-resized crops, where there are such.
+    pub(crate) crops: Option<u64>,
 }
 
 impl Epoch {
     /// Number of steps.
     pub fn steps(&self) -> usize {
-        self.picks.len() / self.batch
+        self.picks.len().div_ceil(self.batch)
     }
 
-    /// The `batch` picks of a step. `step` must be below [`Epoch::steps`].
+    /// The picks of a step: `batch` of them, but for the last step of an evaluation. `step` must be below [`Epoch::steps`].
     pub fn step(&self, step: usize) -> &[Pick] {
-        &self.picks[step * self.batch..][..self.batch]
+        let first = step * self.batch;
+        &self.picks[first..self.picks.len().min(first + self.batch)]
     }
 
     /// The picks of every step, in order.
     pub fn iter(&self) -> impl Iterator<Item = &[Pick]> {
-        self.picks.chunks_exact(self.batch)
+        self.picks.chunks(self.batch)
     }
 }
 
@@ -130,6 +149,11 @@ impl Evaluation {
         Ok(Self { count, batch })
     }
 
+    /// Samples in a batch.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
     /// Number of steps: the last batch is padded.
     pub fn steps(&self) -> usize {
         self.count.div_ceil(self.batch)
@@ -147,6 +171,12 @@ impl Evaluation {
     pub fn iter(&self) -> impl Iterator<Item = EvalBatch> + '_ {
         (0..self.steps()).map(|step| self.step(step))
     }
+
+    /// The picks of all steps, without those that fill up the last one.
+    pub fn epoch(&self) -> Epoch {
+        let picks = (0..self.count as u32).map(|image| [image, pack(PADDING, PADDING, false)]).collect();
+        Epoch { number: 0, picks, batch: self.batch, crops: None }
+    }
 }
 
 #[cfg(test)]
@@ -157,13 +187,13 @@ mod tests {
 
     #[test]
     fn an_epoch_visits_each_image_at_most_once_and_drops_less_than_a_batch() {
-        let sampler = Sampler::new(3, 1000, 64, true).expect("valid");
+        let sampler = Sampler::new(3, 1000, 64, Augmentation::Padded).expect("valid");
         let epoch = sampler.epoch(5);
         assert_eq!((sampler.steps(), epoch.steps(), epoch.iter().count()), (15, 15, 15));
         let seen: HashSet<u32> = epoch.iter().flatten().map(|pick| pick[0]).collect();
         assert_eq!(seen.len(), 15 * 64);
         assert!(seen.iter().all(|&image| image < 1000));
-        let all = Sampler::new(3, 1000, 100, true).expect("valid").epoch(0);
+        let all = Sampler::new(3, 1000, 100, Augmentation::Padded).expect("valid").epoch(0);
         let mut images: Vec<u32> = all.iter().flatten().map(|pick| pick[0]).collect();
         images.sort_unstable();
         assert_eq!(images, (0..1000).collect::<Vec<u32>>());
@@ -171,20 +201,20 @@ mod tests {
 
     #[test]
     fn an_epoch_is_a_pure_function_of_seed_and_number() {
-        let sampler = Sampler::new(3, 500, 50, true).expect("valid");
+        let sampler = Sampler::new(3, 500, 50, Augmentation::Padded).expect("valid");
         let later = sampler.epoch(7);
         let _ = sampler.epoch(1);
-        assert_eq!(later, Sampler::new(3, 500, 50, true).expect("valid").epoch(7));
+        assert_eq!(later, Sampler::new(3, 500, 50, Augmentation::Padded).expect("valid").epoch(7));
         assert_ne!(later, sampler.epoch(8));
-        assert_ne!(later, Sampler::new(4, 500, 50, true).expect("valid").epoch(7));
+        assert_ne!(later, Sampler::new(4, 500, 50, Augmentation::Padded).expect("valid").epoch(7));
         // The batch size cuts the same order differently, and changes no augmentation.
-        let other = Sampler::new(3, 500, 20, true).expect("valid").epoch(7);
+        let other = Sampler::new(3, 500, 20, Augmentation::Padded).expect("valid").epoch(7);
         assert!(later.iter().flatten().eq(other.iter().flatten()));
     }
 
     #[test]
     fn augmentations_are_uniform() {
-        let epoch = Sampler::new(1, 16_200, 162, true).expect("valid").epoch(0);
+        let epoch = Sampler::new(1, 16_200, 162, Augmentation::Padded).expect("valid").epoch(0);
         let mut counts = [0_usize; 162];
         for &[_, packed] in epoch.iter().flatten() {
             let (dx, dy, flip) = (packed & 255, (packed >> 8) & 255, packed >> 16);
@@ -193,8 +223,12 @@ mod tests {
         }
         // Mean 100, standard deviation 10.
         assert!(counts.iter().all(|count| (50..150).contains(count)), "{counts:?}");
-        let plain = Sampler::new(1, 100, 10, false).expect("valid").epoch(0);
+        let plain = Sampler::new(1, 100, 10, Augmentation::None).expect("valid").epoch(0);
         assert!(plain.iter().flatten().all(|pick| pick[1] == pack(4, 4, false)));
+        let resized = Sampler::new(1, 1000, 10, Augmentation::Resized).expect("valid").epoch(0);
+        let flipped = resized.iter().flatten().filter(|pick| pick[1] == pack(4, 4, true)).count();
+        let still = resized.iter().flatten().filter(|pick| pick[1] == pack(4, 4, false)).count();
+        assert!(flipped + still == 1000 && (400..600).contains(&flipped), "{flipped}");
     }
 
     #[test]
@@ -204,15 +238,18 @@ mod tests {
         let images: Vec<u32> = batches.iter().flat_map(|batch| &batch.picks).map(|pick| pick[0]).collect();
         assert_eq!(images, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 0]);
         assert_eq!(batches.iter().map(|batch| batch.valid).collect::<Vec<usize>>(), [4, 4, 2]);
+        let epoch = evaluation.epoch();
+        assert_eq!(epoch.iter().flatten().map(|pick| pick[0]).collect::<Vec<u32>>(), (0..10).collect::<Vec<u32>>());
+        assert_eq!((epoch.steps(), epoch.step(2).len()), (3, 2));
         assert_eq!(Evaluation::new(3, 5).expect("larger batches are padded").step(0).valid, 3);
     }
 
     #[test]
     fn batches_that_cannot_be_filled_are_errors() {
-        assert!(matches!(Sampler::new(0, 0, 1, true), Err(DataError::NoImages)));
-        let error = Sampler::new(0, 100, 128, true).expect_err("too large").to_string();
+        assert!(matches!(Sampler::new(0, 0, 1, Augmentation::Padded), Err(DataError::NoImages)));
+        let error = Sampler::new(0, 100, 128, Augmentation::Padded).expect_err("too large").to_string();
         assert_eq!(error, "a batch of 128 cannot be filled from 100 images: choose a batch from 1 to 100");
-        assert!(Sampler::new(0, 100, 0, true).is_err() && Evaluation::new(5, 0).is_err());
+        assert!(Sampler::new(0, 100, 0, Augmentation::Padded).is_err() && Evaluation::new(5, 0).is_err());
         assert!(matches!(Evaluation::new(0, 1), Err(DataError::NoImages)));
     }
 }

@@ -14,6 +14,7 @@ use tensor::Rng;
 
 use crate::dataset::{Dataset, Images, LoadOptions};
 use crate::error::{DataError, Result};
+use crate::sampler::Augmentation;
 
 /// The dataset's name.
 pub const NAME: &str = "shapes";
@@ -119,7 +120,7 @@ pub fn load(options: &LoadOptions) -> Result<Dataset> {
         mean: MEAN,
         std: STD,
         // Images are already drawn at random places and angles, and a crop may cut off what tells a figure.
-        augment: false,
+        augment: Augmentation::None,
         notes: Vec::new(),
     })
 }

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use crate::dataset::{Dataset, Images, LoadOptions, find_folder, pack_rgb};
 use crate::error::{DataError, Result};
 use crate::mat::{self, Number, Problem, Variable};
+use crate::sampler::Augmentation;
 use crate::stream;
 
 /// The dataset's name, and that of its folder.
@@ -70,7 +71,7 @@ pub fn load(options: &LoadOptions) -> Result<Dataset> {
         test: read(&[TEST_FILE], options.limit_test)?,
         mean: MEAN,
         std: STD,
-        augment: false,
+        augment: Augmentation::None,
         notes: Vec::new(),
     })
 }

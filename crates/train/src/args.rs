@@ -127,6 +127,42 @@ pub enum Augmentation {
     None,
     /// Four black pixels on every side, a random crop of the image's size, and a mirror image every other time
     Standard,
+    /// For folders of images: a random part of the file's image, resized, and a mirror image every other time; test images
+    /// are seen from a little nearer
+    Imagenet,
+}
+
+impl From<data::Augmentation> for Augmentation {
+    fn from(augmentation: data::Augmentation) -> Self {
+        match augmentation {
+            data::Augmentation::None => Self::None,
+            data::Augmentation::Padded => Self::Standard,
+            data::Augmentation::Resized => Self::Imagenet,
+        }
+    }
+}
+
+impl From<Augmentation> for data::Augmentation {
+    fn from(augmentation: Augmentation) -> Self {
+        match augmentation {
+            Augmentation::None => Self::None,
+            Augmentation::Standard => Self::Padded,
+            Augmentation::Imagenet => Self::Resized,
+        }
+    }
+}
+
+/// Whether images come to the device batch by batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Streaming {
+    /// Where they do not fit, and where --augment imagenet decodes them anew in each epoch
+    #[default]
+    Auto,
+    /// Always
+    On,
+    /// Never: what does not fit is refused
+    Off,
 }
 
 /// When a checkpoint is saved within an epoch.
@@ -224,6 +260,12 @@ pub struct DataArgs {
     /// Stop at the first image of a folder that cannot be decoded, in place of skipping it
     #[arg(long)]
     pub strict: bool,
+    /// Whether images come to the device batch by batch, prepared ahead of it, or all before the first step [default: auto]
+    #[arg(long, value_enum)]
+    pub stream: Option<Streaming>,
+    /// Threads that prepare batches; 0 prepares each within its step [default: as many as there are processors]
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(0..=1024))]
+    pub workers: Option<usize>,
     /// Measure on the first N test images only
     #[arg(long, value_name = "N", value_parser = count(u32::MAX.into()))]
     pub limit_test: Option<usize>,
@@ -248,7 +290,8 @@ pub struct TrainArgs {
     /// Hold N of the training images out, of each class its share; they then decide which epoch is the best
     #[arg(long, value_name = "N", value_parser = count(u32::MAX.into()), help_heading = "Data")]
     pub validation: Option<usize>,
-    /// How training images are changed, anew in each epoch [default: none for svhn and shapes, else standard]
+    /// How training images are changed, anew in each epoch [default: none for svhn and shapes, imagenet for
+    /// folders of images larger than 64, else standard]
     #[arg(long, value_enum, help_heading = "Data")]
     pub augment: Option<Augmentation>,
 
@@ -331,7 +374,8 @@ pub struct TrainArgs {
     /// Save within epochs, too: every so many steps, as 500, or minutes, as 10m
     #[arg(long, value_name = "WHEN", help_heading = "Run")]
     pub save_every: Option<SaveEvery>,
-    /// Go on with the run in this directory; only --device, --data-dir and --save-every may differ
+    /// Go on with the run in this directory; only --device, --data-dir, --save-every, --stream and
+    /// --workers may differ
     #[arg(long, value_name = "DIR", help_heading = "Run")]
     pub resume: Option<PathBuf>,
     /// Stop after so many steps, as Ctrl-C would

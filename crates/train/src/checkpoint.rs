@@ -13,7 +13,7 @@ use nets::{NamedTensor, own_name};
 use safetensors::tensor::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
-use crate::args::Method;
+use crate::args::{Augmentation, Method};
 use crate::config::{Config, Network};
 use crate::run_dir::{self, Kept, write_atomically};
 use crate::tensor_file::{self, Encoded};
@@ -77,6 +77,9 @@ pub struct Header {
     /// Height and width of the images.
     #[serde(default)]
     pub image_size: Option<usize>,
+    /// How training images were changed.
+    #[serde(default)]
+    pub augment: Option<Augmentation>,
     /// FNV-1a of all tensors' bytes in the order of their names.
     checksum: String,
     /// FNV-1a of this header with an empty seal, and of all tensors' names, types and shapes. Files of earlier versions
@@ -102,6 +105,7 @@ impl Header {
             best: None,
             last_error: None,
             image_size: config.image_size,
+            augment: config.augment,
             checksum: String::new(),
             seal: String::new(),
         }
@@ -329,6 +333,7 @@ mod tests {
             best: Some(Best { error: 12.5, validation_error: Some(10.0), epoch: 2 }),
             last_error: Some(13.0),
             image_size: Some(32),
+            augment: Some(Augmentation::None),
             checksum: String::new(),
             seal: String::new(),
         };

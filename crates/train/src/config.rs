@@ -3,18 +3,18 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use data::Dataset;
+use data::{Dataset, Pictures};
 use nets::Architecture;
 use one::{LossWeights, Teacher};
 use serde::{Deserialize, Serialize};
 
-use crate::args::{Augmentation, Decay, Method, NetworkArgs, SaveEvery, Shortcut, TrainArgs};
+use crate::args::{Augmentation, Decay, Method, NetworkArgs, SaveEvery, Shortcut, Streaming, TrainArgs};
 use crate::failure::usage;
 use crate::recipe;
 use crate::schedule::{Schedule, distillation_weight};
 
 /// Options that may be given anew when a run is resumed: they do not change what it computes.
-const FREE: [&str; 3] = ["device", "data_dir", "save_every"];
+const FREE: [&str; 5] = ["device", "data_dir", "save_every", "stream", "workers"];
 
 /// A network and the branches around it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -59,6 +59,10 @@ pub struct Config {
     /// Whether an image that cannot be decoded stops the run.
     #[serde(default)]
     pub strict: bool,
+    #[serde(default)]
+    pub stream: Streaming,
+    /// Threads that prepare batches.
+    pub workers: Option<usize>,
     /// Known once the dataset is loaded, as are those below.
     pub classes: Option<usize>,
     pub image_size: Option<usize>,
@@ -96,6 +100,11 @@ fn assign_some<T: Clone>(target: &mut Option<T>, given: &Option<T>) {
 /// The decimal that a single-precision number is written as.
 fn decimal(value: f32) -> f64 {
     value.to_string().parse().unwrap_or_else(|_| f64::from(value))
+}
+
+/// Threads that the machine runs at once.
+pub fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 impl Network {
@@ -213,6 +222,8 @@ impl Config {
             limit_test: None,
             validation: None,
             strict: false,
+            stream: Streaming::Auto,
+            workers: None,
             classes: None,
             image_size: None,
             augment: None,
@@ -256,7 +267,7 @@ impl Config {
             let was = saved.get(key).map_or_else(|| "not set".to_owned(), ToString::to_string);
             return Err(usage(format!(
                 "this run has {key} = {was}, and resuming it with {value} would make it another run: leave the option out, \
-                 or start anew (only --device, --data-dir and --save-every may differ)"
+                 or start anew (only --device, --data-dir, --save-every, --stream and --workers may differ)"
             )));
         }
         Ok(config)
@@ -284,6 +295,8 @@ impl Config {
         assign_some(&mut self.limit_test, &dataset.limit_test);
         assign_some(&mut self.validation, &args.validation);
         self.strict |= dataset.strict;
+        assign(&mut self.stream, &dataset.stream);
+        assign_some(&mut self.workers, &dataset.workers);
         assign_some(&mut self.classes, &dataset.classes);
         assign_some(&mut self.image_size, &dataset.image_size);
         assign_some(&mut self.augment, &args.augment);
@@ -342,12 +355,17 @@ impl Config {
     }
 
     /// Fills in what depends on the dataset.
-    pub fn settle(&mut self, dataset: &Dataset) {
+    pub fn settle(&mut self, dataset: &Dataset<Pictures>) {
         self.classes.get_or_insert(dataset.classes.len());
-        self.image_size.get_or_insert(dataset.train.size);
-        self.augment.get_or_insert(if dataset.augment { Augmentation::Standard } else { Augmentation::None });
+        self.image_size.get_or_insert(dataset.train.size());
+        self.augment.get_or_insert(dataset.augment.into());
         self.mean.get_or_insert(dataset.mean.map(decimal));
         self.std.get_or_insert(dataset.std.map(decimal));
+    }
+
+    /// Threads that prepare batches.
+    pub fn worker_threads(&self) -> usize {
+        self.workers.unwrap_or_else(processors)
     }
 
     /// What the method builds around the network, for `classes` classes.

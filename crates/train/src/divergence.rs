@@ -160,10 +160,10 @@ fn replay(trainer: &mut Trainer) -> Result<Divergence> {
     if let Some(tensor) = first_not_finite(&trainer.model.state(&trainer.device)?) {
         known.origin = Origin::Parameter(step, tensor.name.clone());
     }
-    let picks = trainer.sampler.epoch(epoch);
+    let order = trainer.sampler.epoch(epoch);
     while trainer.position().step < noticed.step && known.networks.is_none() {
         let at = trainer.position().epoch_step;
-        trainer.training.feed(picks.step(at), trainer.settings(at))?;
+        trainer.training.feed(&order, at, trainer.settings(at))?;
         let found = match known.origin {
             Origin::Unknown => trainer.training.program.run_checked()?,
             _ => {

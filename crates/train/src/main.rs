@@ -7,6 +7,7 @@ mod config;
 mod divergence;
 mod evaluation;
 mod failure;
+mod feeding;
 mod interrupt;
 mod memory;
 mod output;

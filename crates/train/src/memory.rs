@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use data::Images;
+use data::{Loader, Pictures};
 use tensor::{Device, Footprint, Params};
 
 /// How many of the largest tensors a refusal names.
@@ -14,24 +14,31 @@ const NAMED: usize = 3;
 #[derive(Debug, Clone)]
 pub struct Need {
     programs: Footprint,
-    /// Copies of the state: the last good one on the device, and on the CPU what a checkpoint takes while it is written.
+    /// Copies of the state: the last good one on the device, and on the CPU what a checkpoint takes while it is written; and
+    /// batches that are prepared ahead.
     copies: u64,
     /// What is in use already, and is given up in exchange.
     exchanged: u64,
 }
 
 impl Need {
-    /// Of programs on `device`, over a model with these parameters and these training images, which are given up as soon as they
-    /// are on the device.
-    pub fn new(programs: Footprint, params: &Params, images: &Images, device: &Device) -> Self {
+    /// Of programs on `device`, over a model with these parameters. `splits` are images with the batches that they are read in; those
+    /// of the first, the training split, are given up as soon as they are on the device.
+    pub fn new(programs: Footprint, params: &Params, splits: &[(&Pictures, usize)], device: &Device) -> Self {
         let banks = [params.values(), params.velocities(), params.running()];
         let state: u64 = banks.iter().map(|bank| 4 * bank.words() as u64).sum();
         if !device.uses_host_memory() {
             return Self { programs, copies: state, exchanged: 0 };
         }
+        let streamed = splits.iter().filter(|(pictures, _)| pictures.is_streamed());
+        let buffers: u64 = streamed.map(|(pictures, batch)| Loader::bytes(*batch, pictures.size())).sum();
         // Saving holds the tensors as they were read, encoded, and as the bytes of the file.
-        let copies = 4 * state;
-        let exchanged = (4 * images.pixels.len() as u64).min(programs.activations());
+        let copies = 4 * state + buffers;
+        let given_up = match splits.first() {
+            Some((Pictures::Resident(images), _)) => 4 * images.pixels.len() as u64,
+            _ => 0,
+        };
+        let exchanged = given_up.min(programs.activations());
         Self { programs, copies, exchanged }
     }
 

@@ -10,6 +10,7 @@ use crate::args::Method;
 use crate::config::{Config, Network};
 use crate::memory;
 use crate::programs::{EvaluationProgram, TrainingProgram};
+use crate::training::workers;
 
 /// Parameters and operations of a network, deployed and in training.
 #[derive(Debug, Clone, Copy)]
@@ -177,6 +178,9 @@ pub fn overview(
             grouped(test)
         ),
     );
+    if let Some(place) = describe_place(training, evaluation, config) {
+        line("images", place);
+    }
     line(
         "step",
         format!(
@@ -198,6 +202,17 @@ pub fn overview(
         ),
     );
     Ok(text.trim_end().to_owned())
+}
+
+/// How images come to the device, where that is not before the first step.
+fn describe_place(training: &TrainingProgram, evaluation: &EvaluationProgram, config: &Config) -> Option<String> {
+    let what = match (training.stream.is_some(), evaluation.stream.is_some()) {
+        (false, false) => return None,
+        (true, true) => "all are streamed to the device",
+        (true, false) => "those of training are streamed to the device",
+        (false, true) => "those of the test are streamed to the device",
+    };
+    Some(format!("{what}, prepared by {}", workers(config.worker_threads())))
 }
 
 /// Memory of the activations of a training step and of an evaluation step on `batch` images of `size` by `size` pixels,

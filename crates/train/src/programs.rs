@@ -1,87 +1,18 @@
-//! The two programs of a run, training step and evaluation step. They share the model's banks and read their batches
-//! from images that lie on the device: a step is fed with picks only.
+//! The two programs of a run, training step and evaluation step. They share the model's banks, and are fed as
+//! [`crate::feeding`] says.
+
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use data::{Augment, Images, PADDING, Pick};
+use data::{Epoch, Missing, Pictures};
 use nets::{Architecture, Model};
 use one::{Batch, Evaluation, LossWeights, Metrics, Optimizer, Training};
-use tensor::{Bank, CompileOptions, Device, Error, Footprint, Graph, Program, Spec, Var};
+use tensor::{CompileOptions, Device, Error, Footprint, Graph, Program};
 
 use crate::evaluation::Evaluated;
+use crate::feeding::{Fed, Normalisation, Sample, Split, Stream};
 use crate::outputs::Outputs;
 use crate::teacher::Teacher;
-
-/// How pixels in 0 to 1 are normalised: mean and standard deviation of the channels.
-#[derive(Debug, Clone, Copy)]
-pub struct Normalisation {
-    pub mean: [f64; 3],
-    pub std: [f64; 3],
-}
-
-/// A split's images and labels on the device. Copies share them.
-#[derive(Debug, Clone)]
-struct Split {
-    shards: Vec<Bank>,
-    shard_images: Vec<usize>,
-    labels: Bank,
-    size: usize,
-}
-
-impl Split {
-    /// Banks for the images, which take memory only when they are written.
-    fn declare(device: &Device, name: &str, images: &Images) -> Result<Self> {
-        let words = images.pixels_per_image();
-        let max_words = usize::try_from(device.max_binding_bytes() / 4).unwrap_or(usize::MAX);
-        let shard_images = data::shards(images.len(), words, max_words)?;
-        let bank = |name: String, words: usize| -> Result<Bank> {
-            let bank = Bank::new(name);
-            bank.reserve(words)?;
-            Ok(bank)
-        };
-        let shards = shard_images.iter().enumerate();
-        let shards = shards.map(|(i, count)| bank(format!("{name} images, shard {i}"), count * words));
-        let shards = shards.collect::<Result<Vec<_>>>()?;
-        let labels = bank(format!("{name} labels"), images.len())?;
-        Ok(Self { shards, shard_images, labels, size: images.size })
-    }
-
-    fn upload(device: &Device, name: &str, images: &Images) -> Result<Self> {
-        let split = Self::declare(device, name, images)?;
-        let mut rest = images.pixels.as_slice();
-        for (bank, count) in split.shards.iter().zip(&split.shard_images) {
-            let (shard, tail) = rest.split_at(count * images.pixels_per_image());
-            bank.write(device, 0, shard)?;
-            rest = tail;
-        }
-        split.labels.write(device, 0, &images.labels)?;
-        Ok(split)
-    }
-
-    fn images(&self) -> usize {
-        self.shard_images.iter().sum()
-    }
-
-    /// Records the batch: images `[1, N, H, W, 4]` and labels `[N]` of the picks `[N, 2]`.
-    fn record(&self, graph: &mut Graph, picks: Var, normalisation: Normalisation) -> Result<(Var, Var)> {
-        let batch = graph.shape(picks)[0];
-        let kernel = Augment {
-            shard_images: self.shard_images.clone(),
-            size: self.size,
-            batch,
-            padding: PADDING,
-            mean: normalisation.mean.map(|x| x as f32),
-            std: normalisation.std.map(|x| x as f32),
-        };
-        let mut inputs = Vec::with_capacity(5);
-        for (shard, &count) in self.shards.iter().zip(&self.shard_images) {
-            inputs.push(graph.state(shard, 0, Spec::u32([count, self.size, self.size]), false)?);
-        }
-        inputs.push(graph.state(&self.labels, 0, Spec::u32([self.images()]), false)?);
-        inputs.push(picks);
-        let outputs = graph.launch(kernel, &inputs)?;
-        Ok((outputs[0], outputs[1]))
-    }
-}
 
 /// What a step is recorded from.
 #[derive(Debug, Clone, Copy)]
@@ -90,6 +21,8 @@ pub struct Recipe<'a> {
     pub method: &'a one::Config,
     pub normalisation: Normalisation,
     pub batch: usize,
+    /// Threads that prepare batches, where images are streamed.
+    pub workers: usize,
     /// Whether every kernel's outputs are looked at, and memory begins as NaN.
     pub checks: bool,
 }
@@ -113,15 +46,18 @@ fn run(program: &mut Program, checks: bool) -> Result<()> {
 pub struct TrainingProgram {
     pub program: Program,
     pub step: Training,
-    picks: Var,
+    /// What prepares the batches, where images are streamed.
+    pub stream: Option<Stream>,
+    fed: Fed,
+    batch: usize,
     checks: bool,
 }
 
-/// A training step that is recorded: its graph, what feeds and reads it, its picks, and the model of its teacher.
+/// A training step that is recorded: its graph, what feeds and reads it, and the model of its teacher.
 struct RecordedTraining {
     graph: Graph,
     step: Training,
-    picks: Var,
+    fed: Fed,
     trained: Model,
 }
 
@@ -133,13 +69,12 @@ fn record_training(
     teacher: Option<&Teacher>,
 ) -> Result<RecordedTraining> {
     let mut graph = Graph::new();
-    let picks = graph.input("picks", Spec::u32([recipe.batch, 2]));
-    let (image, labels) = split.record(&mut graph, picks, recipe.normalisation)?;
+    let Sample { fed, image, labels } = split.record(&mut graph, recipe.batch, recipe.normalisation)?;
     let mut trained = Model::new();
     let logits = teacher.map(|teacher| teacher.record(&mut graph, &mut trained, image)).transpose()?;
     let batch = Batch { image, labels, teacher: logits };
     let step = one::training(&mut graph, model, recipe.architecture, batch, recipe.method, Optimizer { nesterov })?;
-    Ok(RecordedTraining { graph, step, picks, trained })
+    Ok(RecordedTraining { graph, step, fed, trained })
 }
 
 /// What changes from step to step.
@@ -152,7 +87,7 @@ pub struct StepSettings {
 }
 
 impl TrainingProgram {
-    /// Uploads the training images, and compiles the step; `teacher` is what it distils from.
+    /// Uploads the training images, or has workers prepare them, and compiles the step; `teacher` is what it distils from.
     ///
     /// # Errors
     /// When the device cannot hold or run it, or the teacher's weights do not fit its network.
@@ -160,49 +95,74 @@ impl TrainingProgram {
         device: &Device,
         model: &mut Model,
         recipe: Recipe<'_>,
-        images: Images,
+        images: Arc<Pictures>,
         nesterov: bool,
         teacher: Option<&Teacher>,
     ) -> Result<Self> {
         let split = Split::upload(device, "training", &images)?;
-        // The step needs much memory, and the images are on the device now.
+        let stream = Stream::new(&images, Missing::Replace, recipe.workers)?;
+        // The step needs much memory, and images that do not come in a stream are on the device now.
         drop(images);
-        let RecordedTraining { graph, step, picks, trained } =
-            record_training(&split, model, recipe, nesterov, teacher)?;
+        let RecordedTraining { graph, step, fed, trained } = record_training(&split, model, recipe, nesterov, teacher)?;
         let program = graph.compile_with(device, recipe.options()).context("cannot prepare the training step")?;
         if let Some(teacher) = teacher {
             teacher.load(device, &trained)?;
         }
         step.optimizer.initialize(device, model.params())?;
-        Ok(Self { program, step, picks, checks: recipe.checks })
+        Ok(Self { program, step, stream, fed, batch: recipe.batch, checks: recipe.checks })
     }
 
     /// The evaluation of the same model on `images`, in the memory of the training step: the two run by turns.
     ///
     /// # Errors
     /// When the device cannot hold or run it.
-    pub fn evaluation(&self, model: &mut Model, recipe: Recipe<'_>, images: &Images) -> Result<EvaluationProgram> {
+    pub fn evaluation(
+        &self,
+        model: &mut Model,
+        recipe: Recipe<'_>,
+        images: &Arc<Pictures>,
+    ) -> Result<EvaluationProgram> {
         let split = Split::upload(self.program.device(), "evaluation", images)?;
-        EvaluationProgram::on_split(model, recipe, split, |graph| graph.compile_beside(&self.program, recipe.options()))
+        EvaluationProgram::on_split(model, recipe, images, split, |graph| {
+            graph.compile_beside(&self.program, recipe.options())
+        })
     }
 
-    /// Runs a step on these picks.
+    /// Runs a step of an epoch.
+    ///
+    /// # Errors
+    /// When an image cannot be had, the device fails, or a check does.
+    pub fn run(&mut self, epoch: &Epoch, step: usize, settings: StepSettings) -> Result<()> {
+        self.feed(epoch, step, settings)?;
+        self.run_fed(settings)
+    }
+
+    /// Runs a step on what was fed last.
     ///
     /// # Errors
     /// When the device fails, or a check does.
-    pub fn run(&mut self, picks: &[Pick], settings: StepSettings) -> Result<()> {
-        self.feed(picks, settings)?;
+    pub fn run_fed(&mut self, settings: StepSettings) -> Result<()> {
+        self.set(settings)?;
         run(&mut self.program, self.checks)
     }
 
     /// Feeds a step without running it.
     ///
     /// # Errors
-    /// When the device fails.
-    pub fn feed(&mut self, picks: &[Pick], settings: StepSettings) -> Result<()> {
-        self.program.feed_u32(self.picks, picks.as_flattened())?;
+    /// When an image cannot be had, or the device fails.
+    pub fn feed(&mut self, epoch: &Epoch, step: usize, settings: StepSettings) -> Result<()> {
+        match &mut self.stream {
+            None => self.fed.feed_picks(&mut self.program, epoch.step(step))?,
+            Some(stream) => {
+                stream.feed(&mut self.program, self.fed, epoch, step)?;
+            }
+        }
+        self.set(settings)
+    }
+
+    fn set(&mut self, settings: StepSettings) -> Result<()> {
         let sgd = [settings.rate, settings.momentum, settings.weight_decay].map(|x| x as f32);
-        self.step.feed(&mut self.program, sgd, settings.weights, picks.len())?;
+        self.step.feed(&mut self.program, sgd, settings.weights, self.batch)?;
         Ok(())
     }
 }
@@ -213,21 +173,25 @@ pub struct EvaluationProgram {
     pub program: Program,
     step: Evaluation,
     split: Split,
-    picks: Var,
+    pictures: Arc<Pictures>,
+    /// What prepares the batches, where images are streamed.
+    pub stream: Option<Stream>,
+    fed: Fed,
     batches: data::Evaluation,
+    order: Epoch,
     method: one::Config,
     outputs: Option<Outputs>,
     checks: bool,
 }
 
-fn record_evaluation(split: &Split, model: &mut Model, recipe: Recipe<'_>) -> Result<(Graph, Evaluation, Var)> {
+fn record_evaluation(split: &Split, model: &mut Model, recipe: Recipe<'_>) -> Result<(Graph, Evaluation, Fed)> {
     let mut graph = Graph::new();
-    let picks = graph.input("picks", Spec::u32([recipe.batch, 2]));
-    let sample = split.record(&mut graph, picks, recipe.normalisation)?;
+    let Sample { fed, image, labels } = split.record(&mut graph, recipe.batch, recipe.normalisation)?;
+    let sample = (image, labels);
     let step = one::evaluation(&mut graph, model, recipe.architecture, sample, recipe.method, split.images())?;
     graph.keep(step.heads.logits);
     step.heads.gate.into_iter().for_each(|gate| graph.keep(gate));
-    Ok((graph, step, picks))
+    Ok((graph, step, fed))
 }
 
 /// The memory of a run's programs and of its images; nothing is allocated. `train` and `test` are the recipes of training and
@@ -237,8 +201,8 @@ fn record_evaluation(split: &Split, model: &mut Model, recipe: Recipe<'_>) -> Re
 /// When the programs cannot be recorded.
 pub fn footprint(
     device: &Device,
-    train: (Recipe<'_>, &Images),
-    test: (Recipe<'_>, &[&Images]),
+    train: (Recipe<'_>, &Pictures),
+    test: (Recipe<'_>, &[&Pictures]),
     teacher: Option<&Teacher>,
 ) -> Result<(Footprint, Model)> {
     let mut model = Model::new();
@@ -253,13 +217,13 @@ pub fn footprint(
 }
 
 impl EvaluationProgram {
-    /// Uploads the images, and compiles the step. The batch is no larger than the split.
+    /// Uploads the images, or has workers prepare them, and compiles the step. The batch is no larger than the split.
     ///
     /// # Errors
     /// When the device cannot hold or run it.
-    pub fn new(device: &Device, model: &mut Model, recipe: Recipe<'_>, images: &Images) -> Result<Self> {
+    pub fn new(device: &Device, model: &mut Model, recipe: Recipe<'_>, images: &Arc<Pictures>) -> Result<Self> {
         let split = Split::upload(device, "evaluation", images)?;
-        Self::on_split(model, recipe, split, |graph| graph.compile(device))
+        Self::on_split(model, recipe, images, split, |graph| graph.compile(device))
     }
 
     /// The evaluation of another network on the same images.
@@ -267,12 +231,14 @@ impl EvaluationProgram {
     /// # Errors
     /// As [`EvaluationProgram::new`].
     pub fn of_another(&self, model: &mut Model, recipe: Recipe<'_>) -> Result<Self> {
-        Self::on_split(model, recipe, self.split.clone(), |graph| graph.compile(self.program.device()))
+        let split = self.split.clone();
+        Self::on_split(model, recipe, &self.pictures, split, |graph| graph.compile(self.program.device()))
     }
 
     fn on_split(
         model: &mut Model,
         recipe: Recipe<'_>,
+        pictures: &Arc<Pictures>,
         split: Split,
         compile: impl FnOnce(&Graph) -> tensor::Result<Program>,
     ) -> Result<Self> {
@@ -280,10 +246,23 @@ impl EvaluationProgram {
         let batch = recipe.batch.min(images);
         let batches = data::Evaluation::new(images, batch)?;
         let recipe = Recipe { batch, ..recipe };
-        let (graph, step, picks) = record_evaluation(&split, model, recipe)?;
+        let (graph, step, fed) = record_evaluation(&split, model, recipe)?;
         let program = compile(&graph).context("cannot prepare the evaluation step")?;
+        let stream = Stream::new(pictures, Missing::LeaveOut, recipe.workers)?;
         let &Recipe { method, checks, .. } = &recipe;
-        Ok(Self { program, step, split, picks, batches, method: *method, outputs: None, checks })
+        Ok(Self {
+            program,
+            step,
+            split,
+            pictures: Arc::clone(pictures),
+            stream,
+            fed,
+            batches,
+            order: batches.epoch(),
+            method: *method,
+            outputs: None,
+            checks,
+        })
     }
 
     /// What is built around the network.
@@ -309,17 +288,25 @@ impl EvaluationProgram {
     /// Runs step `index`; its sums add to those of the steps before. Returns how many images it took.
     ///
     /// # Errors
-    /// When the device fails.
+    /// When an image cannot be had, or the device fails.
     pub fn run(&mut self, index: usize, first: usize, weights: LossWeights) -> Result<usize> {
-        let batch = self.batches.step(index);
-        self.program.feed_u32(self.picks, batch.picks.as_flattened())?;
-        self.step.feed(&mut self.program, weights, first, batch.valid)?;
+        let labels = match &mut self.stream {
+            None => {
+                let batch = self.batches.step(index);
+                self.fed.feed_picks(&mut self.program, &batch.picks)?;
+                let begin = index * self.batches.batch();
+                &self.pictures.labels()[begin..begin + batch.valid]
+            }
+            Some(stream) => stream.feed(&mut self.program, self.fed, &self.order, index)?,
+        };
+        let valid = labels.len();
+        self.step.feed(&mut self.program, weights, first, valid)?;
         run(&mut self.program, self.checks)?;
         if let Some(outputs) = &mut self.outputs {
             let gate = self.step.heads.gate.map(|gate| self.program.read_f32(gate)).transpose()?;
-            outputs.append(&self.program.read_f32(self.step.heads.logits)?, gate.as_deref(), batch.valid);
+            outputs.append(&self.program.read_f32(self.step.heads.logits)?, gate.as_deref(), labels);
         }
-        Ok(batch.valid)
+        Ok(valid)
     }
 
     /// Takes what the steps have found over `images` images.

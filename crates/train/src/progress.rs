@@ -85,6 +85,11 @@ impl Progress {
         self.shown.elapsed() >= if self.bar.is_some() { BAR_PERIOD } else { LINE_PERIOD }
     }
 
+    /// Time since the epoch (or this part of it) began.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     /// Images per second since the epoch (or this part of it) began, up to `step`.
     pub fn rate(&self, step: usize) -> f64 {
         ((step - self.first) * self.batch) as f64 / self.started.elapsed().as_secs_f64().max(1e-9)

@@ -11,7 +11,8 @@ use crate::args::Method;
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::Network;
 use crate::evaluation::{Evaluated, evaluate};
-use crate::programs::{Normalisation, Recipe};
+use crate::feeding::Normalisation;
+use crate::programs::Recipe;
 use crate::run_dir::RunDir;
 use crate::schedule::cycle_steps;
 use crate::training::Trainer;
@@ -73,6 +74,7 @@ pub fn finish(trainer: &Trainer, run: &RunDir) -> Result<Option<(PathBuf, Evalua
         method: &method,
         normalisation: Normalisation { mean: header.mean, std: header.std },
         batch: trainer.config.eval_batch,
+        workers: trainer.config.worker_threads(),
         checks: false,
     };
     let mut model = Model::new();

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::args::Method;
 use crate::evaluation::Evaluated;
+use crate::feeding::Supply;
 use crate::progress::duration;
 
 /// An object of `metrics.jsonl`: errors in per cent, losses as means per sample. What was not measured is left out.
@@ -38,7 +39,19 @@ pub struct Record<'a> {
     learning_rate: f64,
     /// In training, this epoch.
     images_per_second: f64,
+    /// In training, this epoch, where images are streamed.
+    #[serde(flatten)]
+    supply: Option<Supplied>,
     device: &'a str,
+}
+
+/// The host's part in training steps.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Supplied {
+    /// Share of the time in which the device waited for images.
+    data_wait_share: f64,
+    /// That the workers prepare while they do nothing else.
+    prepared_images_per_second: f64,
 }
 
 /// What a record of the test split has beside.
@@ -121,20 +134,23 @@ pub struct Epoch<'a> {
     /// On the images held out, where there are any.
     pub validation: Option<&'a Evaluated>,
     pub test: &'a Evaluated,
+    /// The host's part in the training steps and the time that those took, where images are streamed.
+    pub supply: Option<(Supply, Duration)>,
     pub time: Duration,
 }
 
 /// The line above the table.
-pub fn heading(branches: usize, method: Method, validated: bool) -> String {
+pub fn heading(branches: usize, method: Method, validated: bool, streamed: bool) -> String {
     let validation = if validated { format!(" {:>7}", "valid 0") } else { String::new() };
     let tests: String = (0..branches).map(|i| format!(" {:>7}", format!("test {i}"))).collect();
+    let waiting = if streamed { format!("  {:>7}", "waits %") } else { String::new() };
     let ensemble = match (branches, method) {
         (1, _) => "",
         (_, Method::One) => "    ONE-E",
         _ => "   fused",
     };
     format!(
-        "{:>9}  {:>8}  {:>8}  {:>7} {validation}{tests}{ensemble}  {:>8}  {:>7}",
+        "{:>9}  {:>8}  {:>8}  {:>7} {validation}{tests}{ensemble}  {:>8}{waiting}  {:>7}",
         "epoch", "rate", "loss", "error", "images/s", "time"
     )
 }
@@ -189,8 +205,8 @@ fn rounded(percent: f64) -> f64 {
 
 impl Epoch<'_> {
     /// The line of the table: epoch, learning rate, training loss and error (branch 0), validation error (branch 0) where
-    /// images are held out, test errors of each branch and of the ensemble, training speed, and the time of training and
-    /// evaluation.
+    /// images are held out, test errors of each branch and of the ensemble, training speed, how long the device waited for
+    /// images where these are streamed, and the time of training and evaluation.
     pub fn line(&self) -> String {
         let error = |found: &Evaluated| format!(" {:>7.2}", found.top1_errors()[0]);
         let validation = self.validation.map_or_else(String::new, error);
@@ -199,8 +215,10 @@ impl Epoch<'_> {
             1 => String::new(),
             _ => format!("  {:>7.2}", self.test.predictions.top_k_error(self.test.ensemble, 1)),
         };
+        let waiting = |(supply, time): (Supply, Duration)| format!("  {:>7.1}", 100.0 * supply.share(time));
+        let waiting = self.supply.map_or_else(String::new, waiting);
         format!(
-            "{:>9}  {:>8.6}  {:>8.4}  {:>7.2} {validation}{tests}{ensemble}  {:>8.0}  {:>7}",
+            "{:>9}  {:>8.6}  {:>8.4}  {:>7.2} {validation}{tests}{ensemble}  {:>8.0}{waiting}  {:>7}",
             format!("{}/{}", self.moment.epoch, self.moment.epochs),
             self.moment.learning_rate,
             self.train.loss(self.moment.weights),
@@ -213,7 +231,11 @@ impl Epoch<'_> {
     /// The objects of `metrics.jsonl`.
     pub fn records(&self) -> Vec<Record<'_>> {
         let validation = self.validation.map(|found| self.moment.evaluation("validation", found));
-        let (train, test) = (self.moment.training(self.train), self.moment.evaluation("test", self.test));
+        let (mut train, test) = (self.moment.training(self.train), self.moment.evaluation("test", self.test));
+        train.supply = self.supply.map(|(supply, time)| Supplied {
+            data_wait_share: supply.share(time),
+            prepared_images_per_second: supply.images_per_second(),
+        });
         [Some(train), validation, Some(test)].into_iter().flatten().collect()
     }
 }
@@ -236,6 +258,7 @@ impl<'a> Moment<'a> {
             predictions: None,
             learning_rate: self.learning_rate,
             images_per_second: self.images_per_second,
+            supply: None,
             device: self.device,
         }
     }
@@ -260,6 +283,7 @@ impl<'a> Moment<'a> {
             predictions: Some(Figures::new(found)),
             learning_rate: self.learning_rate,
             images_per_second: self.images_per_second,
+            supply: None,
             device: self.device,
         }
     }

@@ -3,21 +3,22 @@
 //! What a step does is a pure function of the configuration and of the state in the banks, so a run that is interrupted
 //! and resumed at any step goes on to the same bits as one that was not.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use data::{Dataset, Epoch, Images, Sampler};
+use data::{Dataset, Epoch, Pictures, Sampler};
 use nets::{Loaded, Model};
 use one::{LossWeights, Metrics};
 use tensor::{Device, Error};
 
-use crate::args::Augmentation;
 use crate::checkpoint::{self, Best, Checkpoint, Header, Position};
 use crate::config::Config;
 use crate::divergence::{self, GoodState, finite, first_not_finite};
 use crate::evaluation::evaluate;
+use crate::feeding::{Normalisation, Stream, Supply};
 use crate::memory::{self, Need};
-use crate::programs::{EvaluationProgram, Normalisation, Recipe, StepSettings, TrainingProgram, footprint};
+use crate::programs::{EvaluationProgram, Recipe, StepSettings, TrainingProgram, footprint};
 use crate::progress::{Progress, Span};
 use crate::run_dir::{self, RunDir};
 use crate::table::Moment;
@@ -62,12 +63,14 @@ pub struct Session<'a> {
     saved: Instant,
     steps: usize,
     evaluation: Duration,
+    /// Time of the epochs' training steps.
+    training: Duration,
 }
 
 impl<'a> Session<'a> {
     /// A session that begins now.
     pub fn new(run: &'a RunDir, stop_after: Option<usize>) -> Self {
-        Self { run, stop_after, saved: Instant::now(), steps: 0, evaluation: Duration::ZERO }
+        Self { run, stop_after, saved: Instant::now(), steps: 0, evaluation: Duration::ZERO, training: Duration::ZERO }
     }
 
     fn must_stop(&self) -> bool {
@@ -84,11 +87,11 @@ impl Trainer {
     pub fn new(
         config: Config,
         device: Device,
-        dataset: Dataset,
-        validation: Option<&Images>,
+        dataset: Dataset<Arc<Pictures>>,
+        validation: Option<&Arc<Pictures>>,
         checks: bool,
     ) -> Result<Self> {
-        let augment = config.augment == Some(Augmentation::Standard);
+        let augment = config.augment.map_or(data::Augmentation::None, Into::into);
         let sampler = Sampler::new(config.seed, dataset.train.len(), config.batch, augment)?;
         let architecture = config.network.architecture()?;
         let method = config.method_config(dataset.classes.len())?;
@@ -100,14 +103,20 @@ impl Trainer {
             method: &method,
             normalisation: Normalisation { mean: header.mean, std: header.std },
             batch,
+            workers: config.worker_threads(),
             checks,
         };
         let need = memory::check(&device, config.batch, |batch| {
             let evaluated = if batch == config.batch { config.eval_batch } else { config.eval_batch.min(batch) };
-            let measured: Vec<&Images> = [&dataset.test].into_iter().chain(validation).collect();
-            let (train, test) = ((recipe(batch), &dataset.train), (recipe(evaluated), measured.as_slice()));
+            let measured: Vec<&Pictures> =
+                [&dataset.test].into_iter().chain(validation).map(|split| &**split).collect();
+            let (train, test) = ((recipe(batch), &*dataset.train), (recipe(evaluated), measured.as_slice()));
             let (programs, model) = footprint(&device, train, test, teacher.as_ref())?;
-            Ok(Need::new(programs, model.params(), &dataset.train, &device))
+            let splits: Vec<(&Pictures, usize)> = [(&*dataset.train, batch)]
+                .into_iter()
+                .chain(measured.iter().map(|&split| (split, evaluated)))
+                .collect();
+            Ok(Need::new(programs, model.params(), &splits, &device))
         })?;
         // What the check cannot know, a GPU says while it allocates.
         let whole = |error: anyhow::Error| match error.downcast_ref() {
@@ -223,7 +232,7 @@ impl Trainer {
     ///
     /// # Errors
     /// When the device fails, the loss is not finite, or the run's directory cannot be written.
-    pub fn run(&mut self, mut session: Session<'_>) -> Result<Outcome> {
+    pub fn run(&mut self, session: &mut Session<'_>) -> Result<Outcome> {
         while self.header.position.epoch < self.config.epochs {
             let span = Span {
                 epoch: self.header.position.epoch + 1,
@@ -234,7 +243,7 @@ impl Trainer {
                 evaluation: session.evaluation,
             };
             let mut progress = Progress::new(span);
-            let outcome = self.epoch(&mut session, &mut progress);
+            let outcome = self.epoch(session, &mut progress);
             progress.finish();
             match outcome? {
                 Some(line) => {
@@ -242,7 +251,7 @@ impl Trainer {
                     let _ = output::line(line);
                 }
                 None => {
-                    self.save(&mut session)?;
+                    self.save(session)?;
                     return Ok(Outcome::Interrupted);
                 }
             }
@@ -255,6 +264,7 @@ impl Trainer {
         let started = Instant::now();
         let number = self.header.position.epoch;
         let picks = self.sampler.epoch(number);
+        let supplied = self.supply();
         self.look()?;
         while self.header.position.epoch_step < picks.steps() {
             if session.must_stop() {
@@ -278,8 +288,14 @@ impl Trainer {
         }
         let train = self.metrics()?;
         let images_per_second = progress.rate(picks.steps());
+        let (time, supplied) =
+            (progress.elapsed(), supplied.zip(self.supply()).map(|(before, now)| now.since(&before)));
+        session.training += time;
         if session.must_stop() {
             return Ok(None);
+        }
+        if let Some(stream) = self.training.stream.as_mut().filter(|_| number + 1 < self.config.epochs) {
+            stream.prepare(&self.sampler.epoch(number + 1), 0);
         }
 
         let evaluating = Instant::now();
@@ -308,6 +324,7 @@ impl Trainer {
             train: &train,
             validation: validation.as_ref(),
             test: &test,
+            supply: supplied.map(|supply| (supply, time)),
             time: started.elapsed(),
         };
         // The metrics come first: what is beyond the checkpoint is dropped on resuming, what is missing is lost. The best
@@ -327,6 +344,31 @@ impl Trainer {
             self.save_best(session.run)?;
         }
         Ok(Some(line))
+    }
+
+    /// What was measured of the host's part in the training steps so far, where images are streamed.
+    fn supply(&self) -> Option<Supply> {
+        self.training.stream.as_ref().map(Stream::supply)
+    }
+
+    /// What a session was held up by, and which images it did without, in sentences.
+    pub fn report_supply(&self, session: &Session<'_>) -> (Option<String>, Vec<String>) {
+        let speed = self.supply().map(|supply| {
+            format!(
+                "{:<12} {:.0} images/s prepared by {}; the device waited for them {:.1} % of the training time",
+                "stream",
+                supply.images_per_second(),
+                workers(self.config.worker_threads()),
+                100.0 * supply.share(session.training)
+            )
+        });
+        let streams = [
+            ("training", self.training.stream.as_ref()),
+            ("validation", self.validation.as_ref().and_then(|program| program.stream.as_ref())),
+            ("test", self.evaluation.stream.as_ref()),
+        ];
+        let broken = streams.into_iter().filter_map(|(split, stream)| stream?.broken(split));
+        (speed, broken.collect())
     }
 
     /// Writes `best.safetensors`.
@@ -366,9 +408,9 @@ impl Trainer {
         self.config.loss_weights(self.header.position.epoch)
     }
 
-    fn step(&mut self, picks: &Epoch) -> Result<()> {
+    fn step(&mut self, epoch: &Epoch) -> Result<()> {
         let step = self.header.position.epoch_step;
-        let outcome = self.training.run(picks.step(step), self.settings(step));
+        let outcome = self.training.run(epoch, step, self.settings(step));
         self.advance();
         let Err(error) = outcome else { return Ok(()) };
         match error.downcast_ref::<Error>() {
@@ -430,5 +472,14 @@ impl Trainer {
         self.saved = Some(self.header.position);
         session.saved = Instant::now();
         Ok(())
+    }
+}
+
+/// Worker threads in words.
+pub fn workers(count: usize) -> String {
+    match count {
+        0 => "the step itself".to_owned(),
+        1 => "1 worker".to_owned(),
+        _ => format!("{count} workers"),
     }
 }

@@ -105,3 +105,14 @@ pub fn jpeg(kind: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(format!("{kind}.jpg"));
     fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
+
+/// A PNG in which every pixel differs from its neighbours.
+pub fn slope(width: u32, height: u32, seed: u8) -> Vec<u8> {
+    let mut file = Vec::new();
+    let mut encoder = png::Encoder::new(&mut file, width, height);
+    encoder.set_color(png::ColorType::Rgb);
+    let pixel = |x: u32, y: u32| [(x * 9) as u8 ^ seed, (y * 7) as u8, seed.wrapping_add((x * y) as u8)];
+    let data: Vec<u8> = (0..height).flat_map(|y| (0..width).flat_map(move |x| pixel(x, y))).collect();
+    encoder.write_header().expect("header").write_image_data(&data).expect("data");
+    file
+}

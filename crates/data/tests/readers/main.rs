@@ -3,5 +3,6 @@
 mod fashion_mnist;
 mod folder;
 mod hostile;
+mod loader;
 mod made;
 mod svhn;

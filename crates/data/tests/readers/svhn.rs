@@ -1,6 +1,6 @@
 use std::fs;
 
-use data::{LoadOptions, svhn};
+use data::{Augmentation, LoadOptions, svhn};
 
 use crate::made::{compressed, digits, element, file, mat, variable, x, y};
 
@@ -121,7 +121,7 @@ fn the_extra_set_follows_the_standard_one_and_is_not_needed_below_it() {
     write("extra_32x32.mat", &[4, 5]);
     let dataset = load(None).expect("all there");
     assert_eq!((dataset.train.labels, dataset.test.labels), (vec![1, 2, 3, 4, 5], vec![0]));
-    assert!(!dataset.augment && dataset.classes[3] == "3");
+    assert!(dataset.augment == Augmentation::None && dataset.classes[3] == "3");
     let little =
         LoadOptions { data_dir: Some(root.path().to_owned()), max_bytes: Some(4 * 4096), ..LoadOptions::default() };
     let error = svhn::load(&little).expect_err("five images do not fit").to_string();

@@ -211,6 +211,10 @@ impl GpuDevice {
         self.wait(None)
     }
 
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(self.device.poll(wgpu::PollType::Poll), Ok(wgpu::PollStatus::QueueEmpty))
+    }
+
     /// Waits for a submission, or for all of them.
     fn wait(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<()> {
         let polled = self.device.poll(wgpu::PollType::Wait { submission_index: submission, timeout: Some(PATIENCE) });

@@ -192,6 +192,14 @@ impl Device {
         }
     }
 
+    /// Whether everything that was run has finished; returns at once.
+    pub fn is_idle(&self) -> bool {
+        match self {
+            Self::Cpu(_) => true,
+            Self::Gpu(device) => device.is_idle(),
+        }
+    }
+
     fn foreign(&self) -> Error {
         Error::Device { device: self.name().to_owned(), problem: "a buffer of another device was passed".to_owned() }
     }

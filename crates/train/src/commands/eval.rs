@@ -1,7 +1,9 @@
 //! Test errors of a checkpoint.
 
+use std::sync::Arc;
+
 use anyhow::{Context, Result, bail};
-use data::{Dataset, LoadOptions};
+use data::{Dataset, LoadOptions, Pictures};
 use nets::Model;
 use one::LossWeights;
 use tensor::Device;
@@ -9,12 +11,13 @@ use tensor::Device;
 use crate::args::{EvalArgs, Shortcut};
 use crate::checkpoint::{self, Checkpoint};
 use crate::commands::perturb;
-use crate::config::Network;
+use crate::config::{Network, processors};
 use crate::evaluation::evaluate;
 use crate::failure::usage;
+use crate::feeding::Normalisation;
 use crate::output::line;
 use crate::overview::{cost, describe, describe_device, flops, grouped};
-use crate::programs::{EvaluationProgram, Normalisation, Recipe};
+use crate::programs::{EvaluationProgram, Recipe};
 use crate::run_dir::check_target;
 use crate::source::Purpose;
 use crate::{interrupt, source, table};
@@ -25,8 +28,10 @@ pub(super) struct Subject {
     pub checkpoint: Checkpoint,
     pub network: Network,
     pub device: Device,
-    pub dataset: Dataset,
+    pub dataset: Dataset<Arc<Pictures>>,
     pub normalisation: Normalisation,
+    /// Threads that prepare batches.
+    pub workers: usize,
 }
 
 impl Subject {
@@ -51,8 +56,17 @@ impl Subject {
             ..LoadOptions::default()
         };
         let usual = header.and_then(|header| header.image_size).unwrap_or(network.architecture()?.image_size());
-        let purpose = Purpose { device: &device, asked: args.dataset.image_size, usual };
-        let dataset = source::load(name, &options, purpose)?;
+        // Whether test images are seen as a whole is part of how a network was trained.
+        let trained = header.filter(|header| header.data == name).and_then(|header| header.augment);
+        let purpose = Purpose {
+            device: &device,
+            asked: args.dataset.image_size,
+            usual,
+            augment: trained,
+            stream: args.dataset.stream.unwrap_or_default(),
+        };
+        let share = |pictures| anyhow::Ok(Arc::new(pictures));
+        let dataset = source::load(name, &options, purpose)?.try_map(share, share)?;
         let classes = dataset.classes.len();
         if let Some(header) = header.filter(|header| header.classes != classes) {
             bail!("{} tells {} classes apart, and {name} has {classes}", args.weights.display(), header.classes);
@@ -64,7 +78,8 @@ impl Subject {
             mean: own(args.dataset.mean, header.map(|header| header.mean), dataset.mean),
             std: own(args.dataset.std, header.map(|header| header.std), dataset.std),
         };
-        Ok(Self { checkpoint, network, device, dataset, normalisation })
+        let workers = args.dataset.workers.unwrap_or_else(processors);
+        Ok(Self { checkpoint, network, device, dataset, normalisation, workers })
     }
 }
 
@@ -79,7 +94,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     if let Some(path) = &args.logits {
         check_target("--logits", path)?;
     }
-    let Subject { checkpoint, network, device, dataset, normalisation } = Subject::load(args, Some(0))?;
+    let Subject { checkpoint, network, device, dataset, normalisation, workers } = Subject::load(args, Some(0))?;
     let classes = dataset.classes.len();
     let method = match &checkpoint.header {
         Some(header) => network.method_config(header.method, header.gate, classes)?,
@@ -87,8 +102,14 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     };
     let architecture = network.architecture()?;
     let mut model = Model::new();
-    let recipe =
-        Recipe { architecture: &*architecture, method: &method, normalisation, batch: args.batch, checks: false };
+    let recipe = Recipe {
+        architecture: &*architecture,
+        method: &method,
+        normalisation,
+        batch: args.batch,
+        workers,
+        checks: false,
+    };
     let mut program = EvaluationProgram::new(&device, &mut model, recipe, &dataset.test)?;
     model.load(&device, &checkpoint.state).with_context(|| format!("cannot use {}", args.weights.display()))?;
     if args.logits.is_some() {
@@ -99,7 +120,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         bail!("interrupted before the errors were known")
     };
     if let Some((path, outputs)) = args.logits.as_deref().zip(program.outputs()) {
-        outputs.write(path, &dataset.test.labels)?;
+        outputs.write(path)?;
     }
 
     line(format!(
@@ -110,7 +131,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         describe_device(&device)
     ))?;
     line(table::evaluation(&found))?;
-    let cost = cost(&network, &method, dataset.test.size)?;
+    let cost = cost(&network, &method, dataset.test.size())?;
     let ensemble = match network.branches {
         1 => String::new(),
         _ => format!("; TrCost {} in training, and of an ensemble", flops(cost.training)),

@@ -223,10 +223,11 @@ struct Landscape {
 impl Landscape {
     /// Takes branch 0 of the checkpoint, which was read from `weights`; steps have `batch` images.
     fn new(subject: Subject, weights: &Path, batch: usize) -> Result<Self> {
-        let Subject { checkpoint, network, device, dataset, normalisation } = subject;
+        let Subject { checkpoint, network, device, dataset, normalisation, workers } = subject;
         let method = one::Config::independent(1, dataset.classes.len());
         let architecture = network.architecture()?;
-        let recipe = Recipe { architecture: &*architecture, method: &method, normalisation, batch, checks: false };
+        let recipe =
+            Recipe { architecture: &*architecture, method: &method, normalisation, batch, workers, checks: false };
         let mut model = Model::new();
         let train = EvaluationProgram::new(&device, &mut model, recipe, &dataset.train)?;
         let test = EvaluationProgram::new(&device, &mut model, recipe, &dataset.test)?;
@@ -301,13 +302,15 @@ impl Landscape {
 
 #[cfg(test)]
 mod tests {
-    use data::LoadOptions;
+    use std::sync::Arc;
+
+    use data::{LoadOptions, Pictures};
 
     use super::*;
     use crate::args::Shortcut;
     use crate::checkpoint::Checkpoint;
     use crate::config::Network;
-    use crate::programs::Normalisation;
+    use crate::feeding::Normalisation;
 
     #[test]
     fn directions_have_unit_length_and_are_functions_of_seed_and_number() {
@@ -334,14 +337,21 @@ mod tests {
         let network =
             Network { net: "resnet8".to_owned(), shortcut: Shortcut::B, branches: 1, fan_out: "layer3".to_owned() };
         let options = LoadOptions { limit_train: Some(21), limit_test: Some(10), ..LoadOptions::default() };
-        let (device, dataset) = (Device::cpu(), data::load("shapes", &options)?);
+        let resident = |images| anyhow::Ok(Arc::new(Pictures::Resident(images)));
+        let (device, dataset) = (Device::cpu(), data::load("shapes", &options)?.try_map(resident, resident)?);
         let normalisation = Normalisation { mean: [0.5; 3], std: [0.25; 3] };
         let (architecture, method) = (network.architecture()?, one::Config::independent(1, 10));
         let mut state = Vec::new();
         let mut plain = |images| -> Result<Evaluated> {
             let mut model = Model::new();
-            let recipe =
-                Recipe { architecture: &*architecture, method: &method, normalisation, batch: 8, checks: false };
+            let recipe = Recipe {
+                architecture: &*architecture,
+                method: &method,
+                normalisation,
+                batch: 8,
+                workers: 0,
+                checks: false,
+            };
             let mut program = EvaluationProgram::new(&device, &mut model, recipe, images)?;
             model.initialize(&device, 3)?;
             state = model.state(&device)?;
@@ -349,7 +359,7 @@ mod tests {
         };
         let expected = [plain(&dataset.train)?, plain(&dataset.test)?];
         let checkpoint = Checkpoint { header: None, state, velocities: Vec::new(), totals: Vec::new() };
-        let subject = Subject { checkpoint, network, device, dataset, normalisation };
+        let subject = Subject { checkpoint, network, device, dataset, normalisation, workers: 0 };
         Ok((Landscape::new(subject, Path::new("weights"), 8)?, expected))
     }
 

@@ -6,7 +6,7 @@ use anyhow::Result;
 use tensor::Device;
 
 use crate::output;
-use crate::training::Trainer;
+use crate::training::{Trainer, workers};
 
 /// How long to measure, about, and how many steps at most.
 const TIME: Duration = Duration::from_secs(3);
@@ -20,11 +20,11 @@ const FEWEST_RUNS: usize = 5;
 /// # Errors
 /// When the device fails.
 pub fn run(trainer: &mut Trainer) -> Result<()> {
-    let picks = trainer.sampler.epoch(0);
+    let order = trainer.sampler.epoch(0);
     let settings = trainer.settings(0);
     let device = trainer.device.clone();
-    trainer.training.run(picks.step(0), settings)?;
-    let step = median(&device, || trainer.training.run(picks.step(0), settings))?;
+    trainer.training.run(&order, 0, settings)?;
+    let step = median(&device, || trainer.training.run_fed(settings))?;
     let weights = settings.weights;
     let mut images = trainer.evaluation.run(0, 0, weights)?;
     let evaluation = median(&device, || {
@@ -63,6 +63,11 @@ pub fn run(trainer: &mut Trainer) -> Result<()> {
     {
         let rate = images as f64 / time.as_secs_f64();
         output::line(format!("{what:<24} {:>6} {:>10.3}   {rate:.1} images/s", "", milliseconds(time)))?;
+    }
+    let workers = workers(trainer.config.worker_threads());
+    if let Some(stream) = &mut trainer.training.stream {
+        let rate = stream.measure(&order, TIME)?;
+        output::line(format!("preparing images         {rate:>24.1} images/s by {workers}, alone"))?;
     }
     Ok(())
 }

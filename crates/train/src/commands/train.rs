@@ -1,9 +1,10 @@
 //! Training, from the beginning or from a checkpoint.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
-use data::{Dataset, LoadOptions};
+use data::{Dataset, LoadOptions, Pictures};
 use nets::Loaded;
 use tensor::Device;
 
@@ -131,17 +132,19 @@ fn prepare(mut config: Config, checks: bool) -> Result<Trainer> {
     let validation = config.validation.map(|n| dataset.train.hold_out(n, classes)).transpose()?;
     let counts = overview::ImageCounts {
         train: dataset.train.len(),
-        validation: validation.as_ref().map_or(0, data::Images::len),
+        validation: validation.as_ref().map_or(0, Pictures::len),
         test: dataset.test.len(),
-        size: dataset.train.size,
+        size: dataset.train.size(),
     };
+    let share = |pictures| anyhow::Ok(Arc::new(pictures));
+    let (dataset, validation) = (dataset.try_map(share, share)?, validation.map(Arc::new));
     let trainer = Trainer::new(config, device, dataset, validation.as_ref(), checks)?;
     let Trainer { device, config, training, evaluation, need, .. } = &trainer;
     let _ = output::line(overview::overview(device, config, counts, (training, evaluation), *need)?);
     Ok(trainer)
 }
 
-fn load(config: &Config, device: &Device) -> Result<Dataset> {
+fn load(config: &Config, device: &Device) -> Result<Dataset<Pictures>> {
     let options = LoadOptions {
         data_dir: config.data_dir.clone(),
         limit_train: config.limit_train,
@@ -153,10 +156,11 @@ fn load(config: &Config, device: &Device) -> Result<Dataset> {
         ..LoadOptions::default()
     };
     let usual = config.network.architecture()?.image_size();
-    source::load(&config.data, &options, Purpose { device, asked: config.image_size, usual })
+    let (augment, stream) = (config.augment, config.stream);
+    source::load(&config.data, &options, Purpose { device, asked: config.image_size, usual, augment, stream })
 }
 
-fn train(trainer: &mut Trainer, session: Session<'_>) -> Result<()> {
+fn train(trainer: &mut Trainer, mut session: Session<'_>) -> Result<()> {
     interrupt::catch()?;
     let run = session.run;
     let dir = run.path().display();
@@ -176,9 +180,12 @@ fn train(trainer: &mut Trainer, session: Session<'_>) -> Result<()> {
             position.epoch_step
         ));
     }
-    let validated = trainer.validation.is_some();
-    say(format!("\n{}", table::heading(trainer.config.network.branches, trainer.config.method, validated)));
-    let outcome = trainer.run(session).map_err(|error| with_what_is_saved(error, trainer, run))?;
+    let (validated, streamed) = (trainer.validation.is_some(), trainer.training.stream.is_some());
+    say(format!("\n{}", table::heading(trainer.config.network.branches, trainer.config.method, validated, streamed)));
+    let outcome = trainer.run(&mut session);
+    let (speed, broken) = trainer.report_supply(&session);
+    broken.iter().for_each(output::note);
+    let outcome = outcome.map_err(|error| with_what_is_saved(error, trainer, run))?;
     let position = trainer.position();
     match outcome {
         Outcome::Interrupted => bail!(
@@ -201,6 +208,9 @@ fn train(trainer: &mut Trainer, session: Session<'_>) -> Result<()> {
                     best.epoch,
                     run.best().display()
                 ));
+            }
+            if let Some(speed) = speed {
+                say(speed);
             }
             if trainer.config.method == Method::Snapshot {
                 report_snapshots(trainer, run)?;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::program::{SMALL, argument, command, fail, folder, metrics, succeed, text};
+use crate::program::{SMALL, argument, command, comparable, fail, folder, last, metrics, succeed, text};
 
 /// A folder of images: two classes, twelve images to train on and four to test on, and one file that is no image.
 fn images(root: PathBuf) -> PathBuf {
@@ -44,6 +44,92 @@ fn a_folder_of_images_is_trained_on_resumed_and_evaluated_without_any_code() {
     fail(&format!("{options} --limit-train 6 --image-size 4096 --classes 3"), 2, &["has 2 classes, not 3"]);
     fs::remove_dir_all(data.join("val")).expect("removed");
     fail(&options, 1, &["has no folder val or test", "train/CLASS/*.jpg"]);
+}
+
+/// The state and the metrics of a run on a folder of images, and what was said on stderr.
+fn run_on(data: &Path, run: &Path, options: &str) -> (Vec<u8>, Vec<serde_json::Value>, String) {
+    let output = command(&format!(
+        "--net resnet8 --branches 1 --image-size 16 --batch 4 --epochs 2 --lr 0.01 --device cpu --data {} --out {} {options}",
+        argument(data),
+        argument(run)
+    ))
+    .output()
+    .expect("started");
+    let said = text(&output.stderr);
+    assert!(output.status.success(), "{options}: {said}");
+    (last(run), comparable(run), said)
+}
+
+#[test]
+fn a_streamed_run_and_its_resume_do_not_depend_on_workers_and_count_what_is_broken() {
+    let (_folder, path) = folder();
+    let data = images(path("pictures"));
+    fs::write(data.join("val/colour/broken.jpg"), "").expect("written");
+    let imagenet = |name: &str, options: &str| run_on(&data, &path(name), &format!("--augment imagenet {options}"));
+    let (state, records, said) = imagenet("alone", "--workers 0 --stream on");
+    for part in [
+        "grey/broken.jpg is no JPEG or PNG image",
+        "1 of 13 training images cannot be decoded, and others of their classes took their places (--strict",
+        "1 of 5 test images cannot be decoded, and they were left out (--strict",
+    ] {
+        assert_eq!(said.matches(part).count(), 1, "{part}: {said}");
+    }
+    let (two, two_records, said) = imagenet("two", "--workers 2");
+    assert!(said.contains("1 of 5 images were skipped"), "test images that fit are decoded once: {said}");
+    assert!(two == state && two_records == records, "two workers make another run");
+    let test_images = |records: &[serde_json::Value]| {
+        // Of four images: thirds would tell that the broken one was counted.
+        records.iter().filter(|record| record["split"] == "test").all(|record| {
+            let quarters = record["top1_error"][0].as_f64().expect("a number") / 25.0;
+            (quarters - quarters.round()).abs() < 1e-6
+        })
+    };
+    assert!(test_images(&records), "{records:?}");
+
+    // Resumed in the midst of an epoch, with other workers.
+    let run = path("stopped");
+    let options = format!(
+        "--net resnet8 --branches 1 --image-size 16 --batch 4 --epochs 2 --lr 0.01 --device cpu --augment imagenet --data {} --out {}",
+        argument(&data),
+        argument(&run)
+    );
+    command(&format!("{options} --workers 3 --stop-after 4")).output().expect("started");
+    let resumed = succeed(&format!("--resume {} --workers 1", argument(&run)));
+    assert!(resumed.contains("images/s prepared by 1 worker; the device waited"), "{resumed}");
+    assert!(last(&run) == state);
+    assert_eq!(comparable(&run), records);
+    let shares: Vec<f64> = metrics(&run).iter().filter_map(|record| record["data_wait_share"].as_f64()).collect();
+    assert!(shares.len() == 2 && shares.iter().all(|share| (0.0..=1.0).contains(share)), "{shares:?}");
+
+    // The evaluation of its weights sees the test images as the run did.
+    let weights = argument(&run.join("last.safetensors"));
+    let table = succeed(&format!("eval --device cpu --weights {weights}"));
+    let error = records.last().expect("the test")["top1_error"][0].as_f64().expect("a number");
+    assert!(table.contains(&format!("{error:.2} %")), "{error}: {table}");
+
+    fail(&format!("{options} --strict"), 1, &["broken.jpg", "--strict"]);
+    fail(&format!("{options} --stream off"), 2, &["leave --stream off out"]);
+    fail(&format!("{SMALL} --augment imagenet"), 2, &["shapes is no folder of images", "--augment standard"]);
+}
+
+#[test]
+fn what_is_streamed_trains_as_what_lies_on_the_device() {
+    let (_folder, path) = folder();
+    let data = images(path("pictures"));
+    fs::remove_file(data.join("train/grey/broken.jpg")).expect("removed");
+    let (state, records, _) = run_on(&data, &path("resident"), "--stream off");
+    let (streamed, streamed_records, _) = run_on(&data, &path("files"), "--stream on");
+    assert!(state == streamed && records == streamed_records, "of files");
+    // Of a dataset that is decoded as a whole, with images held out.
+    let run = |name: &str, options: &str| {
+        let options = format!("{SMALL} --validation 20 --augment standard {options} --out {}", argument(&path(name)));
+        let output = succeed(&options);
+        (last(&path(name)), comparable(&path(name)), output)
+    };
+    let (state, records, _) = run("shapes", "");
+    let (streamed, streamed_records, output) = run("streamed", "--stream on --workers 2");
+    assert!(state == streamed && records == streamed_records, "of memory");
+    assert!(output.contains("all are streamed to the device, prepared by 2 workers"), "{output}");
 }
 
 #[test]

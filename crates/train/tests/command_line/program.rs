@@ -66,6 +66,8 @@ pub fn comparable(run: &Path) -> Vec<serde_json::Value> {
     for object in &mut objects {
         let fields = object.as_object_mut().expect("an object");
         assert!(fields.remove("images_per_second").is_some() && fields.remove("device").is_some());
+        fields.remove("data_wait_share");
+        fields.remove("prepared_images_per_second");
     }
     objects
 }
