@@ -226,6 +226,14 @@ impl Training {
         self.totals.read(device)
     }
 
+    /// Waits for the device, and copies the state of the loss scale, in mixed precision.
+    ///
+    /// # Errors
+    /// When anything failed on the device.
+    pub fn loss_scale(&self, device: &Device) -> Result<Option<[f32; 4]>> {
+        Ok(self.optimizer.loss_scale.as_ref().map(|scale| scale.read(device)).transpose()?)
+    }
+
     /// Sets the sums of the terms to what [`Training::totals`] gave: an interrupted epoch goes on to the same bits.
     ///
     /// # Errors

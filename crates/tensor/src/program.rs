@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use half::f16;
+
 use crate::bank::next_buffer_id;
 use crate::device::{Buffer, Device, Dispatch, Executable, View};
 use crate::error::{Error, Result};
@@ -108,6 +110,14 @@ impl fmt::Display for NotFinite {
             dispatch + 1,
             place.join(",")
         )
+    }
+}
+
+/// The floats that memory holds.
+fn floats(words: Vec<u32>, dtype: DType) -> Vec<f32> {
+    match dtype {
+        DType::F16 => bytemuck::cast_slice(&words).iter().map(|half: &f16| half.to_f32()).collect(),
+        DType::F32 | DType::U32 => bytemuck::cast_vec(words),
     }
 }
 
@@ -233,7 +243,7 @@ fn allocate_slots(device: &Device, plan: &Plan, options: CompileOptions, lent: &
             None => {
                 let buffer = device.alloc(words, &format!("activation slot {index}"))?;
                 if options.poison {
-                    device.write(&buffer, 0, &vec![f32::NAN.to_bits(); words])?;
+                    device.write(&buffer, 0, &vec![u32::MAX; words])?;
                 }
                 Slot { buffer, id: next_buffer_id(), words }
             }
@@ -315,16 +325,17 @@ impl Program {
     /// Fills with NaN what a kernel is to overwrite.
     fn poison_outputs(&self, dispatch: usize) -> Result<()> {
         for (i, view) in self.outputs[dispatch].iter().enumerate() {
-            if view.dtype == DType::F32 && !self.kernels[dispatch].updates(i) {
-                self.device.write(&view.buffer, view.offset, &vec![f32::NAN.to_bits(); view.words])?;
+            if view.dtype != DType::U32 && !self.kernels[dispatch].updates(i) {
+                // All ones are no number in 32 bits, and twice none in 16.
+                self.device.write(&view.buffer, view.offset, &vec![u32::MAX; view.words])?;
             }
         }
         Ok(())
     }
 
     fn first_not_finite(&self, dispatch: usize) -> Result<Option<NotFinite>> {
-        for (output, view) in self.outputs[dispatch].iter().enumerate().filter(|(_, view)| view.dtype == DType::F32) {
-            let data: Vec<f32> = bytemuck::cast_vec(self.device.read(&view.buffer, view.offset, view.words)?);
+        for (output, view) in self.outputs[dispatch].iter().enumerate().filter(|(_, view)| view.dtype != DType::U32) {
+            let data = floats(self.device.read(&view.buffer, view.offset, view.words)?, view.dtype);
             if let Some(element) = data.iter().position(|value| !value.is_finite()) {
                 let kernel = &self.kernels[dispatch];
                 return Ok(Some(NotFinite {

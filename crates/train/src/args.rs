@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::builder::{PossibleValuesParser, RangedU64ValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
+use tensor::DType;
 
 use crate::schedule::Schedule;
 
@@ -152,6 +153,26 @@ impl From<Augmentation> for data::Augmentation {
     }
 }
 
+/// How activations lie in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// Everything in 32 bits.
+    #[default]
+    F32,
+    /// Activations and their gradients in 16 bits, arithmetic, weights, statistics and losses in 32.
+    F16,
+}
+
+impl From<Precision> for DType {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::F16 => Self::F16,
+        }
+    }
+}
+
 /// Whether images come to the device batch by batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -290,6 +311,10 @@ pub struct TrainArgs {
     /// Hold N of the training images out, of each class its share; they then decide which epoch is the best
     #[arg(long, value_name = "N", value_parser = count(u32::MAX.into()), help_heading = "Data")]
     pub validation: Option<usize>,
+    /// Activations in 16 bits take half the memory and its bandwidth; the loss is scaled so that gradients do not vanish
+    /// [default: f32]
+    #[arg(long, value_enum, help_heading = "Training")]
+    pub precision: Option<Precision>,
     /// How training images are changed, anew in each epoch [default: none for svhn and shapes, imagenet for
     /// folders of images larger than 64, else standard]
     #[arg(long, value_enum, help_heading = "Data")]

@@ -26,6 +26,8 @@ const KEY: &str = "onfly";
 const MOMENTUM: &str = "momentum.";
 /// The sums of the losses and errors of an epoch under way.
 const TOTALS: &str = "metrics.totals";
+/// The state of the loss scale.
+const LOSS_SCALE: &str = "optimizer.loss_scale";
 /// The steps that a batch-norm has seen, which PyTorch counts and nothing here needs.
 const STEPS_SEEN: &str = "num_batches_tracked";
 /// A statistic that every batch-norm has.
@@ -130,6 +132,8 @@ pub struct Checkpoint {
     pub velocities: Vec<NamedTensor>,
     /// Sums of the epoch under way.
     pub totals: Vec<f32>,
+    /// State of the loss scale, in mixed precision.
+    pub loss_scale: Option<[f32; 4]>,
 }
 
 /// A file that is not as it was written.
@@ -205,6 +209,9 @@ fn tensors(path: &Path, checkpoint: &Checkpoint) -> Result<Vec<Encoded>> {
     if !checkpoint.totals.is_empty() {
         tensors.push(Encoded::floats(TOTALS, vec![checkpoint.totals.len()], &checkpoint.totals));
     }
+    if let Some(state) = &checkpoint.loss_scale {
+        tensors.push(Encoded::floats(LOSS_SCALE, vec![state.len()], state));
+    }
     Ok(tensors)
 }
 
@@ -274,7 +281,8 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
     };
     let mut names: Vec<&str> = tensors.names();
     names.sort_unstable();
-    let mut checkpoint = Checkpoint { header, state: Vec::new(), velocities: Vec::new(), totals: Vec::new() };
+    let mut checkpoint =
+        Checkpoint { header, state: Vec::new(), velocities: Vec::new(), totals: Vec::new(), loss_scale: None };
     let mut views = Vec::with_capacity(names.len());
     for name in names {
         views.push((name, tensors.tensor(name).map_err(|error| damaged(error.to_string()))?));
@@ -300,6 +308,9 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
             checkpoint.velocities.push(NamedTensor { name: parameter.to_owned(), shape, data });
         } else if *name == TOTALS {
             checkpoint.totals = data;
+        } else if *name == LOSS_SCALE {
+            let state = data.try_into().map_err(|_| damaged(format!("{LOSS_SCALE} has not four values")))?;
+            checkpoint.loss_scale = Some(state);
         } else {
             let own = own_name(name);
             if let Some(other) = origins.insert(own.clone(), name) {
@@ -343,7 +354,16 @@ mod tests {
             data: data.to_vec(),
         };
         let state = vec![tensor("z", &[1.0, -2.5]), tensor("a", &[0.0])];
-        (header, Checkpoint { header: None, state, velocities: vec![tensor("z", &[0.5, 0.25])], totals: vec![1.0; 4] })
+        (
+            header,
+            Checkpoint {
+                header: None,
+                state,
+                velocities: vec![tensor("z", &[0.5, 0.25])],
+                totals: vec![1.0; 4],
+                loss_scale: Some([2.0, 3.0, 0.5, 1.0]),
+            },
+        )
     }
 
     #[test]
@@ -363,7 +383,7 @@ mod tests {
         let names: Vec<&str> = found.state.iter().map(|tensor| tensor.name.as_str()).collect();
         assert_eq!(names, ["a", "z"]);
         assert_eq!(found.velocities, checkpoint.velocities);
-        assert_eq!(found.totals, checkpoint.totals);
+        assert_eq!((found.totals, found.loss_scale), (checkpoint.totals, checkpoint.loss_scale));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use nets::Architecture;
 use one::{LossWeights, Teacher};
 use serde::{Deserialize, Serialize};
 
-use crate::args::{Augmentation, Decay, Method, NetworkArgs, SaveEvery, Shortcut, Streaming, TrainArgs};
+use crate::args::{Augmentation, Decay, Method, NetworkArgs, Precision, SaveEvery, Shortcut, Streaming, TrainArgs};
 use crate::failure::usage;
 use crate::recipe;
 use crate::schedule::{Schedule, distillation_weight};
@@ -70,6 +70,8 @@ pub struct Config {
     pub mean: Option<[f64; 3]>,
     pub std: Option<[f64; 3]>,
 
+    #[serde(default)]
+    pub precision: Precision,
     pub epochs: usize,
     pub batch: usize,
     pub lr: f64,
@@ -229,6 +231,7 @@ impl Config {
             augment: None,
             mean: None,
             std: None,
+            precision: Precision::F32,
             epochs: 300,
             batch,
             lr: 0.1,
@@ -302,6 +305,7 @@ impl Config {
         assign_some(&mut self.augment, &args.augment);
         assign_some(&mut self.mean, &dataset.mean);
         assign_some(&mut self.std, &dataset.std);
+        assign(&mut self.precision, &args.precision);
         assign(&mut self.epochs, &args.epochs);
         assign(&mut self.batch, &args.batch);
         assign(&mut self.lr, &args.lr);

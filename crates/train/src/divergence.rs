@@ -23,6 +23,7 @@ pub struct GoodState {
     position: Position,
     copies: [Bank; 3],
     totals: Vec<f32>,
+    loss_scale: Option<[f32; 4]>,
 }
 
 /// What a step changes, the sums of the losses aside.
@@ -34,18 +35,31 @@ fn banks(model: &Model) -> [&Bank; 3] {
 impl GoodState {
     /// Room for a state of a model whose network is recorded.
     pub fn new(model: &Model) -> Self {
-        Self { position: Position::default(), copies: banks(model).map(Bank::alike), totals: Vec::new() }
+        Self {
+            position: Position::default(),
+            copies: banks(model).map(Bank::alike),
+            totals: Vec::new(),
+            loss_scale: None,
+        }
     }
 
     /// Copies the present state.
     ///
     /// # Errors
     /// When the device fails.
-    pub fn keep(&mut self, device: &Device, model: &Model, position: Position, totals: Vec<f32>) -> Result<()> {
+    pub fn keep(
+        &mut self,
+        device: &Device,
+        model: &Model,
+        step: &Training,
+        position: Position,
+        totals: Vec<f32>,
+    ) -> Result<()> {
         for (copy, bank) in self.copies.iter().zip(banks(model)) {
             copy.copy_from(device, bank)?;
         }
         (self.position, self.totals) = (position, totals);
+        self.loss_scale = step.loss_scale(device)?;
         Ok(())
     }
 
@@ -58,6 +72,9 @@ impl GoodState {
             bank.copy_from(device, copy)?;
         }
         step.restore_totals(device, &self.totals)?;
+        if let Some((scale, state)) = step.optimizer.loss_scale.as_ref().zip(self.loss_scale) {
+            scale.write(device, state)?;
+        }
         Ok(self.position)
     }
 }

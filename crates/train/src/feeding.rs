@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use data::{Augment, Batch, Epoch, Images, Loader, Missing, PADDING, Pick, Pictures};
-use tensor::{Bank, Device, Graph, Program, Spec, Var};
+use tensor::{Bank, DType, Device, Graph, Program, Spec, Var};
 
 use crate::output;
 
@@ -91,11 +91,17 @@ impl Split {
         self.images
     }
 
-    /// Records a batch of `batch` images.
+    /// Records a batch of `batch` images of type `precision`.
     ///
     /// # Errors
     /// When the graph does not take it.
-    pub fn record(&self, graph: &mut Graph, batch: usize, normalisation: Normalisation) -> Result<Sample> {
+    pub fn record(
+        &self,
+        graph: &mut Graph,
+        batch: usize,
+        normalisation: Normalisation,
+        precision: DType,
+    ) -> Result<Sample> {
         let picks = graph.input("picks", Spec::u32([batch, 2]));
         let mut inputs = Vec::with_capacity(5);
         let (fed, shard_images) = match &self.place {
@@ -122,7 +128,7 @@ impl Split {
             mean: normalisation.mean.map(|x| x as f32),
             std: normalisation.std.map(|x| x as f32),
         };
-        let outputs = graph.launch(kernel, &inputs)?;
+        let outputs = graph.launch_as(precision, kernel, &inputs)?;
         Ok(Sample { fed, image: outputs[0], labels: outputs[1] })
     }
 }

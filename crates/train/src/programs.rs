@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use data::{Epoch, Missing, Pictures};
 use nets::{Architecture, Model};
 use one::{Batch, Evaluation, LossWeights, Metrics, Optimizer, Training};
-use tensor::{CompileOptions, Device, Error, Footprint, Graph, Program};
+use tensor::{CompileOptions, DType, Device, Error, Footprint, Graph, Program};
 
 use crate::evaluation::Evaluated;
 use crate::feeding::{Fed, Normalisation, Sample, Split, Stream};
@@ -20,6 +20,8 @@ pub struct Recipe<'a> {
     pub architecture: &'a dyn Architecture,
     pub method: &'a one::Config,
     pub normalisation: Normalisation,
+    /// Type of the activations.
+    pub precision: DType,
     pub batch: usize,
     /// Threads that prepare batches, where images are streamed.
     pub workers: usize,
@@ -69,7 +71,8 @@ fn record_training(
     teacher: Option<&Teacher>,
 ) -> Result<RecordedTraining> {
     let mut graph = Graph::new();
-    let Sample { fed, image, labels } = split.record(&mut graph, recipe.batch, recipe.normalisation)?;
+    let Sample { fed, image, labels } =
+        split.record(&mut graph, recipe.batch, recipe.normalisation, recipe.precision)?;
     let mut trained = Model::new();
     let logits = teacher.map(|teacher| teacher.record(&mut graph, &mut trained, image)).transpose()?;
     let batch = Batch { image, labels, teacher: logits };
@@ -109,6 +112,9 @@ impl TrainingProgram {
             teacher.load(device, &trained)?;
         }
         step.optimizer.initialize(device, model.params())?;
+        if let Some(scale) = &step.optimizer.loss_scale {
+            scale.initialize(device)?;
+        }
         Ok(Self { program, step, stream, fed, batch: recipe.batch, checks: recipe.checks })
     }
 
@@ -186,7 +192,8 @@ pub struct EvaluationProgram {
 
 fn record_evaluation(split: &Split, model: &mut Model, recipe: Recipe<'_>) -> Result<(Graph, Evaluation, Fed)> {
     let mut graph = Graph::new();
-    let Sample { fed, image, labels } = split.record(&mut graph, recipe.batch, recipe.normalisation)?;
+    let Sample { fed, image, labels } =
+        split.record(&mut graph, recipe.batch, recipe.normalisation, recipe.precision)?;
     let sample = (image, labels);
     let step = one::evaluation(&mut graph, model, recipe.architecture, sample, recipe.method, split.images())?;
     graph.keep(step.heads.logits);

@@ -32,7 +32,7 @@ fn steps(trainer: &Trainer) -> (usize, usize) {
 }
 
 fn weights(state: Vec<NamedTensor>) -> Checkpoint {
-    Checkpoint { header: None, state, velocities: Vec::new(), totals: Vec::new() }
+    Checkpoint { header: None, state, velocities: Vec::new(), totals: Vec::new(), loss_scale: None }
 }
 
 /// Saves the network if a cycle ends with the step just done.
@@ -73,6 +73,7 @@ pub fn finish(trainer: &Trainer, run: &RunDir) -> Result<Option<(PathBuf, Evalua
         architecture: &*architecture,
         method: &method,
         normalisation: Normalisation { mean: header.mean, std: header.std },
+        precision: trainer.config.precision.into(),
         batch: trainer.config.eval_batch,
         workers: trainer.config.worker_threads(),
         checks: false,

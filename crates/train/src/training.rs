@@ -102,6 +102,7 @@ impl Trainer {
             architecture: &*architecture,
             method: &method,
             normalisation: Normalisation { mean: header.mean, std: header.std },
+            precision: config.precision.into(),
             batch,
             workers: config.worker_threads(),
             checks,
@@ -171,6 +172,11 @@ impl Trainer {
         self.model.load(&self.device, &checkpoint.state)?;
         self.model.load_velocities(&self.device, &checkpoint.velocities)?;
         self.training.step.restore_totals(&self.device, &checkpoint.totals)?;
+        match (&self.training.step.optimizer.loss_scale, checkpoint.loss_scale) {
+            (Some(scale), Some(state)) => scale.write(&self.device, state)?,
+            (None, None) => {}
+            _ => bail!("it is of another --precision than the run that config.toml describes"),
+        }
         (self.header.position, self.header.best) = (header.position, header.best);
         self.header.last_error = header.last_error;
         self.saved = Some(header.position);
@@ -374,7 +380,7 @@ impl Trainer {
     /// Writes `best.safetensors`.
     fn save_best(&self, run: &RunDir) -> Result<()> {
         let state = self.model.state(&self.device)?;
-        let weights = Checkpoint { header: None, state, velocities: Vec::new(), totals: Vec::new() };
+        let weights = Checkpoint { header: None, state, velocities: Vec::new(), totals: Vec::new(), loss_scale: None };
         checkpoint::replace(&run.best_saves(), &self.header, &weights).context("cannot save the best weights")
     }
 
@@ -438,7 +444,7 @@ impl Trainer {
     fn look(&mut self) -> Result<()> {
         let totals = self.totals()?;
         if !self.checks {
-            self.good.keep(&self.device, &self.model, self.header.position, totals)?;
+            self.good.keep(&self.device, &self.model, &self.training.step, self.header.position, totals)?;
         }
         Ok(())
     }
@@ -467,7 +473,8 @@ impl Trainer {
         if first_not_finite(state.iter().chain(&velocities)).is_some() {
             return Err(divergence::explain(self));
         }
-        let checkpoint = Checkpoint { header: None, state, velocities, totals };
+        let loss_scale = self.training.step.loss_scale(&self.device)?;
+        let checkpoint = Checkpoint { header: None, state, velocities, totals, loss_scale };
         checkpoint::replace(&session.run.last_saves(), &self.header, &checkpoint).context("cannot save the run")?;
         self.saved = Some(self.header.position);
         session.saved = Instant::now();

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use data::{Dataset, LoadOptions, Pictures};
 use nets::Model;
 use one::LossWeights;
-use tensor::Device;
+use tensor::{DType, Device};
 
 use crate::args::{EvalArgs, Shortcut};
 use crate::checkpoint::{self, Checkpoint};
@@ -108,6 +108,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         normalisation,
         batch: args.batch,
         workers,
+        precision: DType::F32,
         checks: false,
     };
     let mut program = EvaluationProgram::new(&device, &mut model, recipe, &dataset.test)?;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use nets::{Model, NamedTensor};
 use one::LossWeights;
-use tensor::{Device, Kind, Rng};
+use tensor::{DType, Device, Kind, Rng};
 
 use super::eval::Subject;
 use crate::args::{EvalArgs, PerturbArgs};
@@ -226,8 +226,15 @@ impl Landscape {
         let Subject { checkpoint, network, device, dataset, normalisation, workers } = subject;
         let method = one::Config::independent(1, dataset.classes.len());
         let architecture = network.architecture()?;
-        let recipe =
-            Recipe { architecture: &*architecture, method: &method, normalisation, batch, workers, checks: false };
+        let recipe = Recipe {
+            architecture: &*architecture,
+            method: &method,
+            normalisation,
+            batch,
+            workers,
+            precision: DType::F32,
+            checks: false,
+        };
         let mut model = Model::new();
         let train = EvaluationProgram::new(&device, &mut model, recipe, &dataset.train)?;
         let test = EvaluationProgram::new(&device, &mut model, recipe, &dataset.test)?;
@@ -350,6 +357,7 @@ mod tests {
                 normalisation,
                 batch: 8,
                 workers: 0,
+                precision: DType::F32,
                 checks: false,
             };
             let mut program = EvaluationProgram::new(&device, &mut model, recipe, images)?;
@@ -358,7 +366,8 @@ mod tests {
             Ok(evaluate(&mut program, LossWeights::default(), |_| ())?.expect("nobody interrupts"))
         };
         let expected = [plain(&dataset.train)?, plain(&dataset.test)?];
-        let checkpoint = Checkpoint { header: None, state, velocities: Vec::new(), totals: Vec::new() };
+        let checkpoint =
+            Checkpoint { header: None, state, velocities: Vec::new(), totals: Vec::new(), loss_scale: None };
         let subject = Subject { checkpoint, network, device, dataset, normalisation, workers: 0 };
         Ok((Landscape::new(subject, Path::new("weights"), 8)?, expected))
     }
