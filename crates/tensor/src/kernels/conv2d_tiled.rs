@@ -132,6 +132,7 @@ impl Tile {
             .size("TK", self.quads)
             .size("FILTER_THREADS", self.filter_threads)
             .size("CQ", self.chunk)
+            .size("SUMS", 0)
             .size("WORKGROUP", self.workgroup())
     }
 }
