@@ -2,7 +2,7 @@
 
 mod common;
 
-use tensor::{Device, Target};
+use tensor::{Device, Launch, Target};
 
 /// A part of case names: only those that contain it are run.
 const FILTER: &str = "ONFLY_CASE";
@@ -45,7 +45,9 @@ fn gpus_agree_with_references() {
 /// Where adapters of a kind have a variant of their own, each variant runs on every adapter.
 #[test]
 fn gpus_agree_with_references_in_all_variants() {
-    let source = |case: &cases::Case, target: &Target| case.kernel.launch(target).source();
+    let source = |case: &cases::Case, target: &Target| {
+        case.kernel.launch(target).passes().map(Launch::source).collect::<Vec<_>>()
+    };
     let differs = |case: &cases::Case| source(case, &Target::HARDWARE) != source(case, &Target::SOFTWARE);
     for target in [Target::HARDWARE, Target::SOFTWARE] {
         agree(common::gpus_as(Some(target)), differs);
