@@ -221,8 +221,12 @@ fn a_batch_norm_that_only_convolutions_read_has_no_tensor() {
         plan(&graph).expect("plans").order.into_iter().map(|index| kernels[index].name()).collect()
     };
     let count = |name: &str| live.iter().filter(|&&other| other == name).count();
-    // Nine convolutions with a batch-norm each, three of which are the first ones of a block.
-    assert_eq!((count("conv2d_forward"), count("batch_norm_stats"), count("batch_norm_apply")), (9, 9, 6));
+    // Nine convolutions with a batch-norm each, whose sums they take; three batch-norms are the first ones of a block, and
+    // two are on its shortcut, and are computed as the sum is.
+    assert_eq!((count("conv2d_forward"), count("batch_norm_stats"), count("batch_norm_apply")), (9, 0, 4));
+    assert_eq!((count("batch_norm_stats_finalize"), count("batch_norm_backward_input")), (9, 9));
+    // The gradients of those on shortcuts and of the last one, before the pooling, are no convolution's.
+    assert_eq!(count("batch_norm_backward"), 3);
 }
 
 /// Members run in the same dispatches: branches cost no more of them, but for the gate's.

@@ -60,7 +60,7 @@ fn interface(module: &Module, info: &ModuleInfo, launch: &Launch) -> Result<(), 
                 };
                 let writes = access.contains(StorageAccess::STORE);
                 match expected {
-                    Some(Binding::Input(_)) if !writes => {}
+                    Some(Binding::Input(_) | Binding::Written(_)) if !writes => {}
                     Some(Binding::Output(_)) if writes => {}
                     _ => return Err(format!("binding {:?} at {slot:?} is {expected:?} for the kernel", global.name)),
                 }
@@ -98,10 +98,12 @@ fn translate(module: &Module, info: &ModuleInfo, launch: &Launch) -> Result<(), 
 fn check_all(launches: impl IntoIterator<Item = (String, Launch)>) {
     let mut seen: BTreeMap<(String, &'static str), String> = BTreeMap::new();
     for (name, launch) in launches {
-        seen.entry((launch.source(), launch.entry)).or_insert_with(|| {
-            check(&launch).unwrap_or_else(|error| panic!("{name}: {error}"));
-            name
-        });
+        for pass in launch.passes() {
+            seen.entry((pass.source(), pass.entry)).or_insert_with(|| {
+                check(pass).unwrap_or_else(|error| panic!("{name}: {error}"));
+                name.clone()
+            });
+        }
     }
     assert!(!seen.is_empty(), "nothing was checked");
     eprintln!("{} specialisations valid and translated", seen.len());

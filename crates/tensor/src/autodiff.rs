@@ -26,7 +26,8 @@ pub struct Gradients {
 }
 
 impl Gradients {
-    /// The gradient of `var`: complete for an operation's own outputs, and for all tensors after the sweep.
+    /// The gradient of `var`: complete for an operation's own outputs, and for all tensors after the sweep, except for
+    /// outputs of batch-norms whose gradient no kernel wrote, because the one behind it does without.
     pub fn of(&self, var: Var) -> Option<Var> {
         self.by_var.get(&var).copied()
     }
@@ -35,6 +36,11 @@ impl Gradients {
     /// calls [`Gradients::add`] with the sum.
     pub fn take(&mut self, var: Var) -> Option<Var> {
         self.by_var.remove(&var)
+    }
+
+    /// Whether `gradient` is what is known of one tensor's gradient only.
+    pub(crate) fn is_sole(&self, gradient: Var) -> bool {
+        self.by_var.values().filter(|&&known| known == gradient).count() == 1
     }
 
     /// Adds `gradient` to the gradient of `var`.
@@ -77,6 +83,7 @@ impl Graph {
                 op.backward(self, &mut gradients)?;
             }
         }
+        self.record_sums()?;
         Ok(gradients)
     }
 }

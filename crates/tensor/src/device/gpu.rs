@@ -1,6 +1,7 @@
 //! The GPU device: an adapter opened through `wgpu`, its pipelines, the recorder and read-back.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -254,7 +255,7 @@ impl GpuDevice {
                 binding: i as u32,
                 visibility: wgpu::ShaderStages::COMPUTE,
                 ty: wgpu::BindingType::Buffer {
-                    ty: wgpu::BufferBindingType::Storage { read_only: matches!(binding, Binding::Input(_)) },
+                    ty: wgpu::BufferBindingType::Storage { read_only: !matches!(binding, Binding::Output(_)) },
                     has_dynamic_offset: false,
                     min_binding_size: None,
                 },
@@ -314,7 +315,7 @@ struct Pipeline {
     group: wgpu::BindGroupLayout,
 }
 
-/// One dispatch with everything made before the first step.
+/// One pass of a dispatch with everything made before the first step.
 #[derive(Debug)]
 struct Recorded {
     pipeline: wgpu::ComputePipeline,
@@ -327,7 +328,10 @@ struct Recorded {
 #[derive(Debug)]
 pub struct GpuProgram {
     device: Arc<GpuDevice>,
+    /// The passes of all dispatches.
     recorded: Vec<Recorded>,
+    /// Which of them are each dispatch's.
+    passes: Vec<Range<usize>>,
     in_flight: VecDeque<wgpu::SubmissionIndex>,
 }
 
@@ -337,24 +341,29 @@ type Wanted<'a> = (&'a str, &'a Launch, &'a str);
 impl GpuProgram {
     pub(super) fn new(device: &Arc<GpuDevice>, dispatches: &[Dispatch]) -> Result<Self> {
         let launches: Vec<Launch> = dispatches.iter().map(|dispatch| dispatch.kernel.launch(&device.target)).collect();
-        let sources: Vec<String> = launches.iter().map(Launch::source).collect();
+        let mut steps: Vec<(&Dispatch, &Launch, String)> = Vec::with_capacity(dispatches.len());
+        let mut passes = Vec::with_capacity(dispatches.len());
+        for (dispatch, launch) in dispatches.iter().zip(&launches) {
+            let first = steps.len();
+            steps.extend(launch.passes().map(|pass| (dispatch, pass, pass.source())));
+            passes.push(first..steps.len());
+        }
         let mut index: HashMap<(&str, &str), usize> = HashMap::new();
         let mut wanted: Vec<Wanted<'_>> = Vec::new();
-        let mut which = Vec::with_capacity(dispatches.len());
-        for ((dispatch, launch), source) in dispatches.iter().zip(&launches).zip(&sources) {
+        let mut which = Vec::with_capacity(steps.len());
+        for (dispatch, launch, source) in &steps {
             which.push(*index.entry((source, launch.entry)).or_insert_with(|| {
                 wanted.push((dispatch.kernel.name(), launch, source));
                 wanted.len() - 1
             }));
         }
         let pipelines = build(device, &wanted)?;
-        let recorded = dispatches
+        let recorded = steps
             .iter()
-            .zip(&launches)
             .zip(which)
-            .map(|((dispatch, launch), which)| record(device, dispatch, launch, &pipelines[which]))
+            .map(|((dispatch, launch, _), which)| record(device, dispatch, launch, &pipelines[which]))
             .collect::<Result<_>>()?;
-        Ok(Self { device: Arc::clone(device), recorded, in_flight: VecDeque::new() })
+        Ok(Self { device: Arc::clone(device), recorded, passes, in_flight: VecDeque::new() })
     }
 
     pub(super) fn run(&mut self) -> Result<()> {
@@ -390,15 +399,17 @@ impl GpuProgram {
     }
 
     pub(super) fn run_one(&mut self, index: usize) -> Result<()> {
-        self.submit(index, index + 1)?;
+        let Range { start, end } = self.passes[index].clone();
+        self.submit(start, end)?;
         self.device.check()
     }
 
     pub(super) fn run_timed(&mut self) -> Result<Vec<Duration>> {
-        if self.device.timestamps { self.run_timestamped() } else { self.run_wall_clock() }
+        let times = if self.device.timestamps { self.run_timestamped()? } else { self.run_wall_clock()? };
+        Ok(self.passes.iter().map(|passes| times[passes.clone()].iter().sum()).collect())
     }
 
-    /// One pass per dispatch, with timestamps at the pass's ends: the only place where every vendor has them.
+    /// A compute pass for each, with timestamps at its ends: the only place where every vendor has them.
     fn run_timestamped(&mut self) -> Result<Vec<Duration>> {
         let gpu = Arc::clone(&self.device);
         let mut times = Vec::with_capacity(self.recorded.len());
@@ -493,7 +504,7 @@ fn record(device: &Arc<GpuDevice>, dispatch: &Dispatch, launch: &Launch, pipelin
     for (i, binding) in launch.bindings.iter().enumerate() {
         let view: &View = match binding {
             Binding::Input(i) => &dispatch.inputs[*i],
-            Binding::Output(i) => &dispatch.outputs[*i],
+            Binding::Output(i) | Binding::Written(i) => &dispatch.outputs[*i],
         };
         let Buffer::Gpu(buffer) = &view.buffer else { return Err(Device::Gpu(Arc::clone(device)).foreign()) };
         let bytes = 4 * view.words as u64;
