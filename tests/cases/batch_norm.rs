@@ -2,6 +2,7 @@
 
 use tensor::kernels::batch_norm_apply::{BatchNormApply, BatchNormInference, Residual};
 use tensor::kernels::batch_norm_backward::{Activation, BatchNormGradInput, BatchNormGradPartials, Upstream};
+use tensor::kernels::batch_norm_small::{BatchNormSmall, BatchNormSmallGrad};
 use tensor::kernels::batch_norm_stats::{BatchNormFinalize, BatchNormPartials, Chunks};
 
 use super::{Case, Fill};
@@ -76,6 +77,18 @@ pub fn cases() -> Vec<Case> {
         };
         let name = format!("batch_norm_backward/2x45x{channels} {activation:?}");
         cases.push(Case::new(name, first, 45).input(2, positive()));
+    }
+    // In one kernel: a gate, and what leaves threads idle.
+    for (members, rows, channels) in [(1, 128, 3), (2, 1, 1), (3, 37, 38), (1, 1000, 16)] {
+        for relu in [false, true] {
+            let name = format!("{members}x{rows}x{channels} relu={relu}");
+            let forward = BatchNormSmall { members, rows, channels, relu, eps: 1e-5, momentum: 0.1 };
+            let case = Case::new(format!("batch_norm_small/{name}"), forward, rows);
+            cases.push(case.input(0, Fill::Normal(5.0, 1.0)).update(1, positive()));
+            let backward = BatchNormSmallGrad { members, rows, channels, relu };
+            let case = Case::new(format!("batch_norm_small_grad/{name}"), backward, rows);
+            cases.push(case.input(2, positive()));
+        }
     }
     // Behind a pooling, alone and beside other readers.
     for (activation, channels, area) in

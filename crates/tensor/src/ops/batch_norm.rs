@@ -6,6 +6,7 @@ use crate::error::{Result, shape_error};
 use crate::graph::{Graph, Normalised, Var};
 use crate::kernels::batch_norm_apply::{BatchNormApply, BatchNormInference, Residual};
 use crate::kernels::batch_norm_backward::{Activation, BatchNormGradInput, BatchNormGradPartials, Upstream};
+use crate::kernels::batch_norm_small::{BatchNormSmall, BatchNormSmallGrad, MAX_ROWS};
 use crate::kernels::batch_norm_stats::{BatchNormFinalize, BatchNormPartials, Chunks};
 use crate::kernels::conv2d_forward::Conv2dForward;
 use crate::kernels::conv2d_grad_input::Conv2dGradInput;
@@ -48,6 +49,30 @@ struct Backward {
     y: Var,
 }
 
+#[derive(Debug)]
+struct SmallBackward {
+    kernel: BatchNormSmallGrad,
+    x: Var,
+    stats: Var,
+    gamma: Var,
+    beta: Var,
+    y: Var,
+}
+
+impl Differentiable for SmallBackward {
+    fn backward(&self, graph: &mut Graph, gradients: &mut Gradients) -> Result<()> {
+        let Some(dy) = gradients.of(self.y) else { return Ok(()) };
+        let &Self { ref kernel, x, stats, gamma, beta, .. } = self;
+        let outputs = graph.launch(kernel.clone(), &[x, dy, stats, gamma, beta])?;
+        for (var, gradient) in [x, gamma, beta].into_iter().zip(outputs) {
+            if graph.needs_gradient(var) {
+                gradients.add(graph, var, gradient)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Graph {
     /// Normalises each channel of `x` `[M, …, C]` over all axes between the first and the last.
     ///
@@ -75,6 +100,9 @@ impl Graph {
             let y = self.launch_one(kernel, &inputs)?;
             return self.set_shape(y, shape);
         }
+        if shape.len() == 3 && rows <= MAX_ROWS && residual == Residual::None {
+            return self.small_batch_norm(x, [members, rows, channels], spec);
+        }
         let (partials, chunks) = self.statistics(x, [members, rows, channels])?;
         let BatchNorm { eps, momentum, .. } = spec;
         let finalize = BatchNormFinalize { members, channels, chunks, eps, momentum, affine: false };
@@ -99,6 +127,19 @@ impl Graph {
         let mut operands = vec![x, spec.gamma, spec.beta];
         operands.extend(spec.residual);
         self.differentiable(Backward { members, rows, channels, spec, residual, x, stats, y }, &operands, &[y]);
+        Ok(y)
+    }
+
+    /// Few rows that no convolution has written: a dispatch for everything, and one for its gradient.
+    fn small_batch_norm(&mut self, x: Var, [members, rows, channels]: [usize; 3], spec: BatchNorm) -> Result<Var> {
+        let BatchNorm { gamma, beta, relu, eps, momentum, .. } = spec;
+        let kernel = BatchNormSmall { members, rows, channels, relu, eps, momentum };
+        let outputs = [None, None, Some(spec.running_mean), Some(spec.running_var)];
+        let outputs = self.launch_into(kernel, &[x, gamma, beta], &outputs)?;
+        let (y, stats) = (outputs[0], outputs[1]);
+        let op =
+            SmallBackward { kernel: BatchNormSmallGrad { members, rows, channels, relu }, x, stats, gamma, beta, y };
+        self.differentiable(op, &[x, gamma, beta], &[y]);
         Ok(y)
     }
 
