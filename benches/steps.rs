@@ -12,7 +12,6 @@ use nets::resnet::Shortcut;
 use nets::{Model, architecture};
 use one::{Config, LossWeights};
 use tensor::optim::SgdConfig;
-use tensor::plan::plan;
 use tensor::{Cost, Device, Graph, Program, Rng, Spec};
 
 const NETS: &str = "ONFLY_BENCH_NETS";
@@ -68,10 +67,9 @@ impl Step {
 
     /// Operations and bytes of one step.
     fn cost(&self) -> tensor::Result<Cost> {
-        let kernels: Vec<_> = self.graph.kernels().collect();
         let mut total = Cost::default();
-        for live in plan(&self.graph)?.order {
-            let cost = kernels[live].cost();
+        for kernel in self.graph.live_kernels()? {
+            let cost = kernel.cost();
             total.flops += cost.flops;
             total.bytes += cost.bytes;
         }

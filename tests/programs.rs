@@ -11,7 +11,6 @@ use tensor::device::open;
 use tensor::kernels::elementwise::{Add, Copy, Fill, Scale};
 use tensor::ops::{BatchNorm, Conv2d};
 use tensor::optim::SgdConfig;
-use tensor::plan::plan;
 use tensor::{Bank, CompileOptions, Cost, Device, Error, Graph, Kernel, Launch, Slice, SliceMut, Spec, Target, Var};
 
 const WORDS: usize = 5;
@@ -216,10 +215,7 @@ fn programs_that_run_by_turns_share_memory() {
 #[test]
 fn a_batch_norm_that_only_convolutions_read_has_no_tensor() {
     let (graph, ..) = training("resnet8", 1, 4);
-    let live: Vec<&str> = {
-        let kernels: Vec<_> = graph.kernels().collect();
-        plan(&graph).expect("plans").order.into_iter().map(|index| kernels[index].name()).collect()
-    };
+    let live: Vec<&str> = graph.live_kernels().expect("plans").iter().map(|kernel| kernel.name()).collect();
     let count = |name: &str| live.iter().filter(|&&other| other == name).count();
     // Nine convolutions with a batch-norm each, whose sums they take; three batch-norms are the first ones of a block, and
     // two are on its shortcut, and are computed as the sum is.
@@ -232,7 +228,7 @@ fn a_batch_norm_that_only_convolutions_read_has_no_tensor() {
 /// Members run in the same dispatches: branches cost no more of them, but for the gate's.
 #[test]
 fn branches_cost_hardly_a_dispatch() {
-    let dispatches = |branches| plan(&training("resnet32", branches, 128).0).expect("plans").order.len();
+    let dispatches = |branches| training("resnet32", branches, 128).0.live_kernels().expect("plans").len();
     let (one, three) = (dispatches(1), dispatches(3));
     eprintln!("dispatches of a training step of ResNet-32: {one} alone, {three} with 3 branches");
     assert!(three * 10 <= one * 11 + 100, "{three} dispatches with 3 branches, {one} alone");

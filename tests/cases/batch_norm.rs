@@ -1,7 +1,8 @@
 //! Batch normalisation, forward and backward.
 
 use tensor::kernels::batch_norm_apply::{BatchNormApply, BatchNormInference, Residual};
-use tensor::kernels::batch_norm_backward::{Activation, BatchNormGradInput, BatchNormGradPartials};
+use tensor::kernels::batch_norm_backward::{Activation, BatchNormGradInput, BatchNormGradPartials, Upstream};
+use tensor::kernels::batch_norm_small::{BatchNormSmall, BatchNormSmallGrad};
 use tensor::kernels::batch_norm_stats::{BatchNormFinalize, BatchNormPartials, Chunks};
 
 use super::{Case, Fill};
@@ -52,7 +53,13 @@ pub fn cases() -> Vec<Case> {
         let inference = BatchNormInference { members, rows, channels, residual, relu, eps: 1e-3 };
         cases.push(Case::new(format!("batch_norm_apply/inference {name}"), inference, 1).input(2, positive()));
         let activation = [Activation::Relu, Activation::ReluOfSum, Activation::Linear][index % 3];
-        let first = BatchNormGradPartials { members, channels, chunks: Chunks::new(rows, channels), activation };
+        let first = BatchNormGradPartials {
+            members,
+            channels,
+            chunks: Chunks::new(rows, channels),
+            activation,
+            upstream: Upstream::Whole,
+        };
         let name = format!("batch_norm_backward/{shape} {activation:?}");
         cases.push(Case::new(name, first, rows).input(2, positive()));
         let addend = index % 3 == 2;
@@ -61,9 +68,38 @@ pub fn cases() -> Vec<Case> {
     }
     // The remaining pairs of a vector width and an activation.
     for (activation, channels) in [(Activation::Relu, 7), (Activation::ReluOfSum, 3), (Activation::Linear, 8)] {
-        let first = BatchNormGradPartials { members: 2, channels, chunks: Chunks::new(45, channels), activation };
+        let first = BatchNormGradPartials {
+            members: 2,
+            channels,
+            chunks: Chunks::new(45, channels),
+            activation,
+            upstream: Upstream::Whole,
+        };
         let name = format!("batch_norm_backward/2x45x{channels} {activation:?}");
         cases.push(Case::new(name, first, 45).input(2, positive()));
+    }
+    // In one kernel: a gate, and what leaves threads idle.
+    for (members, rows, channels) in [(1, 128, 3), (2, 1, 1), (3, 37, 38), (1, 1000, 16)] {
+        for relu in [false, true] {
+            let name = format!("{members}x{rows}x{channels} relu={relu}");
+            let forward = BatchNormSmall { members, rows, channels, relu, eps: 1e-5, momentum: 0.1 };
+            let case = Case::new(format!("batch_norm_small/{name}"), forward, rows);
+            cases.push(case.input(0, Fill::Normal(5.0, 1.0)).update(1, positive()));
+            let backward = BatchNormSmallGrad { members, rows, channels, relu };
+            let case = Case::new(format!("batch_norm_small_grad/{name}"), backward, rows);
+            cases.push(case.input(2, positive()));
+        }
+    }
+    // Behind a pooling, alone and beside other readers.
+    for (activation, channels, area) in
+        [(Activation::Relu, 5, 9), (Activation::ReluOfSum, 16, 64), (Activation::Relu, 8, 1)]
+    {
+        for upstream in [Upstream::Pooled { area }, Upstream::Both { area }] {
+            let chunks = Chunks::new(7 * area, channels);
+            let first = BatchNormGradPartials { members: 2, channels, chunks, activation, upstream };
+            let name = format!("batch_norm_backward/2x7x{area}x{channels} {activation:?} {upstream:?}");
+            cases.push(Case::new(name, first, 7 * area).input(2, positive()));
+        }
     }
     cases
 }

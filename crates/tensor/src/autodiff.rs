@@ -23,6 +23,8 @@ pub trait Differentiable: Debug + Send + Sync {
 #[derive(Debug, Default)]
 pub struct Gradients {
     by_var: HashMap<Var, Var>,
+    /// Of a batch-norm's output: a gradient, and the gradients of shift and scale if it is the whole one.
+    sums: HashMap<Var, (Var, [Var; 2])>,
 }
 
 impl Gradients {
@@ -36,6 +38,16 @@ impl Gradients {
     /// calls [`Gradients::add`] with the sum.
     pub fn take(&mut self, var: Var) -> Option<Var> {
         self.by_var.remove(&var)
+    }
+
+    /// Remembers sums over `gradient` for the batch-norm that computed `var`.
+    pub(crate) fn remember_sums(&mut self, var: Var, gradient: Var, sums: [Var; 2]) {
+        self.sums.insert(var, (gradient, sums));
+    }
+
+    /// What was remembered for the batch-norm that computed `var`; good if that gradient is still the whole one.
+    pub(crate) fn taken_sums(&mut self, var: Var) -> Option<(Var, [Var; 2])> {
+        self.sums.remove(&var)
     }
 
     /// Whether `gradient` is what is known of one tensor's gradient only.

@@ -188,7 +188,7 @@ fn threads_change_no_bit() {
     assert!(all(1) == all(3), "results depend on the number of threads");
 }
 
-/// The split of the long reduction serves a GPU without growing the memory beyond the activations'.
+/// The split of the long reduction serves a GPU without growing the memory beyond two fifths of the activations'.
 #[test]
 fn partials_are_moderate() {
     for (channels, extent) in [(16, 32), (32, 16), (64, 8)] {
@@ -208,7 +208,7 @@ fn partials_are_moderate() {
         let kernel = Conv2dGradWeight { geometry, normalised: false };
         let activations = 2 * geometry.input_spec().words();
         assert!((8..=512).contains(&kernel.partials()), "{}", kernel.describe());
-        assert!(kernel.outputs()[0].words() <= activations, "{}", kernel.describe());
+        assert!(5 * kernel.outputs()[0].words() <= 2 * activations, "{}", kernel.describe());
     }
 }
 

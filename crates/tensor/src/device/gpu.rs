@@ -366,6 +366,11 @@ impl GpuProgram {
         Ok(Self { device: Arc::clone(device), recorded, passes, in_flight: VecDeque::new() })
     }
 
+    /// Passes of all dispatches.
+    pub(crate) fn dispatches(&self) -> usize {
+        self.recorded.len()
+    }
+
     pub(super) fn run(&mut self) -> Result<()> {
         let mut start = 0;
         while start < self.recorded.len() {

@@ -31,7 +31,35 @@ pub enum Activation {
     ReluOfSum,
 }
 
-/// First pass: `x [M, rows, C]`, `dy [M, rows, C]`, `stats [M, 2, C]`, `gamma [M, C]`, `beta [M, C]` ->
+/// Where the gradient of the output comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Upstream {
+    /// A tensor `dy [M, rows, C]`.
+    Whole,
+    /// The gradient `[M, rows / area, C]` of a global average pooling over images of `area` rows, which is spread over
+    /// them here. There is a ReLU: `g` is written.
+    Pooled {
+        /// Rows of an image.
+        area: usize,
+    },
+    /// The sum of both, for which there is one more input behind the others.
+    Both {
+        /// Rows of an image.
+        area: usize,
+    },
+}
+
+impl Upstream {
+    /// Rows of an image, if there is a pooling.
+    fn area(self) -> Option<usize> {
+        match self {
+            Upstream::Whole => None,
+            Upstream::Pooled { area } | Upstream::Both { area } => Some(area),
+        }
+    }
+}
+
+/// First pass: `x [M, rows, C]`, `dy` ([`Upstream`]), `stats [M, 2, C]`, `gamma [M, C]`, `beta [M, C]` ->
 /// `partials [P, M, 2, C]`, the sums of `g` and of `g * xhat` over the rows of each of P chunks, and with a ReLU
 /// `g [M, rows, C]`. With [`Activation::ReluOfSum`] the output `y [M, rows, C]` is one more input.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,6 +72,8 @@ pub struct BatchNormGradPartials {
     pub chunks: Chunks,
     /// What followed the normalisation.
     pub activation: Activation,
+    /// Where its gradient comes from.
+    pub upstream: Upstream,
 }
 
 /// What the gradients of a member's rows are computed from, besides the rows: per-channel values, repeated to tiles.
@@ -165,8 +195,9 @@ pub(super) struct Bindings {
     pub stats: Binding,
     /// `gamma` and `beta`, or `y` twice.
     pub gate: [Binding; 2],
-    /// None where `g` is written in place of it.
+    /// None where `g` is written in place of it, or there is a pooling only.
     pub dy: Option<Binding>,
+    pub pooled: Option<Binding>,
     pub g: Binding,
     pub partials: Binding,
 }
@@ -194,16 +225,40 @@ impl BatchNormGradPartials {
         chunks
     }
 
+    /// Writes rows of `dy`, from element `start` of the whole tensor on.
+    fn gather(&self, inputs: &[&[f32]], start: usize, dy: &mut [f32]) {
+        let (area, pooled) = match self.upstream {
+            Upstream::Whole => {
+                dy.copy_from_slice(&inputs[1][start..][..dy.len()]);
+                return;
+            }
+            Upstream::Pooled { area } => {
+                dy.fill(0.0);
+                (area, inputs[1])
+            }
+            Upstream::Both { area } => {
+                dy.copy_from_slice(&inputs[1][start..][..dy.len()]);
+                (area, inputs[inputs.len() - 1])
+            }
+        };
+        let factor = 1.0 / area as f32;
+        for (row, dy) in (start / self.channels..).zip(dy.chunks_exact_mut(self.channels)) {
+            for (dy, pooled) in dy.iter_mut().zip(&pooled[row / area * self.channels..]) {
+                *dy += factor * pooled;
+            }
+        }
+    }
+
     /// The pass.
     pub(super) fn pass(&self, bindings: Bindings) -> Launch {
-        let Bindings { x, stats, gate, dy, g, partials } = bindings;
+        let Bindings { x, stats, gate, dy, pooled, g, partials } = bindings;
         let tiling = Tiling::new(self.channels);
         let workgroups = self.chunks.count() * self.members * tiling.tiles;
         // Where nothing else is read, `x` stands for it.
         let [first, second] = if self.activation == Activation::Linear { [x; 2] } else { gate };
         let mut bindings = vec![x, dy.unwrap_or(x), stats, partials, first, second];
         if self.activation != Activation::Linear {
-            bindings.push(g);
+            bindings.extend([g, pooled.unwrap_or(x)]);
         }
         let entry = match self.activation {
             Activation::Linear => "linear",
@@ -213,7 +268,9 @@ impl BatchNormGradPartials {
         let launch = Launch::new(include_str!("../../../../shaders/batch_norm_backward.wgsl"), 0, 0, workgroups)
             .entry(entry)
             .bindings(bindings)
-            .switch("IN_PLACE", dy.is_none())
+            .switch("IN_PLACE", dy.is_none() && pooled.is_none())
+            .switch("WHOLE", dy.is_some())
+            .size("AREA", self.upstream.area().unwrap_or(0))
             .size("MEMBERS", self.members)
             .size("ROWS", self.chunks.rows)
             .size("CHUNK_ROWS", self.chunks.chunk);
@@ -230,9 +287,17 @@ impl Kernel for BatchNormGradPartials {
         let activations = Spec::f32([self.members, self.chunks.rows, self.channels]);
         let parameter = Spec::f32([self.members, self.channels]);
         let stats = Spec::f32([self.members, 2, self.channels]);
-        let mut specs = vec![activations.clone(), activations.clone(), stats, parameter.clone(), parameter];
+        let pooled = |area: usize| Spec::f32([self.members, self.chunks.rows / area, self.channels]);
+        let dy = match self.upstream {
+            Upstream::Pooled { area } => pooled(area),
+            Upstream::Whole | Upstream::Both { .. } => activations.clone(),
+        };
+        let mut specs = vec![activations.clone(), dy, stats, parameter.clone(), parameter];
         if self.activation == Activation::ReluOfSum {
             specs.push(activations);
+        }
+        if let Upstream::Both { area } = self.upstream {
+            specs.push(pooled(area));
         }
         specs
     }
@@ -248,11 +313,13 @@ impl Kernel for BatchNormGradPartials {
     fn activations(&self) -> Activations {
         let y = (self.activation == Activation::ReluOfSum).then_some(5);
         let g = (self.activation != Activation::Linear).then_some(1);
-        Activations::new([0, 1].into_iter().chain(y), g)
+        let dy = (!matches!(self.upstream, Upstream::Pooled { .. })).then_some(1);
+        Activations::new([0].into_iter().chain(dy).chain(y), g)
     }
 
     fn cost(&self) -> Cost {
-        let per_element = if self.activation == Activation::Relu { 8 } else { 5 };
+        let upstream = usize::from(self.upstream != Upstream::Whole);
+        let per_element = upstream + if self.activation == Activation::Relu { 8 } else { 5 };
         Cost::new(self, per_element * self.members * self.chunks.rows * self.channels)
     }
 
@@ -265,13 +332,14 @@ impl Kernel for BatchNormGradPartials {
             let norm = Norm::of(&inputs[2..5], member, channels);
             let first = member * rows * channels + start;
             let words = first..first + (chunk * channels).min(rows * channels - start);
-            let (x, dy) = (&inputs[0][words.clone()], &inputs[1][words.clone()]);
+            let x = &inputs[0][words.clone()];
             if activation == Activation::Linear {
-                norm.sums(x, dy, partial);
+                norm.sums(x, &inputs[1][words], partial);
                 return;
             }
-            g.copy_from_slice(dy);
-            norm.mask(activation, Rows { x, y: inputs.get(5).map(|y| &y[words]) }, g);
+            self.gather(&inputs, words.start, g);
+            let y = (activation == Activation::ReluOfSum).then(|| &inputs[5][words]);
+            norm.mask(activation, Rows { x, y }, g);
             norm.sums(x, g, partial);
         });
     }
@@ -282,7 +350,12 @@ impl Kernel for BatchNormGradPartials {
             x: Binding::Input(0),
             stats: Binding::Input(2),
             gate: if of_sum { [5, 5] } else { [3, 4] }.map(Binding::Input),
-            dy: Some(Binding::Input(1)),
+            dy: (!matches!(self.upstream, Upstream::Pooled { .. })).then_some(Binding::Input(1)),
+            pooled: match self.upstream {
+                Upstream::Whole => None,
+                Upstream::Pooled { .. } => Some(Binding::Input(1)),
+                Upstream::Both { .. } => Some(Binding::Input(self.inputs().len() - 1)),
+            },
             g: Binding::Output(1),
             partials: Binding::Output(0),
         })
@@ -487,7 +560,7 @@ mod tests {
             }
         }
         let chunks = Chunks::new(rows, channels);
-        let first = BatchNormGradPartials { members, channels, chunks, activation };
+        let first = BatchNormGradPartials { members, channels, chunks, activation, upstream: Upstream::Whole };
         let mut inputs: Vec<&[f32]> = vec![&x, &dy, &stats, &gamma, &beta];
         if activation == Activation::ReluOfSum {
             inputs.push(&y);
@@ -508,6 +581,34 @@ mod tests {
                     assert_close(g[at(m, r, c)], column.slope(|column| &mut column.residual[r]), tolerance);
                 }
             }
+        }
+    }
+
+    /// A pooled gradient, alone and beside another, is that of the tensor that it is spread to.
+    #[test]
+    fn pooled_gradients_are_spread() {
+        let (members, images, area, channels) = (2, 5, 6, 7);
+        let rows = images * area;
+        let chunks = Chunks { rows, chunk: 8 };
+        let [x, dy, y] = [1, 2, 3].map(|key| normal(members * rows * channels, 0.1, 1.0, key));
+        let pooled = normal(members * images * channels, 0.1, 5.0, 4);
+        let stats: Vec<f32> = normal(members * 2 * channels, 0.8, 0.1, 5);
+        let [gamma, beta] = [6, 7].map(|key| normal(members * channels, 0.5, 1.0, key));
+        let spread = |i: usize| pooled[i / (area * channels) * channels + i % channels] * (1.0 / area as f32);
+        let alone: Vec<f32> = (0..x.len()).map(spread).collect();
+        let both: Vec<f32> = dy.iter().zip(&alone).map(|(dy, spread)| dy + spread).collect();
+        for activation in [Activation::Relu, Activation::ReluOfSum] {
+            let pass = |upstream: Upstream, dy: &[f32], last: Option<&[f32]>| {
+                let kernel = BatchNormGradPartials { members, channels, chunks, activation, upstream };
+                let mut inputs = vec![x.as_slice(), dy, &stats, &gamma, &beta];
+                if activation == Activation::ReluOfSum {
+                    inputs.push(&y);
+                }
+                inputs.extend(last);
+                run(&kernel, &inputs, &[])
+            };
+            assert!(pass(Upstream::Pooled { area }, &pooled, None) == pass(Upstream::Whole, &alone, None));
+            assert!(pass(Upstream::Both { area }, &dy, Some(&pooled)) == pass(Upstream::Whole, &both, None));
         }
     }
 }

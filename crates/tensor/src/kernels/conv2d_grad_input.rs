@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use super::batch_norm_backward::{Activation, BatchNormGradPartials, Bindings, Norm, Rows};
+use super::batch_norm_backward::{Activation, BatchNormGradPartials, Bindings, Norm, Rows, Upstream};
 use super::batch_norm_stats::Chunks;
 use super::conv2d::{
     ConvGeometry, WORKGROUP, normalisation_specs, rows_per_block, runs_in_images, tile_pixels, tile_quads, with_scratch,
@@ -72,7 +72,13 @@ impl Conv2dGradInput {
         let g = &self.geometry;
         let chunk = chunk_rows(g.height, g.width, g.channels) * g.width;
         let chunks = Chunks { rows: g.batch * g.height * g.width, chunk };
-        BatchNormGradPartials { members: g.input_members, channels: g.channels, chunks, activation }
+        BatchNormGradPartials {
+            members: g.input_members,
+            channels: g.channels,
+            chunks,
+            activation,
+            upstream: Upstream::Whole,
+        }
     }
 
     /// Index of the first input that belongs to the batch-norm.
@@ -402,6 +408,7 @@ impl Conv2dGradInput {
             gate: self.gate(activation),
             // Without a ReLU nothing is written again.
             dy: (activation == Activation::Linear).then_some(Binding::Written(0)),
+            pooled: None,
             g: Binding::Output(0),
             partials: Binding::Output(1),
         }))

@@ -5,10 +5,12 @@ use crate::autodiff::{Differentiable, Gradients};
 use crate::error::{Result, shape_error};
 use crate::graph::{Graph, Normalised, Var};
 use crate::kernels::batch_norm_apply::{BatchNormApply, BatchNormInference, Residual};
-use crate::kernels::batch_norm_backward::{Activation, BatchNormGradInput, BatchNormGradPartials};
+use crate::kernels::batch_norm_backward::{Activation, BatchNormGradInput, BatchNormGradPartials, Upstream};
+use crate::kernels::batch_norm_small::{BatchNormSmall, BatchNormSmallGrad, MAX_ROWS};
 use crate::kernels::batch_norm_stats::{BatchNormFinalize, BatchNormPartials, Chunks};
 use crate::kernels::conv2d_forward::Conv2dForward;
 use crate::kernels::conv2d_grad_input::Conv2dGradInput;
+use crate::kernels::global_average_pool::GlobalAveragePoolGrad;
 use crate::kernels::sum_members::SumMembers;
 use crate::kernels::sum_partials::Sum;
 
@@ -47,6 +49,30 @@ struct Backward {
     y: Var,
 }
 
+#[derive(Debug)]
+struct SmallBackward {
+    kernel: BatchNormSmallGrad,
+    x: Var,
+    stats: Var,
+    gamma: Var,
+    beta: Var,
+    y: Var,
+}
+
+impl Differentiable for SmallBackward {
+    fn backward(&self, graph: &mut Graph, gradients: &mut Gradients) -> Result<()> {
+        let Some(dy) = gradients.of(self.y) else { return Ok(()) };
+        let &Self { ref kernel, x, stats, gamma, beta, .. } = self;
+        let outputs = graph.launch(kernel.clone(), &[x, dy, stats, gamma, beta])?;
+        for (var, gradient) in [x, gamma, beta].into_iter().zip(outputs) {
+            if graph.needs_gradient(var) {
+                gradients.add(graph, var, gradient)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Graph {
     /// Normalises each channel of `x` `[M, …, C]` over all axes between the first and the last.
     ///
@@ -74,6 +100,9 @@ impl Graph {
             let y = self.launch_one(kernel, &inputs)?;
             return self.set_shape(y, shape);
         }
+        if shape.len() == 3 && rows <= MAX_ROWS && residual == Residual::None {
+            return self.small_batch_norm(x, [members, rows, channels], spec);
+        }
         let (partials, chunks) = self.statistics(x, [members, rows, channels])?;
         let BatchNorm { eps, momentum, .. } = spec;
         let finalize = BatchNormFinalize { members, channels, chunks, eps, momentum, affine: false };
@@ -98,6 +127,19 @@ impl Graph {
         let mut operands = vec![x, spec.gamma, spec.beta];
         operands.extend(spec.residual);
         self.differentiable(Backward { members, rows, channels, spec, residual, x, stats, y }, &operands, &[y]);
+        Ok(y)
+    }
+
+    /// Few rows that no convolution has written: a dispatch for everything, and one for its gradient.
+    fn small_batch_norm(&mut self, x: Var, [members, rows, channels]: [usize; 3], spec: BatchNorm) -> Result<Var> {
+        let BatchNorm { gamma, beta, relu, eps, momentum, .. } = spec;
+        let kernel = BatchNormSmall { members, rows, channels, relu, eps, momentum };
+        let outputs = [None, None, Some(spec.running_mean), Some(spec.running_var)];
+        let outputs = self.launch_into(kernel, &[x, gamma, beta], &outputs)?;
+        let (y, stats) = (outputs[0], outputs[1]);
+        let op =
+            SmallBackward { kernel: BatchNormSmallGrad { members, rows, channels, relu }, x, stats, gamma, beta, y };
+        self.differentiable(op, &[x, gamma, beta], &[y]);
         Ok(y)
     }
 
@@ -186,12 +228,52 @@ impl Backward {
             }
         }
         let chunks = Chunks::new(rows, channels);
+        let (upstream, dy, pooled) = self.upstream(graph, dy, activation);
         let mut inputs = vec![x, dy, stats, spec.gamma, spec.beta];
         if activation == Activation::ReluOfSum {
             inputs.push(y);
         }
-        let outputs = graph.launch(BatchNormGradPartials { members, channels, chunks, activation }, &inputs)?;
+        inputs.extend(pooled);
+        let kernel = BatchNormGradPartials { members, channels, chunks, activation, upstream };
+        let outputs = graph.launch(kernel, &inputs)?;
         Ok((outputs[0], chunks, outputs.get(1).copied().unwrap_or(dy)))
+    }
+
+    /// If the residual is a normalised tensor without an activation, what is behind this activation is its gradient, too,
+    /// unless something else reads it: takes its sums, which then share a dispatch with the own ones.
+    fn begin_shortcut(&self, graph: &mut Graph, gradients: &mut Gradients, dy: Var) -> Result<()> {
+        let &Self { members, rows, channels, ref spec, residual, .. } = self;
+        let Some(shortcut) = spec.residual.filter(|&var| residual == Residual::Same && graph.needs_gradient(var))
+        else {
+            return Ok(());
+        };
+        let Some((node, apply)) = graph.producer::<BatchNormApply>(shortcut) else { return Ok(()) };
+        let &[x, stats, gamma, beta] = graph.nodes[node].inputs.as_slice() else { return Ok(()) };
+        if apply.relu || gradients.of(shortcut).is_some() {
+            return Ok(());
+        }
+        let chunks = Chunks::new(rows, channels);
+        let (activation, upstream) = (Activation::Linear, Upstream::Whole);
+        let kernel = BatchNormGradPartials { members, channels, chunks, activation, upstream };
+        let partials = graph.launch_one(kernel, &[x, dy, stats, gamma, beta])?;
+        let sums = graph.sum_later(Sum::of_pairs(chunks.count(), members, channels), partials)?;
+        gradients.remember_sums(shortcut, dy, [sums[0], sums[1]]);
+        Ok(())
+    }
+
+    /// Where `dy` is the gradient of a global average pooling, or the sum of one and another gradient: these, instead of
+    /// the tensor that the pooling's kernel would write.
+    fn upstream(&self, graph: &Graph, dy: Var, activation: Activation) -> (Upstream, Var, Option<Var>) {
+        if let Some((node, pool)) = graph.producer::<GlobalAveragePoolGrad>(dy)
+            && activation != Activation::Linear
+        {
+            let area = pool.area;
+            return match graph.nodes[node].inputs.as_slice() {
+                &[pooled, whole] => (Upstream::Both { area }, whole, Some(pooled)),
+                inputs => (Upstream::Pooled { area }, inputs[0], None),
+            };
+        }
+        (Upstream::Whole, dy, None)
     }
 }
 
@@ -199,9 +281,15 @@ impl Differentiable for Backward {
     fn backward(&self, graph: &mut Graph, gradients: &mut Gradients) -> Result<()> {
         let Some(dy) = gradients.of(self.y) else { return Ok(()) };
         let &Self { members, rows, channels, ref spec, x, stats, .. } = self;
-        let (partials, chunks, behind) = self.begin(graph, gradients, dy)?;
-        let sums = graph.sum(Sum::of_pairs(chunks.count(), members, channels), partials)?;
-        let (dbeta, dgamma) = (sums[0], sums[1]);
+        let (behind, [dbeta, dgamma]) = match gradients.taken_sums(self.y) {
+            Some((known, sums)) if known == dy => (dy, sums),
+            _ => {
+                let (partials, chunks, behind) = self.begin(graph, gradients, dy)?;
+                self.begin_shortcut(graph, gradients, behind)?;
+                let sums = graph.sum(Sum::of_pairs(chunks.count(), members, channels), partials)?;
+                (behind, [sums[0], sums[1]])
+            }
+        };
         if graph.needs_gradient(spec.gamma) {
             gradients.add(graph, spec.gamma, dgamma)?;
         }

@@ -167,18 +167,19 @@ impl Differentiable for Backward {
     fn backward(&self, graph: &mut Graph, gradients: &mut Gradients) -> Result<()> {
         let Some(dy) = gradients.of(self.y) else { return Ok(()) };
         let geometry = self.geometry;
+        if graph.needs_gradient(self.x) {
+            let mut inputs = vec![dy, self.w];
+            inputs.extend(gradients.take(self.x));
+            let dx = graph.launch_one(Conv2dGradInput { geometry, addend: inputs.len() == 3, norm: None }, &inputs)?;
+            gradients.add(graph, self.x, dx)?;
+        }
+        // Last, since its parts wait for the sums of the next batch-norm.
         if graph.needs_gradient(self.w) {
             let kernel = Conv2dGradWeight { geometry, normalised: self.normalised.is_some() };
             let count = kernel.partials();
             let partials = graph.launch_one(kernel, &operands(self.x, dy, self.normalised))?;
             let dw = graph.sum_later(Sum::of(count, geometry.weight_spec().shape), partials)?[0];
             gradients.add(graph, self.w, dw)?;
-        }
-        if graph.needs_gradient(self.x) {
-            let mut inputs = vec![dy, self.w];
-            inputs.extend(gradients.take(self.x));
-            let dx = graph.launch_one(Conv2dGradInput { geometry, addend: inputs.len() == 3, norm: None }, &inputs)?;
-            gradients.add(graph, self.x, dx)?;
         }
         Ok(())
     }
