@@ -8,7 +8,7 @@ use nets::resnet::Shortcut;
 use nets::{Macs, Mode, Model, architecture};
 use one::Config;
 use tensor::optim::SgdConfig;
-use tensor::{Graph, Kernel, Spec, Target};
+use tensor::{DType, Graph, Kernel, Spec, Target};
 
 /// A network at its own image size, and its multiply-accumulates.
 fn record(name: &str, shortcut: Shortcut, branches: usize, classes: usize) -> (Model, Macs) {
@@ -106,10 +106,10 @@ fn resnet32_by_number_of_branches() {
 }
 
 /// The kernels of a step of ResNet-32 with three branches at batch 128.
-fn step_kernels(training: bool) -> Vec<Arc<dyn Kernel>> {
+fn step_kernels(training: bool, dtype: DType) -> Vec<Arc<dyn Kernel>> {
     let net = architecture("resnet32", Shortcut::B).expect("known");
     let (mut graph, mut model) = (Graph::new(), Model::new());
-    let image = graph.input("image", Spec::f32([1, 128, 32, 32, 4]));
+    let image = graph.input("image", Spec::new(dtype, [1, 128, 32, 32, 4]));
     let labels = graph.input("labels", Spec::u32([128]));
     let config = Config::paper(net.as_ref(), 3, 100);
     let operands = (image, labels);
@@ -128,7 +128,7 @@ fn step_kernels(training: bool) -> Vec<Arc<dyn Kernel>> {
 /// included. An engine that runs each operation by itself moves 22 times that.
 #[test]
 fn bytes_of_a_training_step() {
-    let kernels = step_kernels(true);
+    let kernels = step_kernels(true, DType::F32);
     let outputs: usize = kernels
         .iter()
         .filter(|kernel| kernel.name() == "conv2d_forward")
@@ -145,17 +145,19 @@ fn bytes_of_a_training_step() {
         eprintln!("  {family:<28} {:.2}", bytes as f64 / outputs as f64);
     }
     assert!(times <= 14.0, "a training step moves {times:.2} times the convolutions' outputs");
+
+    let halves: u64 = step_kernels(true, DType::F16).iter().map(|kernel| kernel.cost().bytes).sum();
+    let share = halves as f64 / bytes as f64;
+    eprintln!("  with activations of 16 bits, {share:.3} of these bytes");
+    assert!(share <= 0.6, "16 bits move {share:.3} of the bytes that 32 bits do");
 }
 
-/// Convolutions count as one dispatch: on hardware, tiles take the sums that batch-norms need.
+/// As a GPU runs them: there, tiles take the sums that batch-norms need.
 #[test]
 fn dispatches_of_a_step() {
     let dispatches = |training| -> usize {
-        let passes = |kernel: &Arc<dyn Kernel>| match kernel.name() {
-            "conv2d_forward" | "conv2d_grad_input" => 1,
-            _ => kernel.launch(&Target::HARDWARE).passes().count(),
-        };
-        step_kernels(training).iter().map(passes).sum()
+        let passes = |kernel: &Arc<dyn Kernel>| kernel.launch(&Target::HARDWARE).passes().count();
+        step_kernels(training, DType::F32).iter().map(passes).sum()
     };
     let (training, evaluation) = (dispatches(true), dispatches(false));
     eprintln!("dispatches: {training} in training, {evaluation} in evaluation");
