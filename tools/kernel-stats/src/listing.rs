@@ -18,6 +18,8 @@ pub struct Listing {
 pub struct Block {
     /// Indices of the blocks that control comes from.
     pub predecessors: Vec<usize>,
+    /// Indices of the blocks that lanes come from as the program is written: where they part, the one side is run after the other.
+    pub lane_predecessors: Vec<usize>,
     /// Whether lanes part at its end.
     pub diverges: bool,
     /// In the order of the program.
@@ -82,7 +84,7 @@ impl Listing {
     pub fn parse(text: &str) -> Self {
         let mut listing = Self::default();
         let mut indices = BTreeMap::new();
-        let mut edges: Vec<(usize, String)> = Vec::new();
+        let (mut edges, mut lane_edges) = (Vec::new(), Vec::new());
         for line in text.lines() {
             let last = listing.blocks.len().wrapping_sub(1);
             if let Some(name) = line.strip_prefix("BB").filter(|number| number.parse::<usize>().is_ok()) {
@@ -91,7 +93,8 @@ impl Listing {
             } else if let Some(block) = listing.blocks.last_mut() {
                 if line.starts_with("/*") {
                     block.diverges = between(line, "kind:", "*/").split(',').any(|kind| kind.trim() == "branch");
-                    edges.extend(names(between(line, "linear preds:", "/")).map(|from| (last, from.to_owned())));
+                    edges.extend(names(between(line, "linear preds:", "/")).map(|from| (last, from)));
+                    lane_edges.extend(names(between(line, "logical preds:", "/")).map(|from| (last, from)));
                 } else if let Some(instruction) = instruction(line) {
                     block.instructions.push(instruction);
                 } else if let Some((name, value)) = line.split_once(": ") {
@@ -101,11 +104,11 @@ impl Listing {
                 }
             }
         }
-        for (to, from) in edges {
-            if let Some(&from) = indices.get(&from) {
-                listing.blocks[to].predecessors.push(from);
-            }
-        }
+        let found = |edges: Vec<(usize, &str)>| {
+            edges.into_iter().filter_map(|(to, from)| Some((to, *indices.get(from)?))).collect::<Vec<_>>()
+        };
+        found(edges).iter().for_each(|&(to, from)| listing.blocks[to].predecessors.push(from));
+        found(lane_edges).iter().for_each(|&(to, from)| listing.blocks[to].lane_predecessors.push(from));
         listing
     }
 }
