@@ -144,3 +144,76 @@ fn after(successors: &[Vec<usize>]) -> Vec<BTreeSet<usize>> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Blocks as `(predecessors of control, of lanes, diverges)`.
+    fn weights(blocks: &[(&[usize], &[usize], bool)]) -> Vec<f64> {
+        let blocks = blocks.iter().map(|&(control, lanes, diverges)| Block {
+            predecessors: control.to_vec(),
+            lane_predecessors: lanes.to_vec(),
+            diverges,
+            instructions: Vec::new(),
+        });
+        Flow::of(&Listing { blocks: blocks.collect(), ..Listing::default() }).weights
+    }
+
+    /// The compiler's own sum says that the weights are the compiler's.
+    #[test]
+    fn the_latency_of_a_real_shader_comes_out() {
+        let listing = Listing::parse(include_str!("../fixtures/conv2d_grad_weight.txt"));
+        let flow = Flow::of(&listing);
+        assert_eq!(flow.weights, [1.0, 0.5, 4.0, 4.0, 16.0, 4.0, 0.5, 0.375, 1.0]);
+        let cycles = |block: &Block| block.instructions.iter().map(|instruction| instruction.cycles).sum::<f64>();
+        let latency: f64 = listing.blocks.iter().zip(&flow.weights).map(|(block, weight)| weight * cycles(block)).sum();
+        assert_eq!(latency, listing.sums["latency"]);
+        let own: Vec<_> = flow.loops.iter().map(|of| flow.own_blocks(of)).collect();
+        assert_eq!(own, [vec![2, 3, 5], vec![4]]);
+    }
+
+    #[test]
+    fn both_sides_of_a_uniform_condition_run_half_of_the_time() {
+        assert_eq!(
+            weights(&[(&[], &[], false), (&[0], &[0], false), (&[0], &[0], false), (&[1, 2], &[1, 2], false)]),
+            [1.0, 0.5, 0.5, 1.0]
+        );
+    }
+
+    /// Control goes through one side after the other, lanes through one of the two.
+    #[test]
+    fn both_sides_where_lanes_part_run_three_times_out_of_four() {
+        assert_eq!(
+            weights(&[(&[], &[], true), (&[0], &[0], false), (&[1, 0], &[0], false), (&[2], &[1, 2], false)]),
+            [1.0, 0.75, 0.75, 1.0]
+        );
+    }
+
+    /// `loop { if lane_is_done { break; } work }` behind a condition of lanes, as in `global_average_pool_grad`.
+    #[test]
+    fn what_ends_a_loop_is_its_condition_and_the_rest_is_not() {
+        let blocks: [(&[usize], &[usize], bool); 6] = [
+            (&[], &[], true),
+            (&[0], &[0], false),
+            (&[1, 4], &[1, 4], true),
+            (&[2], &[2], false),
+            (&[3], &[2], false),
+            (&[0, 3], &[0, 3], false),
+        ];
+        assert_eq!(weights(&blocks), [1.0, 0.75, 6.0, 4.5, 6.0, 1.0]);
+    }
+
+    #[test]
+    fn loops_in_loops_run_eight_four_and_two_times() {
+        let blocks: [(&[usize], &[usize], bool); 6] = [
+            (&[], &[], false),
+            (&[0, 4], &[0, 4], false),
+            (&[1, 3], &[1, 3], false),
+            (&[2, 3], &[2, 3], false),
+            (&[3], &[3], false),
+            (&[4], &[4], false),
+        ];
+        assert_eq!(weights(&blocks), [1.0, 8.0, 32.0, 64.0, 8.0, 1.0]);
+    }
+}

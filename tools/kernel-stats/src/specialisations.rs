@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
+use data::{Augment, PADDING};
 use nets::resnet::Shortcut;
 use nets::{Model, architecture};
 use one::Config;
 use serde::{Deserialize, Serialize};
 use tensor::optim::SgdConfig;
+use tensor::plan::plan;
 use tensor::{Graph, Kernel, Spec, Target};
 
 use crate::spirv;
@@ -36,34 +38,66 @@ pub struct Job {
     pub spirv: Vec<u32>,
 }
 
+/// Which shaders are wanted.
+#[derive(Debug, Clone, Copy)]
+pub struct Selection<'a> {
+    /// What names must contain, all of them.
+    pub filters: &'a [String],
+    /// Not only the variant that is launched, but all that may be the fastest.
+    pub candidates: bool,
+}
+
 /// Collects shaders by their text, so that each is compiled once.
-#[derive(Debug, Default)]
-struct Collector {
+#[derive(Debug)]
+struct Collector<'a> {
+    selection: Selection<'a>,
     seen: BTreeSet<(String, &'static str)>,
     names: BTreeMap<String, usize>,
     jobs: Vec<Job>,
 }
 
-impl Collector {
+impl<'a> Collector<'a> {
+    fn new(selection: Selection<'a>) -> Self {
+        Self { selection, seen: BTreeSet::new(), names: BTreeMap::new(), jobs: Vec::new() }
+    }
+
     fn add(&mut self, name: &str, kernel: &dyn Kernel) -> Result<()> {
-        let launch = kernel.launch(&Target::HARDWARE);
-        let source = launch.source();
-        if self.seen.contains(&(source.clone(), launch.entry)) {
+        if !self.selection.filters.iter().all(|filter| name.contains(filter.as_str())) {
             return Ok(());
         }
-        let spirv = spirv::translate(&source, launch.entry).map_err(|error| error.context(name.to_owned()))?;
-        let count = self.names.entry(name.to_owned()).or_default();
-        *count += 1;
-        let name = if *count == 1 { name.to_owned() } else { format!("{name} ({count})") };
-        self.jobs.push(Job { name, entry: launch.entry.to_owned(), bindings: launch.bindings.len(), spirv });
-        self.seen.insert((source, launch.entry));
+        let mut launches = kernel.candidates(&Target::HARDWARE);
+        if !self.selection.candidates {
+            launches.truncate(1);
+        }
+        for launch in launches {
+            let source = launch.source();
+            if self.seen.contains(&(source.clone(), launch.entry)) {
+                continue;
+            }
+            let spirv = spirv::translate(&source, launch.entry).map_err(|error| error.context(name.to_owned()))?;
+            let count = self.names.entry(name.to_owned()).or_default();
+            *count += 1;
+            let name = if *count == 1 { name.to_owned() } else { format!("{name} ({count})") };
+            self.jobs.push(Job { name, entry: launch.entry.to_owned(), bindings: launch.bindings.len(), spirv });
+            self.seen.insert((source, launch.entry));
+        }
         Ok(())
     }
 }
 
-/// The shaders of the networks' training and evaluation steps whose names contain every one of `filters`.
-pub fn of_steps(steps: Steps<'_>, filters: &[String]) -> Result<Vec<Job>> {
-    let mut collector = Collector::default();
+/// The shaders of the networks' training and evaluation steps.
+pub fn of_steps(steps: Steps<'_>, selection: Selection<'_>) -> Result<Vec<Job>> {
+    let mut collector = Collector::new(selection);
+    // CIFAR-10's training images, in one binding.
+    let augment = Augment {
+        shard_images: vec![50_000],
+        size: 32,
+        batch: steps.batch,
+        padding: PADDING,
+        mean: [0.4914, 0.4822, 0.4465],
+        std: [0.2470, 0.2435, 0.2616],
+    };
+    collector.add(&augment.describe(), &augment)?;
     for network in steps.networks {
         let net = architecture(network, Shortcut::B)?;
         let config = Config::paper(net.as_ref(), steps.branches, 10);
@@ -77,24 +111,20 @@ pub fn of_steps(steps: Steps<'_>, filters: &[String]) -> Result<Vec<Job>> {
             } else {
                 one::evaluation(&mut graph, &mut model, net, sample, &config, 1)?;
             }
-            for kernel in graph.kernels() {
-                let name = kernel.describe();
-                if filters.iter().all(|filter| name.contains(filter.as_str())) {
-                    collector.add(&name, kernel.as_ref())?;
-                }
+            let kernels: Vec<_> = graph.kernels().collect();
+            for index in plan(&graph)?.order {
+                collector.add(&kernels[index].describe(), kernels[index].as_ref())?;
             }
         }
     }
     Ok(collector.jobs)
 }
 
-/// The shaders of the table of cases whose names contain every one of `filters`.
-pub fn of_cases(filters: &[String]) -> Result<Vec<Job>> {
-    let mut collector = Collector::default();
+/// The shaders of the table of cases.
+pub fn of_cases(selection: Selection<'_>) -> Result<Vec<Job>> {
+    let mut collector = Collector::new(selection);
     for case in cases::all() {
-        if filters.iter().all(|filter| case.name.contains(filter.as_str())) {
-            collector.add(&case.name, case.kernel.as_ref())?;
-        }
+        collector.add(&case.name, case.kernel.as_ref())?;
     }
     Ok(collector.jobs)
 }
