@@ -97,10 +97,9 @@ impl Listing {
                     lane_edges.extend(names(between(line, "logical preds:", "/")).map(|from| (last, from)));
                 } else if let Some(instruction) = instruction(line) {
                     block.instructions.push(instruction);
-                } else if let Some((name, value)) = line.split_once(": ") {
-                    if let Ok(value) = value.parse() {
-                        listing.sums.insert(name.to_owned(), value);
-                    }
+                } else if let Some((name, Ok(value))) = line.split_once(": ").map(|(name, value)| (name, value.parse()))
+                {
+                    listing.sums.insert(name.to_owned(), value);
                 }
             }
         }

@@ -115,7 +115,9 @@ impl Table {
             let cells: Vec<String> = cells.iter().map(f64::to_string).collect();
             let _ = writeln!(text, "{gpu}\t{}\t{kernel}", cells.join("\t"));
         }
-        fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))
+        let beside = path.with_extension("tsv.new");
+        let written = fs::write(&beside, text).and_then(|()| fs::rename(&beside, path));
+        written.with_context(|| format!("{} cannot be written", path.display()))
     }
 
     /// Reads a table.
