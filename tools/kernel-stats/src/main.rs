@@ -16,8 +16,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use one::MAX_BRANCHES;
+use tensor::DType;
 
 use crate::measure::Row;
 use crate::mesa::Mesa;
@@ -41,6 +42,9 @@ struct Args {
     /// Images per step
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=4096))]
     batch: u16,
+    /// What activations and their gradients are stored in
+    #[arg(long, value_delimiter = ',', default_value = "f32")]
+    precision: Vec<Precision>,
     /// Look at the table of test cases instead of networks; names are `family/what`
     #[arg(long)]
     cases: bool,
@@ -65,6 +69,22 @@ struct Args {
     /// Write docs/kernel-stats.tsv
     #[arg(long, conflicts_with_all = ["isa", "listing", "cases", "candidates", "check", "filters"])]
     update: bool,
+}
+
+/// Floats of 32 or of 16 bits.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Precision {
+    F32,
+    F16,
+}
+
+impl From<Precision> for DType {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::F16 => Self::F16,
+        }
+    }
 }
 
 /// What is measured on one GPU.
@@ -102,7 +122,13 @@ fn jobs(args: &Args) -> Result<Vec<Job>> {
     let jobs = if args.cases {
         specialisations::of_cases(selection)?
     } else {
-        let steps = Steps { networks: &args.net, branches: args.branches.into(), batch: args.batch.into() };
+        let precisions: Vec<DType> = args.precision.iter().map(|&precision| precision.into()).collect();
+        let steps = Steps {
+            networks: &args.net,
+            branches: args.branches.into(),
+            batch: args.batch.into(),
+            precisions: &precisions,
+        };
         specialisations::of_steps(steps, selection)?
     };
     ensure!(!jobs.is_empty(), NoSuchKernel(args.filters.clone()));

@@ -10,9 +10,12 @@ use one::Config;
 use serde::{Deserialize, Serialize};
 use tensor::optim::SgdConfig;
 use tensor::plan::plan;
-use tensor::{Graph, Kernel, Spec, Target};
+use tensor::{DType, Graph, Kernel, Spec, Target};
 
 use crate::spirv;
+
+/// Images to train on.
+const IMAGES: usize = 50_000;
 
 /// What steps are recorded from.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +26,8 @@ pub struct Steps<'a> {
     pub branches: usize,
     /// Images per step.
     pub batch: usize,
+    /// What activations and their gradients are stored in.
+    pub precisions: &'a [DType],
 }
 
 /// One shader to compile.
@@ -88,36 +93,44 @@ impl<'a> Collector<'a> {
 /// The shaders of the networks' training and evaluation steps.
 pub fn of_steps(steps: Steps<'_>, selection: Selection<'_>) -> Result<Vec<Job>> {
     let mut collector = Collector::new(selection);
-    // CIFAR-10's training images, in one binding.
+    for &precision in steps.precisions {
+        for network in steps.networks {
+            for training in [true, false] {
+                let graph = record(steps, precision, network, training)?;
+                let kernels: Vec<_> = graph.kernels().collect();
+                for index in plan(&graph)?.order {
+                    collector.add(&kernels[index].describe(), kernels[index].as_ref())?;
+                }
+            }
+        }
+    }
+    Ok(collector.jobs)
+}
+
+/// Records a step on CIFAR-10, whose training images are one binding.
+fn record(steps: Steps<'_>, precision: DType, network: &str, training: bool) -> Result<Graph> {
+    let (mut graph, mut model) = (Graph::new(), Model::new());
+    let shard = graph.input("images", Spec::u32([IMAGES, 32, 32]));
+    let labels = graph.input("labels", Spec::u32([IMAGES]));
+    let picks = graph.input("picks", Spec::u32([steps.batch, 2]));
     let augment = Augment {
-        shard_images: vec![50_000],
+        shard_images: vec![IMAGES],
         size: 32,
         batch: steps.batch,
         padding: PADDING,
         mean: [0.4914, 0.4822, 0.4465],
         std: [0.2470, 0.2435, 0.2616],
     };
-    collector.add(&augment.describe(), &augment)?;
-    for network in steps.networks {
-        let net = architecture(network, Shortcut::B)?;
-        let config = Config::paper(net.as_ref(), steps.branches, 10);
-        for training in [true, false] {
-            let (mut graph, mut model) = (Graph::new(), Model::new());
-            let image = graph.input("image", Spec::f32([1, steps.batch, 32, 32, 4]));
-            let labels = graph.input("labels", Spec::u32([steps.batch]));
-            let (net, sample) = (net.as_ref(), (image, labels));
-            if training {
-                one::training(&mut graph, &mut model, net, sample, &config, SgdConfig { nesterov: true })?;
-            } else {
-                one::evaluation(&mut graph, &mut model, net, sample, &config, 1)?;
-            }
-            let kernels: Vec<_> = graph.kernels().collect();
-            for index in plan(&graph)?.order {
-                collector.add(&kernels[index].describe(), kernels[index].as_ref())?;
-            }
-        }
+    let sample = graph.launch_as(precision, augment, &[shard, labels, picks])?;
+    let sample = (sample[0], sample[1]);
+    let net = architecture(network, Shortcut::B)?;
+    let config = Config::paper(net.as_ref(), steps.branches, 10);
+    if training {
+        one::training(&mut graph, &mut model, net.as_ref(), sample, &config, SgdConfig { nesterov: true })?;
+    } else {
+        one::evaluation(&mut graph, &mut model, net.as_ref(), sample, &config, IMAGES)?;
     }
-    Ok(collector.jobs)
+    Ok(graph)
 }
 
 /// The shaders of the table of cases.
