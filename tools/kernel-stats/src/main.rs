@@ -98,7 +98,11 @@ fn jobs(args: &Args) -> Result<Vec<Job>> {
         let steps = Steps { networks: &args.net, branches: args.branches, batch: args.batch };
         specialisations::of_steps(steps, &args.filters)?
     };
-    ensure!(!jobs.is_empty(), "no kernel has a name with {:?}; without a filter, all are listed", args.filters.join(" "));
+    ensure!(
+        !jobs.is_empty(),
+        "no kernel has a name with {:?}; without a filter, all are listed",
+        args.filters.join(" ")
+    );
     Ok(jobs)
 }
 

@@ -100,9 +100,8 @@ fn multiply_adds(blocks: &[&crate::listing::Block]) -> usize {
 /// shader, if it has no loop with multiply-adds.
 fn hot_loop(listing: &Listing, flow: &Flow) -> f64 {
     let inside = |own: &[usize]| own.iter().map(|&i| &listing.blocks[i]).collect::<Vec<_>>();
-    let weight = |own: &[usize]| {
-        own.iter().map(|&i| flow.weights[i] * multiply_adds(&[&listing.blocks[i]]) as f64).sum::<f64>()
-    };
+    let weight =
+        |own: &[usize]| own.iter().map(|&i| flow.weights[i] * multiply_adds(&[&listing.blocks[i]]) as f64).sum::<f64>();
     let loops = flow.loops.iter().map(|of| flow.own_blocks(of)).filter(|own| weight(own) > 0.0);
     let hottest = loops.max_by(|a, b| weight(a).total_cmp(&weight(b)));
     let blocks = hottest.map_or_else(|| listing.blocks.iter().collect(), |own| inside(&own));

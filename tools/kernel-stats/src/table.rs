@@ -12,8 +12,8 @@ use crate::measure::Row;
 
 /// The columns of the printed and of the committed table behind the kernel's name.
 const COLUMNS: [&str; 18] = [
-    "lanes", "VGPR", "SGPR", "spill", "scratch", "LDS", "sub/SIMD", "instr", "VALU", "SALU", "VMEM", "SMEM", "DS", "VOPD",
-    "inv.thr.", "FMA", "hot%", "peak%",
+    "lanes", "VGPR", "SGPR", "spill", "scratch", "LDS", "sub/SIMD", "instr", "VALU", "SALU", "VMEM", "SMEM", "DS",
+    "VOPD", "inv.thr.", "FMA", "hot%", "peak%",
 ];
 
 fn cells(row: &Row) -> [String; COLUMNS.len()] {
@@ -74,7 +74,10 @@ pub fn json(measured: &[Measured]) -> Result<String> {
 pub fn spills(measured: &Measured) -> impl Iterator<Item = String> + '_ {
     let spilled = measured.rows.iter().filter(|row| row.spills + row.scratch > 0);
     spilled.map(|row| {
-        format!("{} on {}: {} registers spilled, {} bytes of scratch", row.kernel, measured.gpu, row.spills, row.scratch)
+        format!(
+            "{} on {}: {} registers spilled, {} bytes of scratch",
+            row.kernel, measured.gpu, row.spills, row.scratch
+        )
     })
 }
 
@@ -162,8 +165,11 @@ impl Table {
                 Some(before) => problems.extend(worse(before, cells).map(|what| format!("{kernel} on {gpu}: {what}"))),
             }
         }
-        let gone = self.rows.keys().filter(|key| all && new.drivers.contains_key(&key.0) && !new.rows.contains_key(*key));
-        problems.extend(gone.map(|(gpu, kernel)| format!("{kernel} on {gpu} is in the table, and in no step; --update removes it")));
+        let gone =
+            self.rows.keys().filter(|key| all && new.drivers.contains_key(&key.0) && !new.rows.contains_key(*key));
+        problems.extend(
+            gone.map(|(gpu, kernel)| format!("{kernel} on {gpu} is in the table, and in no step; --update removes it")),
+        );
         problems
     }
 }

@@ -106,8 +106,7 @@ impl Compiler {
             let layout = self
                 .device
                 .create_pipeline_layout(&vk::PipelineLayoutCreateInfo::default().set_layouts(&groups), None)?;
-            let module =
-                self.device.create_shader_module(&vk::ShaderModuleCreateInfo::default().code(spirv), None)?;
+            let module = self.device.create_shader_module(&vk::ShaderModuleCreateInfo::default().code(spirv), None)?;
             let stage = vk::PipelineShaderStageCreateInfo::default()
                 .stage(vk::ShaderStageFlags::COMPUTE)
                 .module(module)
