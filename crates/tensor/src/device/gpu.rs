@@ -30,6 +30,8 @@ const SUBMISSIONS_IN_FLIGHT: usize = 4;
 
 /// How long a submission may take: far longer than any that this program makes takes on the slowest adapter.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// The variable of the environment that says it otherwise, in seconds.
+const PATIENCE_VARIABLE: &str = "ONFLY_GPU_PATIENCE";
 
 /// Bindings of all bind groups together: a step of the deepest networks has some thousand dispatches of up to eight.
 const MAX_BINDINGS: u32 = 200_000;
@@ -44,6 +46,7 @@ pub struct GpuDevice {
     target: Target,
     timestamps: bool,
     host_memory: bool,
+    patience: Duration,
     failure: Arc<Mutex<Option<String>>>,
 }
 
@@ -88,6 +91,7 @@ impl GpuDevice {
             name,
             timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
             host_memory: matches!(info.device_type, wgpu::DeviceType::IntegratedGpu | wgpu::DeviceType::Cpu),
+            patience: patience(std::env::var(PATIENCE_VARIABLE).ok().as_deref()),
             device,
             queue,
             checked: options.checked,
@@ -218,13 +222,15 @@ impl GpuDevice {
 
     /// Waits for a submission, or for all of them.
     fn wait(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<()> {
-        let polled = self.device.poll(wgpu::PollType::Wait { submission_index: submission, timeout: Some(PATIENCE) });
+        let polled =
+            self.device.poll(wgpu::PollType::Wait { submission_index: submission, timeout: Some(self.patience) });
         self.check()?;
         match polled {
             Ok(_) => Ok(()),
             Err(wgpu::PollError::Timeout) => Err(self.error(format!(
-                "it has not answered for {} minutes: it may hang; try a smaller --batch, or restart the machine",
-                PATIENCE.as_secs() / 60
+                "it has not answered for {:?}: it may hang; try a smaller --batch, more patience by {PATIENCE_VARIABLE}=SECONDS, \
+                 or restart the machine",
+                self.patience
             ))),
             Err(error) => Err(self.error(format!("waiting for the device failed: {error}"))),
         }
@@ -298,6 +304,12 @@ impl GpuDevice {
             Pipeline { pipeline, group }
         })
     }
+}
+
+/// The time that so many seconds are; what is no such number is as good as none.
+fn patience(seconds: Option<&str>) -> Duration {
+    let given = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds.parse().ok()?).ok());
+    given.unwrap_or(PATIENCE)
 }
 
 /// What `wgpu` says, on one line.
@@ -552,6 +564,14 @@ fn record(device: &Arc<GpuDevice>, dispatch: &Dispatch, launch: &Launch, pipelin
 mod tests {
     use super::*;
     use crate::device::{adapters, open};
+
+    #[test]
+    fn patience_is_a_number_of_seconds() {
+        assert_eq!(patience(Some("0.5")), Duration::from_millis(500));
+        for other in [None, Some(""), Some("-1"), Some("long"), Some("1e300"), Some("NaN")] {
+            assert_eq!(patience(other), PATIENCE);
+        }
+    }
 
     /// Destroying a device stands for its driver's reset: whatever comes after fails, and nothing hangs or panics.
     #[test]
