@@ -5,7 +5,8 @@ mod common;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use tensor::{Cost, Device, Kernel, Launch, Slice, SliceMut, Spec, Target};
+use tensor::tuning::Variant;
+use tensor::{Device, Launch, Target};
 
 /// A part of case names: only those that contain it are run.
 const FILTER: &str = "ONFLY_CASE";
@@ -68,47 +69,10 @@ fn variants(case: cases::Case) -> Vec<cases::Case> {
         return Vec::new();
     }
     let variant = |(index, launch)| {
-        let kernel = Arc::new(Variant { kernel: Arc::clone(&case.kernel), launch });
+        let kernel = Arc::new(Variant::new(Arc::clone(&case.kernel), launch));
         cases::Case { name: format!("{}, variant {index}", case.name), kernel, ..case.clone() }
     };
     launches.into_iter().enumerate().map(variant).collect()
-}
-
-/// A kernel in one of its variants.
-#[derive(Debug)]
-struct Variant {
-    kernel: Arc<dyn Kernel>,
-    launch: Launch,
-}
-
-impl Kernel for Variant {
-    fn name(&self) -> &'static str {
-        self.kernel.name()
-    }
-
-    fn inputs(&self) -> Vec<Spec> {
-        self.kernel.inputs()
-    }
-
-    fn outputs(&self) -> Vec<Spec> {
-        self.kernel.outputs()
-    }
-
-    fn updates(&self, index: usize) -> bool {
-        self.kernel.updates(index)
-    }
-
-    fn cost(&self) -> Cost {
-        self.kernel.cost()
-    }
-
-    fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
-        self.kernel.reference(inputs, outputs);
-    }
-
-    fn launch(&self, _: &Target) -> Launch {
-        self.launch.clone()
-    }
 }
 
 fn agree(devices: Vec<Device>, cases: &[cases::Case]) {
