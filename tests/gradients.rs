@@ -551,7 +551,7 @@ fn gradients_are_the_limits_of_differences() {
 #[test]
 fn gpus_agree_with_the_cpu_device() {
     let expected = Checked::new(&cases(), &Device::cpu()).and_then(|mut cpu| cpu.read_gradients()).expect("the CPU");
-    for device in common::gpus() {
+    for device in common::gpus(None) {
         let mut checked = Checked::new(&cases(), &device).unwrap_or_else(|error| panic!("{error}"));
         let got = checked.read_gradients().unwrap_or_else(|error| panic!("{error}"));
         for (((tensor, _), got), expected) in checked.trained().zip(&got).zip(&expected) {

@@ -6,7 +6,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tensor::{Cost, Device, Kernel, Launch, Slice, SliceMut, Spec, Target};
+use tensor::tuning::Variant;
+use tensor::{Device, Launch, Target};
 
 /// A part of case names: only those that contain it are run.
 const FILTER: &str = "ONFLY_CASE";
@@ -43,14 +44,14 @@ fn references_write_every_output_and_nothing_else() {
 
 #[test]
 fn gpus_agree_with_references() {
-    agree(common::gpus(), &selected());
+    agree(common::gpus(None), &selected());
 }
 
 /// Where kernels have several variants, for kinds of adapters or to choose from, each of them runs on every adapter.
 #[test]
 fn gpus_agree_with_references_in_all_variants() {
     let variants: Vec<_> = selected().into_iter().flat_map(variants).collect();
-    for device in common::gpus() {
+    for device in common::gpus(None) {
         let runs = |case: &&cases::Case| {
             case.kernel.launch(&Target::HARDWARE).enable.is_none_or(|_| device.target().is_some_and(|t| t.shader_f16))
         };
@@ -69,47 +70,10 @@ fn variants(case: cases::Case) -> Vec<cases::Case> {
         return Vec::new();
     }
     let variant = |(index, launch)| {
-        let kernel = Arc::new(Variant { kernel: Arc::clone(&case.kernel), launch });
+        let kernel = Arc::new(Variant::new(Arc::clone(&case.kernel), launch));
         cases::Case { name: format!("{}, variant {index}", case.name), kernel, ..case.clone() }
     };
     launches.into_iter().enumerate().map(variant).collect()
-}
-
-/// A kernel in one of its variants.
-#[derive(Debug)]
-struct Variant {
-    kernel: Arc<dyn Kernel>,
-    launch: Launch,
-}
-
-impl Kernel for Variant {
-    fn name(&self) -> &'static str {
-        self.kernel.name()
-    }
-
-    fn inputs(&self) -> Vec<Spec> {
-        self.kernel.inputs()
-    }
-
-    fn outputs(&self) -> Vec<Spec> {
-        self.kernel.outputs()
-    }
-
-    fn updates(&self, index: usize) -> bool {
-        self.kernel.updates(index)
-    }
-
-    fn cost(&self) -> Cost {
-        self.kernel.cost()
-    }
-
-    fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
-        self.kernel.reference(inputs, outputs);
-    }
-
-    fn launch(&self, _: &Target) -> Launch {
-        self.launch.clone()
-    }
 }
 
 /// Runs the cases, some at a time: compiling their shaders is what takes time.

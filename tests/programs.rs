@@ -236,7 +236,7 @@ fn branches_cost_hardly_a_dispatch() {
 
 #[test]
 fn a_profile_counts_times_and_rates_every_family() {
-    let mut devices = common::gpus();
+    let mut devices = common::gpus(None);
     devices.push(Device::cpu());
     for device in devices {
         let mut graph = Graph::new();
@@ -300,7 +300,7 @@ impl Kernel for Forgetful {
 
 #[test]
 fn a_checked_run_finds_the_first_kernel_whose_output_is_not_finite() {
-    let mut devices = common::gpus();
+    let mut devices = common::gpus(None);
     devices.push(Device::cpu());
     for device in devices {
         let mut graph = Graph::new();
@@ -334,7 +334,7 @@ fn a_checked_run_finds_the_first_kernel_whose_output_is_not_finite() {
 
 #[test]
 fn banks_are_copied_on_the_device() {
-    let mut devices = common::gpus();
+    let mut devices = common::gpus(None);
     devices.push(Device::cpu());
     for device in devices {
         let bank = Bank::with_data("state", &device, &[1, 2, 3]).expect("fits");
@@ -443,7 +443,7 @@ fn an_unknown_device_is_refused_with_those_there_are() {
 #[test]
 fn a_tensor_above_the_binding_limit_is_refused() {
     const LARGEST_TRIED: u64 = 512 << 20;
-    for device in common::gpus() {
+    for device in common::gpus(None) {
         let limit = device.max_binding_bytes();
         if limit > LARGEST_TRIED {
             eprintln!("{}: not tried, since its limit of {} MiB is too much for a test", device.name(), limit >> 20);
@@ -502,7 +502,7 @@ fn wgsl_that_does_not_compile_is_an_error_with_the_kernels_name() {
     ];
     let right = "@group(0) @binding(0) var<storage, read_write> y: array<f32>;
         @compute @workgroup_size(1) fn main() { for (var i = 0; i < 5; i++) { y[i] = 3.0; } }";
-    for device in common::gpus() {
+    for device in common::gpus(None) {
         let compile = |wgsl| -> tensor::Result<_> {
             let mut graph = Graph::new();
             let y = graph.launch_one(Sketch(wgsl), &[])?;

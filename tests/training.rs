@@ -145,7 +145,7 @@ fn the_number_of_threads_changes_no_bit() {
 
 #[test]
 fn gpus_learn_as_the_cpu_device_does_and_repeat_themselves() {
-    for device in common::gpus() {
+    for device in common::gpus(None) {
         let mut run = Run::new(&device);
         let first = run.train(7);
         let mut worst = 0.0f64;
@@ -166,11 +166,10 @@ fn mixed_precision_learns_along_the_same_curve_and_repeats_itself() {
     let mut devices = vec![Device::cpu()];
     for target in [Target::HARDWARE, Target::SOFTWARE] {
         let floats = |device: &Device| device.target().is_some_and(|own| own.shader_f16);
-        let natural = common::gpus().into_iter().filter(|device| !target.shader_f16 || floats(device));
+        let natural = common::gpus(None).into_iter().filter(|device| !target.shader_f16 || floats(device));
         let names: Vec<String> = natural.map(|device| device.name().to_owned()).collect();
-        devices.extend(
-            common::gpus_as(Some(target)).into_iter().filter(|device| names.iter().any(|n| n == device.name())),
-        );
+        devices
+            .extend(common::gpus(Some(target)).into_iter().filter(|device| names.iter().any(|n| n == device.name())));
     }
     for device in devices {
         let mut run = Run::in_precision(&device, DType::F16);

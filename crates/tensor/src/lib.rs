@@ -19,6 +19,7 @@ pub mod program;
 pub mod rng;
 pub mod shape;
 pub mod target;
+pub mod tuning;
 
 pub use bank::Bank;
 pub use device::Device;
@@ -31,3 +32,4 @@ pub use program::{CompileOptions, Memory, NotFinite, ProfileRow, Program};
 pub use rng::Rng;
 pub use shape::{DType, Spec};
 pub use target::Target;
+pub use tuning::Choices;

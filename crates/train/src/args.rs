@@ -39,6 +39,8 @@ pub enum Command {
     Fetch(FetchArgs),
     /// Print a network's parameters, FLOPs and memory
     Info(InfoArgs),
+    /// Measure the variants of a network's kernels on this adapter, and keep the fastest for later runs on it
+    Tune(Box<TrainArgs>),
     /// List the devices of this machine
     Devices,
 }
@@ -383,6 +385,9 @@ pub struct TrainArgs {
     /// auto (a hardware GPU, else the CPU), gpu, cpu, or a part of an adapter's name [default: auto]
     #[arg(long, value_name = "NAME", help_heading = "Run")]
     pub device: Option<String>,
+    /// Run the variants of kernels that a static rule takes, whatever `train tune` has found on this adapter
+    #[arg(long, help_heading = "Run")]
+    pub untuned: bool,
     /// Determines initial weights, order and augmentation [default: 0]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64), help_heading = "Run")]
     pub seed: Option<u64>,

@@ -85,6 +85,9 @@ pub struct Config {
     pub seed: u64,
     pub eval_batch: usize,
     pub save_every: Option<SaveEvery>,
+    /// Which variants of kernels `train tune` had chosen when it ran last; nothing where the static rule chose all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tuning: Option<String>,
 }
 
 fn assign<T: Clone>(target: &mut T, given: &Option<T>) {
@@ -244,6 +247,7 @@ impl Config {
             seed: 0,
             eval_batch: batch,
             save_every: None,
+            tuning: None,
         };
         config.apply(&recipe)?;
         if method == Method::Snapshot {

@@ -25,6 +25,7 @@ mod table;
 mod teacher;
 mod tensor_file;
 mod training;
+mod tuned;
 
 use std::env;
 use std::process::ExitCode;
@@ -41,6 +42,7 @@ fn run(cli: Cli) -> Result<()> {
         Some(Command::Export(args)) => commands::export::run(&args),
         Some(Command::Fetch(args)) => commands::fetch::run(&args),
         Some(Command::Info(args)) => commands::info::run(&args),
+        Some(Command::Tune(args)) => commands::tune::run(&args),
         Some(Command::Devices) => commands::devices::run(),
     }
 }

@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::select::{Adapter, identity};
 use super::{Buffer, Device, Dispatch, View};
 use crate::error::{Error, Result};
 use crate::kernel::{Binding, Launch};
 use crate::target::Target;
+use crate::tuning::Choices;
 
 /// How a GPU device is opened.
 #[derive(Debug, Clone, Copy, Default)]
@@ -37,13 +39,15 @@ const PATIENCE_VARIABLE: &str = "ONFLY_GPU_PATIENCE";
 const MAX_BINDINGS: u32 = 200_000;
 
 /// An opened adapter.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct GpuDevice {
     name: String,
+    adapter: Adapter,
     device: wgpu::Device,
     queue: wgpu::Queue,
     checked: bool,
     target: Target,
+    choices: Choices,
     timestamps: bool,
     host_memory: bool,
     patience: Duration,
@@ -89,6 +93,7 @@ impl GpuDevice {
         });
         Ok(Self {
             name,
+            adapter: identity(&info),
             timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
             host_memory: matches!(info.device_type, wgpu::DeviceType::IntegratedGpu | wgpu::DeviceType::Cpu),
             patience: patience(std::env::var(PATIENCE_VARIABLE).ok().as_deref()),
@@ -99,12 +104,22 @@ impl GpuDevice {
                 software: info.device_type == wgpu::DeviceType::Cpu,
                 shader_f16: features.contains(wgpu::Features::SHADER_F16),
             }),
+            choices: Choices::default(),
             failure,
         })
     }
 
+    /// The same device, running the variants that `choices` name.
+    pub(super) fn tuned(&self, choices: Choices) -> Self {
+        Self { choices, ..self.clone() }
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    pub(super) fn adapter(&self) -> &Adapter {
+        &self.adapter
     }
 
     pub(super) fn target(&self) -> Target {
@@ -352,7 +367,8 @@ type Wanted<'a> = (&'a str, &'a Launch, &'a str);
 
 impl GpuProgram {
     pub(super) fn new(device: &Arc<GpuDevice>, dispatches: &[Dispatch]) -> Result<Self> {
-        let launches: Vec<Launch> = dispatches.iter().map(|dispatch| dispatch.kernel.launch(&device.target)).collect();
+        let launch = |dispatch: &Dispatch| device.choices.launch(dispatch.kernel.as_ref(), &device.target);
+        let launches: Vec<Launch> = dispatches.iter().map(launch).collect();
         let mut steps: Vec<(&Dispatch, &Launch, String)> = Vec::with_capacity(dispatches.len());
         let mut passes = Vec::with_capacity(dispatches.len());
         for (dispatch, launch) in dispatches.iter().zip(&launches) {

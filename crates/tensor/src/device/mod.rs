@@ -11,10 +11,11 @@ use crate::error::{Error, Result};
 use crate::kernel::Kernel;
 use crate::shape::DType;
 use crate::target::Target;
+use crate::tuning::Choices;
 
 pub use cpu::{CpuBuffer, CpuDevice};
 pub use gpu::{GpuDevice, GpuOptions};
-pub use select::{AdapterSummary, adapters, open, open_with};
+pub use select::{Adapter, AdapterSummary, adapters, open, open_with};
 
 /// Something that holds buffers and runs programs. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -89,6 +90,24 @@ impl Device {
     /// Whether this is a GPU device (of whatever adapter).
     pub fn is_gpu(&self) -> bool {
         matches!(self, Self::Gpu(_))
+    }
+
+    /// The adapter and its driver; none of the CPU device.
+    pub fn adapter(&self) -> Option<&Adapter> {
+        match self {
+            Self::Cpu(_) => None,
+            Self::Gpu(device) => Some(device.adapter()),
+        }
+    }
+
+    /// The same device, with the same memory, on which programs that are compiled from now on run the variants that
+    /// `choices` name. The CPU device has none to choose from.
+    #[must_use]
+    pub fn tuned(&self, choices: Choices) -> Self {
+        match self {
+            Self::Cpu(_) => self.clone(),
+            Self::Gpu(device) => Self::Gpu(Arc::new(device.tuned(choices))),
+        }
     }
 
     /// What kernels may know of the adapter; none of the CPU device.

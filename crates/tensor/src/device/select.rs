@@ -1,5 +1,6 @@
 //! Which device a name means.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::{Device, GpuDevice, GpuOptions};
@@ -28,6 +29,31 @@ pub struct AdapterSummary {
     pub workgroup_bytes: u32,
     /// Whether `auto` takes this one.
     pub automatic: bool,
+}
+
+/// What identifies an adapter and the driver that compiles for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adapter {
+    /// The adapter's own name.
+    pub name: String,
+    /// Vulkan, Metal, Dx12.
+    pub backend: String,
+    /// Driver and its version.
+    pub driver: String,
+}
+
+impl fmt::Display for Adapter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}, driver {})", self.name, self.backend, self.driver)
+    }
+}
+
+pub(super) fn identity(info: &wgpu::AdapterInfo) -> Adapter {
+    Adapter {
+        name: info.name.clone(),
+        backend: format!("{:?}", info.backend),
+        driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+    }
 }
 
 fn enumerate() -> Vec<wgpu::Adapter> {
@@ -68,9 +94,11 @@ pub fn adapters() -> Vec<AdapterSummary> {
             let info = adapter.get_info();
             let limits = adapter.limits();
             let (kind, software) = kind(&info);
+            let Adapter { name, backend, driver } = identity(&info);
             AdapterSummary {
-                backend: format!("{:?}", info.backend),
-                driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+                name,
+                backend,
+                driver,
                 kind,
                 software,
                 f16: adapter.features().contains(wgpu::Features::SHADER_F16),
@@ -78,7 +106,6 @@ pub fn adapters() -> Vec<AdapterSummary> {
                 max_buffer_bytes: limits.max_buffer_size,
                 workgroup_bytes: limits.max_compute_workgroup_storage_size,
                 automatic: chosen == Some(i),
-                name: info.name,
             }
         })
         .collect()

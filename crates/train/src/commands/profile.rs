@@ -21,16 +21,7 @@ const FEWEST_RUNS: usize = 5;
 /// When the device fails.
 pub fn run(trainer: &mut Trainer) -> Result<()> {
     let order = trainer.sampler.epoch(0);
-    let settings = trainer.settings(0);
-    let device = trainer.device.clone();
-    trainer.training.run(&order, 0, settings)?;
-    let step = median(&device, || trainer.training.run_fed(settings))?;
-    let weights = settings.weights;
-    let mut images = trainer.evaluation.run(0, 0, weights)?;
-    let evaluation = median(&device, || {
-        images = trainer.evaluation.run(0, 0, weights)?;
-        Ok(())
-    })?;
+    let StepTimes { training: step, evaluation, images } = step_times(trainer)?;
     let runs = (TIME.as_secs_f64() / step.as_secs_f64().max(1e-6)).clamp(1.0, MOST_RUNS.into()) as u32;
     let rows = trainer.training.program.profile(runs)?;
     let total: Duration = rows.iter().map(|row| row.time).sum();
@@ -70,6 +61,35 @@ pub fn run(trainer: &mut Trainer) -> Result<()> {
         output::line(format!("preparing images         {rate:>24.1} images/s by {workers}, alone"))?;
     }
     Ok(())
+}
+
+/// Median times of whole steps.
+#[derive(Debug, Clone, Copy)]
+pub struct StepTimes {
+    /// Of a training step.
+    pub training: Duration,
+    /// Of an evaluation step.
+    pub evaluation: Duration,
+    /// Images of an evaluation step.
+    pub images: usize,
+}
+
+/// Times steps of training and evaluation, each after one that warms up.
+///
+/// # Errors
+/// When the device fails.
+pub fn step_times(trainer: &mut Trainer) -> Result<StepTimes> {
+    let order = trainer.sampler.epoch(0);
+    let settings = trainer.settings(0);
+    let device = trainer.device.clone();
+    trainer.training.run(&order, 0, settings)?;
+    let training = median(&device, || trainer.training.run_fed(settings))?;
+    let mut images = trainer.evaluation.run(0, 0, settings.weights)?;
+    let evaluation = median(&device, || {
+        images = trainer.evaluation.run(0, 0, settings.weights)?;
+        Ok(())
+    })?;
+    Ok(StepTimes { training, evaluation, images })
 }
 
 /// The median time of a step, over some seconds.

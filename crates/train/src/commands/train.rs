@@ -15,7 +15,7 @@ use crate::divergence::Divergence;
 use crate::run_dir::{Kept, RunDir, bring_back};
 use crate::source::Purpose;
 use crate::training::{Outcome, Session, Trainer};
-use crate::{checkpoint, commands, interrupt, output, overview, snapshots, source, table};
+use crate::{checkpoint, commands, interrupt, output, overview, snapshots, source, table, tuned};
 
 /// The split under which the ensemble of snapshots is recorded: it is not measured by epochs.
 const SNAPSHOTS: &str = "snapshots";
@@ -34,7 +34,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
 fn begin(args: &TrainArgs) -> Result<()> {
     let config = Config::new(args)?;
     let weights = initial_weights(&config)?;
-    let mut trainer = prepare(config, args.checks)?;
+    let mut trainer = prepare(config, args)?;
     begin_with(&mut trainer, weights.as_ref())?;
     if args.profile {
         return commands::profile::run(&mut trainer);
@@ -49,7 +49,8 @@ fn resume(args: &TrainArgs, dir: &Path) -> Result<()> {
     // A run that was ended before its first checkpoint begins anew.
     let saved = Saved::find(&run)?;
     let weights = if saved.is_some() { None } else { initial_weights(&config)? };
-    let mut trainer = prepare(config, args.checks)?;
+    let tuning = config.tuning.clone();
+    let mut trainer = prepare(config, args)?;
     match &saved {
         Some(Saved { file, header, checkpoint, trouble }) => {
             trainer.restore(header, checkpoint).with_context(|| format!("cannot resume from {}", file.display()))?;
@@ -62,6 +63,7 @@ fn resume(args: &TrainArgs, dir: &Path) -> Result<()> {
                 ));
                 bring_back(&run.last_saves())?;
             }
+            warn_of_other_variants(tuning.as_deref(), &trainer);
         }
         None => begin_with(&mut trainer, weights.as_ref())?,
     }
@@ -123,9 +125,41 @@ fn begin_with(trainer: &mut Trainer, weights: Option<&Checkpoint>) -> Result<()>
     Ok(())
 }
 
-/// Opens the device, loads the data, and compiles the programs.
-fn prepare(mut config: Config, checks: bool) -> Result<Trainer> {
-    let device = tensor::device::open(&config.device)?;
+/// Says so if a run goes on with other variants of its kernels, whose sums have another order.
+fn warn_of_other_variants(before: Option<&str>, trainer: &Trainer) {
+    let now = trainer.config.tuning.as_deref();
+    if before != now {
+        let name = |tuning: Option<&str>| tuning.map_or("untuned".to_owned(), |choices| format!("tuned ({choices})"));
+        output::note(format!(
+            "the kernels were {} when this run was saved, and are {} now: its numbers go on, but not to the last bit as \
+             they would have",
+            name(before),
+            name(now)
+        ));
+    }
+}
+
+/// Opens the device, with the choices that were made for it, loads the data, and compiles the programs.
+fn prepare(config: Config, args: &TrainArgs) -> Result<Trainer> {
+    let (device, tuned) = tuned::open(&config.device, args.untuned)?;
+    let mut trainer = build(config, device, args.checks, true)?;
+    if let (Some(tuned), Some(target)) = (tuned, trainer.device.target()) {
+        let kernels = trainer.training.program.kernels().iter().chain(trainer.evaluation.program.kernels());
+        let choices = tuned.choices().among(kernels, &target);
+        trainer.config.tuning = Some(format!("{:016x}", choices.fingerprint())).filter(|_| !choices.is_empty());
+        let what = match choices.len() {
+            0 => "none of this network's run another variant for it".to_owned(),
+            n => format!("{n} of this network's run another variant for it"),
+        };
+        let _ = output::line(format!("{:<12} {tuned}: {what} ({})", "kernels", tuned.path().display()));
+    } else {
+        trainer.config.tuning = None;
+    }
+    Ok(trainer)
+}
+
+/// Loads the data, compiles the programs for `device`, and prints what runs.
+pub fn build(mut config: Config, device: Device, checks: bool, say: bool) -> Result<Trainer> {
     let mut dataset = load(&config, &device)?;
     config.settle(&dataset);
     let classes = dataset.classes.len();
@@ -140,7 +174,9 @@ fn prepare(mut config: Config, checks: bool) -> Result<Trainer> {
     let (dataset, validation) = (dataset.try_map(share, share)?, validation.map(Arc::new));
     let trainer = Trainer::new(config, device, dataset, validation.as_ref(), checks)?;
     let Trainer { device, config, training, evaluation, need, .. } = &trainer;
-    let _ = output::line(overview::overview(device, config, counts, (training, evaluation), *need)?);
+    if say {
+        let _ = output::line(overview::overview(device, config, counts, (training, evaluation), *need)?);
+    }
     Ok(trainer)
 }
 

@@ -10,5 +10,6 @@ mod program;
 mod pytorch;
 mod runs;
 mod trouble;
+mod tuning;
 mod weights;
 mod wrong_usage;

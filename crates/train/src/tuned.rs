@@ -1,0 +1,303 @@
+//! The choices among kernels' variants that `train tune` has made for an adapter: a file in the user's cache directory,
+//! which runs on that adapter read.
+
+use std::env;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use tensor::device::{Adapter, GpuOptions};
+use tensor::tuning::Measured;
+use tensor::{Choices, Device, Target};
+
+use crate::output;
+use crate::run_dir::write_atomically;
+
+/// Names the directory to keep choices in, in place of the user's cache directory. Tests set it.
+const DIRECTORY: &str = "ONFLY_CACHE_DIR";
+/// Set to `hardware`, has software adapters run the variants of kernels that are for hardware: slower there, and how tuning
+/// is tested.
+const VARIANTS: &str = "ONFLY_VARIANTS";
+/// The format that this program writes, and the only one that it reads.
+const FORMAT: u32 = 1;
+/// Choices are of one version of the engine, whose kernels they are among.
+const ENGINE: &str = env!("CARGO_PKG_VERSION");
+
+/// What the file holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Stored {
+    format: u32,
+    adapter: String,
+    backend: String,
+    driver: String,
+    engine: String,
+    /// The day of the last measurement, as 2026-11-24.
+    date: String,
+    /// Kernels for which another variant than the static rule's is faster.
+    #[serde(default)]
+    kernel: Vec<Entry>,
+}
+
+/// A kernel's choice.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Entry {
+    /// Hash of the candidates, in hexadecimal digits.
+    key: String,
+    variant: usize,
+    /// The kernel in words, for people.
+    kernel: String,
+    /// Median times that were measured, of the static rule's variant and of this one.
+    rule_ms: f64,
+    chosen_ms: f64,
+}
+
+/// The choices for one adapter, and their file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tuned {
+    path: PathBuf,
+    stored: Stored,
+}
+
+impl Tuned {
+    /// None yet.
+    ///
+    /// # Errors
+    /// When there is no directory to keep them in.
+    pub fn new(adapter: &Adapter) -> Result<Self> {
+        let stored = Stored {
+            format: FORMAT,
+            adapter: adapter.name.clone(),
+            backend: adapter.backend.clone(),
+            driver: adapter.driver.clone(),
+            engine: ENGINE.to_owned(),
+            date: date(SystemTime::now()),
+            kernel: Vec::new(),
+        };
+        let directory = directory().with_context(|| {
+            format!("there is no cache directory to keep choices in: set {DIRECTORY} to a directory of yours")
+        })?;
+        Ok(Self { path: file(&directory, adapter), stored })
+    }
+
+    /// Those that were made for this adapter, its driver and this engine, if there are any; what is there and is not to be
+    /// used is told in a sentence.
+    pub fn read(adapter: &Adapter) -> Option<Self> {
+        let path = file(&directory()?, adapter);
+        if !path.exists() {
+            return None;
+        }
+        match read(&path, adapter) {
+            Ok(stored) => Some(Self { path, stored }),
+            Err(problem) => {
+                output::note(format!(
+                    "kernels are not tuned: {} {problem}; it is ignored, and `train tune` measures anew",
+                    path.display()
+                ));
+                None
+            }
+        }
+    }
+
+    /// What a device is to be given.
+    pub fn choices(&self) -> Choices {
+        let mut choices = Choices::default();
+        for entry in &self.stored.kernel {
+            if let Ok(key) = u64::from_str_radix(&entry.key, 16) {
+                choices.choose(key, entry.variant);
+            }
+        }
+        choices
+    }
+
+    /// Takes up what was measured of a kernel, in place of what was known of it.
+    pub fn take(&mut self, kernel: String, measured: &Measured) {
+        let key = format!("{:016x}", measured.key);
+        self.stored.kernel.retain(|entry| entry.key != key);
+        if measured.choice > 0 {
+            let [rule_ms, chosen_ms] = [measured.before(), measured.after()].map(|seconds| 1e3 * seconds);
+            self.stored.kernel.push(Entry { key, variant: measured.choice, kernel, rule_ms, chosen_ms });
+        }
+        self.stored.date = date(SystemTime::now());
+    }
+
+    /// Writes the file.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save(&self) -> Result<()> {
+        let text = toml::to_string(&self.stored).context("cannot put the choices into TOML")?;
+        if let Some(folder) = self.path.parent() {
+            fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        }
+        write_atomically(&self.path, text.as_bytes())
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl fmt::Display for Tuned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tuned for this adapter on {}", self.stored.date)
+    }
+}
+
+/// The file's contents, or why it is not to be used, to stand after its name.
+fn read(path: &Path, adapter: &Adapter) -> Result<Stored, String> {
+    let text = fs::read_to_string(path).map_err(|error| format!("cannot be read ({error})"))?;
+    let stored: Stored = toml::from_str(&text).map_err(|error| format!("is damaged ({})", error.message()))?;
+    let other = [
+        ("format", stored.format.to_string(), FORMAT.to_string()),
+        ("engine", stored.engine.clone(), ENGINE.to_owned()),
+        ("adapter", stored.adapter.clone(), adapter.name.clone()),
+        ("backend", stored.backend.clone(), adapter.backend.clone()),
+        ("driver", stored.driver.clone(), adapter.driver.clone()),
+    ]
+    .into_iter()
+    .find(|(_, stored, here)| stored != here);
+    match other {
+        Some((what, stored, here)) => Err(format!("is for another {what} (\"{stored}\", and here it is \"{here}\")")),
+        None => Ok(stored),
+    }
+}
+
+/// Opens the device that `wanted` names. A software adapter runs the variants of hardware where [`VARIANTS`] asks for it.
+///
+/// # Errors
+/// When there is no such device, or it cannot be opened.
+pub fn open_untuned(wanted: &str) -> Result<Device> {
+    let device = tensor::device::open(wanted)?;
+    match device.target() {
+        Some(target) if target.software && env::var_os(VARIANTS).is_some_and(|value| value == "hardware") => {
+            let target = Some(Target { software: false, ..target });
+            Ok(tensor::device::open_with(wanted, GpuOptions { target, ..GpuOptions::default() })?)
+        }
+        _ => Ok(device),
+    }
+}
+
+/// As [`open_untuned`], with the choices that were made for its adapter unless they are not wanted.
+///
+/// # Errors
+/// When there is no such device, or it cannot be opened.
+pub fn open(wanted: &str, untuned: bool) -> Result<(Device, Option<Tuned>)> {
+    let device = open_untuned(wanted)?;
+    let tuned = device.adapter().filter(|_| !untuned).and_then(Tuned::read);
+    Ok(match tuned {
+        Some(tuned) => (device.tuned(tuned.choices()), Some(tuned)),
+        None => (device, None),
+    })
+}
+
+/// The user's directory for what can be made again.
+fn directory() -> Option<PathBuf> {
+    let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let user = || {
+        if cfg!(windows) {
+            return variable("LOCALAPPDATA");
+        }
+        if cfg!(target_os = "macos") {
+            return variable("HOME").map(|home| home.join("Library/Caches"));
+        }
+        // The specification has relative paths ignored.
+        let given = variable("XDG_CACHE_HOME").filter(|path| path.is_absolute());
+        given.or_else(|| variable("HOME").map(|home| home.join(".cache")))
+    };
+    variable(DIRECTORY).or_else(|| user().map(|user| user.join("onfly")))
+}
+
+/// One file for an adapter and backend; what else it depends on stands in it.
+fn file(directory: &Path, adapter: &Adapter) -> PathBuf {
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let name: String = format!("{} {}", adapter.name, adapter.backend).chars().map(plain).collect();
+    let words: Vec<&str> = name.split('-').filter(|word| !word.is_empty()).collect();
+    directory.join(format!("tuned-{}.toml", words.join("-")))
+}
+
+/// The day, in universal time, as 2026-11-24.
+fn date(time: SystemTime) -> String {
+    let days = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / 86_400);
+    // Years that begin in March end with the leap day; eras of 400 years have 146,097 days.
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let (day, month) = (day - (153 * month + 2) / 5 + 1, if month < 10 { month + 3 } else { month - 9 });
+    format!("{:04}-{month:02}-{day:02}", 400 * era + year + u64::from(month <= 2))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tensor::tuning::Candidate;
+
+    use super::*;
+
+    fn adapter() -> Adapter {
+        Adapter { name: "GPU (X) 9".to_owned(), backend: "Vulkan".to_owned(), driver: "some 1.2".to_owned() }
+    }
+
+    fn measured(key: u64, choice: usize) -> Measured {
+        let timed = |median| Candidate::Timed { lower: median, median, upper: median };
+        Measured { key, candidates: vec![timed(2e-3), timed(1e-3)], choice }
+    }
+
+    fn tuned(directory: &Path) -> Tuned {
+        Tuned { path: file(directory, &adapter()), ..Tuned::new(&adapter()).expect("this machine has a home") }
+    }
+
+    #[test]
+    fn days_are_counted_as_the_calendar_does() {
+        for (days, name) in [(0, "1970-01-01"), (59, "1970-03-01"), (11_016, "2000-02-29"), (20_781, "2026-11-24")] {
+            assert_eq!(date(UNIX_EPOCH + Duration::from_secs(86_400 * days + 86_399)), name);
+        }
+    }
+
+    #[test]
+    fn what_is_saved_is_read_and_what_was_measured_again_replaces_it() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let mut tuned = tuned(&folder.path().join("new"));
+        tuned.take("a 1".to_owned(), &measured(u64::MAX, 1));
+        tuned.take("b 2".to_owned(), &measured(7, 1));
+        tuned.take("b 2".to_owned(), &measured(7, 0));
+        tuned.take("c 3".to_owned(), &measured(8, 0));
+        tuned.save().expect("writable");
+        assert!(tuned.path().ends_with("new/tuned-gpu-x-9-vulkan.toml"), "{}", tuned.path().display());
+        let stored = read(tuned.path(), &adapter()).expect("it was just written");
+        assert_eq!(stored, tuned.stored);
+        let mut choices = Choices::default();
+        choices.choose(u64::MAX, 1);
+        assert_eq!(tuned.choices(), choices);
+        assert_eq!((stored.kernel[0].rule_ms, stored.kernel[0].chosen_ms), (2.0, 1.0));
+    }
+
+    #[test]
+    fn damaged_and_foreign_files_are_told_in_a_sentence() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let tuned = tuned(folder.path());
+        tuned.save().expect("writable");
+        let newer = Adapter { driver: "some 1.3".to_owned(), ..adapter() };
+        let problem = read(tuned.path(), &newer).expect_err("of another driver");
+        assert_eq!(problem, "is for another driver (\"some 1.2\", and here it is \"some 1.3\")");
+        let whole = fs::read_to_string(tuned.path()).expect("written");
+        for (damage, problem) in [
+            (whole[..whole.len() / 2].to_owned(), "is damaged"),
+            (String::new(), "is damaged"),
+            (whole.replace(ENGINE, "0.0.1"), "is for another engine (\"0.0.1\""),
+            (whole.replace("format = 1", "format = 2"), "is for another format (\"2\""),
+        ] {
+            fs::write(tuned.path(), damage).expect("writable");
+            let found = read(tuned.path(), &adapter()).expect_err("it is damaged");
+            assert!(found.starts_with(problem) && !found.contains('\n'), "{found}");
+        }
+        fs::write(tuned.path(), [0xff, 0xfe, 0]).expect("writable");
+        assert!(read(tuned.path(), &adapter()).expect_err("no text").starts_with("cannot be read"));
+    }
+}
