@@ -5,6 +5,7 @@ mod flow;
 mod listing;
 mod measure;
 mod mesa;
+mod predict;
 mod specialisations;
 mod spirv;
 mod table;
@@ -43,7 +44,7 @@ struct Args {
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=4096))]
     batch: u16,
     /// What activations and their gradients are stored in
-    #[arg(long, value_delimiter = ',', default_value = "f32")]
+    #[arg(long, value_delimiter = ',', default_value = "f32,f16")]
     precision: Vec<Precision>,
     /// Look at the table of test cases instead of networks; names are `family/what`
     #[arg(long)]
@@ -66,6 +67,9 @@ struct Args {
     /// Compare with docs/kernel-stats.tsv; fail where a kernel has become worse
     #[arg(long, conflicts_with_all = ["isa", "listing", "cases", "candidates"])]
     check: bool,
+    /// Predict the speed of training steps on GPUs by their published peaks
+    #[arg(long, conflicts_with_all = ["isa", "listing", "cases", "candidates", "check", "update", "filters", "json"])]
+    predict: bool,
     /// Write docs/kernel-stats.tsv
     #[arg(long, conflicts_with_all = ["isa", "listing", "cases", "candidates", "check", "filters"])]
     update: bool,
@@ -117,19 +121,20 @@ fn driver(args: &Args) -> Result<Mesa> {
     found.context("Mesa's driver for AMD is not there: run tools/kernel-stats/mesa.sh, or install mesa-vulkan-drivers")
 }
 
+fn precisions(args: &Args) -> Vec<DType> {
+    args.precision.iter().map(|&precision| precision.into()).collect()
+}
+
+fn steps<'a>(args: &'a Args, precisions: &'a [DType]) -> Steps<'a> {
+    Steps { networks: &args.net, branches: args.branches.into(), batch: args.batch.into(), precisions }
+}
+
 fn jobs(args: &Args) -> Result<Vec<Job>> {
     let selection = Selection { filters: &args.filters, candidates: args.candidates };
     let jobs = if args.cases {
         specialisations::of_cases(selection)?
     } else {
-        let precisions: Vec<DType> = args.precision.iter().map(|&precision| precision.into()).collect();
-        let steps = Steps {
-            networks: &args.net,
-            branches: args.branches.into(),
-            batch: args.batch.into(),
-            precisions: &precisions,
-        };
-        specialisations::of_steps(steps, selection)?
+        specialisations::of_steps(steps(args, &precisions(args)), selection)?
     };
     ensure!(!jobs.is_empty(), NoSuchKernel(args.filters.clone()));
     Ok(jobs)
@@ -151,7 +156,9 @@ fn run(args: &Args) -> Result<()> {
     if args.isa || args.listing {
         return Ok(());
     }
-    if args.json {
+    if args.predict {
+        predict::print(&specialisations::training_steps(steps(args, &precisions(args)))?, &measured);
+    } else if args.json {
         println!("{}", table::json(&measured)?);
     } else if !args.update {
         measured.iter().for_each(table::print);

@@ -12,6 +12,7 @@ use tensor::optim::SgdConfig;
 use tensor::plan::plan;
 use tensor::{DType, Graph, Kernel, Spec, Target};
 
+use crate::predict::Step;
 use crate::spirv;
 
 /// Images to train on.
@@ -105,6 +106,28 @@ pub fn of_steps(steps: Steps<'_>, selection: Selection<'_>) -> Result<Vec<Job>> 
         }
     }
     Ok(collector.jobs)
+}
+
+/// The training steps, with the cost of each kernel.
+pub fn training_steps(steps: Steps<'_>) -> Result<Vec<Step>> {
+    let mut all = Vec::new();
+    for &precision in steps.precisions {
+        for network in steps.networks {
+            let kernels = record(steps, precision, network, true)?.live_kernels()?;
+            let passes = |kernel: &dyn Kernel| kernel.launch(&Target::HARDWARE).passes().count();
+            let kernels = kernels.iter().map(|kernel| (kernel.describe(), kernel.cost(), passes(kernel.as_ref())));
+            let name = format!(
+                "{network}, {} branches, activations of {}",
+                steps.branches,
+                match precision {
+                    DType::F16 => "16 bits",
+                    _ => "32 bits",
+                }
+            );
+            all.push(Step { name, batch: steps.batch, kernels: kernels.collect() });
+        }
+    }
+    Ok(all)
 }
 
 /// Records a step on CIFAR-10, whose training images are one binding.
