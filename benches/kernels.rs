@@ -36,7 +36,7 @@ fn measure(suite: &mut Suite<'_>, device: &Device, cases: Vec<Case>) {
 
 fn main() {
     let device = common::device();
-    println!("kernels on {}", device.name());
+    println!("kernels on {}", common::describe(&device));
     let mut criterion = common::criterion(Duration::from_millis(300), Duration::from_millis(700));
     let mut suite = Suite::new(&mut criterion, "cases");
     measure(&mut suite, &device, cases::all());
