@@ -1,15 +1,17 @@
 // y = act(gamma * (x - mean) * inv_std + beta + residual), with the statistics of the batch or running ones.
-// Shapes: x, y [M, ROWS, C], gamma, beta [M, C], residual [M or 1, ROWS, C]; C = VECTORS elements.
+// Shapes: x, y [M, ROWS, C], gamma, beta [M, C], residual [M or 1, ROWS, C]; C = VECTORS elements. NORMALISED_RESIDUAL:
+// the residual is normalised as it is read.
 // Tiles: BLOCK_ROWS rows by COLUMNS elements per workgroup; a thread keeps its column's parameters in registers.
 // Workgroup: 256 threads, thread = lane * COLUMNS + column; a thread strides over the rows by LANES.
 // Grid: M * BLOCKS * TILES workgroups, tiles of a row fastest.
-@group(0) @binding(0) var<storage, read> x: array<Elem>; // [M, ROWS, C]
+@group(0) @binding(0) var<storage, read> x: array<Stored>; // [M, ROWS, C]
 @group(0) @binding(1) var<storage, read> stats: array<Elem>; // [M, 2, C] (mean, inv_std); INFERENCE: running mean [M, C]
 @group(0) @binding(2) var<storage, read> running_var: array<Elem>; // [M, C], INFERENCE only, else stats again
 @group(0) @binding(3) var<storage, read> gamma: array<Elem>; // [M, C]
 @group(0) @binding(4) var<storage, read> beta: array<Elem>; // [M, C]
-@group(0) @binding(5) var<storage, read> residual: array<Elem>; // [M or 1, ROWS, C], HAS_RESIDUAL only, else x again
-@group(0) @binding(6) var<storage, read_write> y: array<Elem>; // [M, ROWS, C]
+@group(0) @binding(5) var<storage, read> residual: array<Stored>; // [M or 1, ROWS, C], HAS_RESIDUAL only, else x again
+@group(0) @binding(6) var<storage, read_write> y: array<Stored>; // [M, ROWS, C]
+@group(0) @binding(7) var<storage, read> affine: array<Elem>; // [M, 3, C] (mean, scale, shift), NORMALISED_RESIDUAL only, else stats
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
@@ -33,17 +35,31 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     let scale = gamma[parameter] * inv_std;
     let shift = beta[parameter];
+    // The residual is (residual - affine_mean) * affine_scale + affine_shift.
+    var affine_mean = Elem();
+    var affine_scale = Elem(1.0);
+    var affine_shift = Elem();
+    if NORMALISED_RESIDUAL {
+        let first = member * 3u * VECTORS + column;
+        affine_mean = affine[first];
+        affine_scale = affine[first + VECTORS];
+        affine_shift = affine[first + 2u * VECTORS];
+    }
     let base = member * ROWS * VECTORS;
     let end = min((block + 1u) * BLOCK_ROWS, ROWS);
     for (var row = block * BLOCK_ROWS + lane; row < end; row += LANES) {
         let at = row * VECTORS + column;
-        var value = (x[base + at] - mean) * scale + shift;
+        var value = (unpack(x[base + at]) - mean) * scale + shift;
         if HAS_RESIDUAL {
-            value += residual[select(base, 0u, SHARED_RESIDUAL) + at];
+            var other = unpack(residual[select(base, 0u, SHARED_RESIDUAL) + at]);
+            if NORMALISED_RESIDUAL {
+                other = (other - affine_mean) * affine_scale + affine_shift;
+            }
+            value += other;
         }
         if RELU {
             value = select(value, Elem(), value < Elem());
         }
-        y[base + at] = value;
+        y[base + at] = pack(value);
     }
 }

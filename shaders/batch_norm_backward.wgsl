@@ -3,13 +3,17 @@
 // Tiles: CHUNK_ROWS rows by COLUMNS elements per workgroup; a thread strides over the rows by LANES.
 // Workgroup: 256 threads, thread = lane * COLUMNS + column; the lanes of a column are summed as a fixed tree.
 // Grid: P * M * TILES workgroups, tiles of a row fastest. Entry points: linear, relu, relu_of_sum, by activation.
-@group(0) @binding(0) var<storage, read> x: array<Elem>; // [M, ROWS, C]
-@group(0) @binding(1) var<storage, read> dy: array<Elem>; // [M, ROWS, C]
+// The gradient of the output is dy if WHOLE, or what stands where g is to be written if IN_PLACE, plus, if AREA is not 0, the
+// gradient of a pooling over images of AREA rows.
+@group(0) @binding(0) var<storage, read> x: array<Stored>; // [M, ROWS, C]
+@group(0) @binding(1) var<storage, read> dy: array<Stored>; // [M, ROWS, C], WHOLE or linear only, else x again
 @group(0) @binding(2) var<storage, read> stats: array<Elem>; // [M, 2, C] (mean, inv_std)
 @group(0) @binding(3) var<storage, read_write> partials: array<Elem>; // [P, M, 2, C]
-@group(0) @binding(4) var<storage, read> gate: array<Elem>; // relu: gamma [M, C]; relu_of_sum: y [M, ROWS, C]
+@group(0) @binding(4) var<storage, read> gamma: array<Elem>; // [M, C], relu only
+@group(0) @binding(4) var<storage, read> y: array<Stored>; // [M, ROWS, C], relu_of_sum only
 @group(0) @binding(5) var<storage, read> beta: array<Elem>; // [M, C], relu only
-@group(0) @binding(6) var<storage, read_write> masked: array<Elem>; // g [M, ROWS, C], relu_of_sum only
+@group(0) @binding(6) var<storage, read_write> masked: array<Stored>; // g [M, ROWS, C], not linear
+@group(0) @binding(7) var<storage, read> pooled: array<Elem>; // [M, ROWS / AREA, C], else x again
 
 // What a thread works on: one column of one chunk. `start >= end` for a thread without work.
 struct Place {
@@ -38,6 +42,22 @@ fn place(index: u32, thread: u32) -> Place {
     return at;
 }
 
+// The gradient of the output at row `row`, which is element `i`.
+fn upstream(at: Place, row: u32, i: u32) -> Elem {
+    var gradient = Elem();
+    if IN_PLACE {
+        gradient = unpack(masked[i]);
+    }
+    if WHOLE {
+        gradient = unpack(dy[i]);
+    }
+    if AREA > 0u {
+        let image = (at.member * ROWS + row) / max(AREA, 1u);
+        gradient += pooled[image * VECTORS + at.column] / f32(AREA);
+    }
+    return gradient;
+}
+
 // The sums of g and of g * (x - mean) of all lanes become partials; lane 0 of each column writes them.
 fn finish(at: Place, thread: u32, sum: Elem, product: Elem) {
     reduce_lanes(thread, at.lane, sum, product);
@@ -61,9 +81,9 @@ fn linear(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_ind
         let mean = stats[at.member * 2u * VECTORS + at.column];
         for (var row = at.start; row < at.end; row += LANES) {
             let i = at.base + row * VECTORS;
-            let g = dy[i];
+            let g = unpack(dy[i]);
             sum += g;
-            product += g * (x[i] - mean);
+            product += g * (unpack(x[i]) - mean);
         }
     }
     finish(at, thread, sum, product);
@@ -82,12 +102,13 @@ fn relu(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let statistic = at.member * 2u * VECTORS + at.column;
         let parameter = at.member * VECTORS + at.column;
         let mean = stats[statistic];
-        let scale = gate[parameter] * stats[statistic + VECTORS];
+        let scale = gamma[parameter] * stats[statistic + VECTORS];
         let shift = beta[parameter];
         for (var row = at.start; row < at.end; row += LANES) {
             let i = at.base + row * VECTORS;
-            let deviation = x[i] - mean;
-            let g = select(Elem(), dy[i], deviation * scale + shift > Elem());
+            let deviation = unpack(x[i]) - mean;
+            let g = select(Elem(), upstream(at, row, i), deviation * scale + shift > Elem());
+            masked[i] = pack(g);
             sum += g;
             product += g * deviation;
         }
@@ -108,10 +129,10 @@ fn relu_of_sum(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
         let mean = stats[at.member * 2u * VECTORS + at.column];
         for (var row = at.start; row < at.end; row += LANES) {
             let i = at.base + row * VECTORS;
-            let g = select(Elem(), dy[i], gate[i] > Elem());
-            masked[i] = g;
+            let g = select(Elem(), upstream(at, row, i), unpack(y[i]) > Elem());
+            masked[i] = pack(g);
             sum += g;
-            product += g * (x[i] - mean);
+            product += g * (unpack(x[i]) - mean);
         }
     }
     finish(at, thread, sum, product);

@@ -1,11 +1,13 @@
-// partials[p, m, 0, c] = sum of (x - x0), partials[p, m, 1, c] = sum of (x - x0)^2, x0 = x[m, 0, c], over chunk p.
+// partials[p, m, 0, c] = sum of x, partials[p, m, 1, c] = sum of (x - mean)^2, over the rows of chunk p and their mean.
 // Shapes: x [M, ROWS, C], partials [P, M, 2, C]; C = VECTORS elements, P = ceil(ROWS / CHUNK_ROWS).
 // Tiles: CHUNK_ROWS rows by COLUMNS elements per workgroup; a thread strides over the rows by LANES.
 // Workgroup: 256 threads, thread = lane * COLUMNS + column; the lanes of a column are summed as a fixed tree.
 // Grid: P * M * TILES workgroups, tiles of a row fastest.
-@group(0) @binding(0) var<storage, read> x: array<Elem>; // [M, ROWS, C]
+@group(0) @binding(0) var<storage, read> x: array<Stored>; // [M, ROWS, C]
 @group(0) @binding(1) var<storage, read_write> partials: array<Elem>; // [P, M, 2, C]
 
+// Sums are of x - x0, where x0 is the chunk's first row: a sample of the very distribution, so that the squares hardly
+// cancel, and one pass over x is enough.
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let index = group.x + group.y * GRID_ROW;
@@ -16,22 +18,25 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let chunk = index / (TILES * MEMBERS);
     let column = index % TILES * COLUMNS + thread % COLUMNS;
     let lane = thread / COLUMNS;
+    let start = chunk * CHUNK_ROWS;
+    let end = min(start + CHUNK_ROWS, ROWS);
+    var shift = Elem();
     var sum = Elem();
     var square = Elem();
     if lane < LANES && column < VECTORS {
         let base = member * ROWS * VECTORS + column;
-        let shift = x[base];
-        let end = min((chunk + 1u) * CHUNK_ROWS, ROWS);
-        for (var row = chunk * CHUNK_ROWS + lane; row < end; row += LANES) {
-            let deviation = x[base + row * VECTORS] - shift;
+        shift = unpack(x[base + start * VECTORS]);
+        for (var row = start + lane; row < end; row += LANES) {
+            let deviation = unpack(x[base + row * VECTORS]) - shift;
             sum += deviation;
             square += deviation * deviation;
         }
     }
     reduce_lanes(thread, lane, sum, square);
     if lane == 0u && column < VECTORS {
+        let n = f32(end - start);
         let at = (chunk * MEMBERS + member) * 2u * VECTORS + column;
-        partials[at] = first[thread];
-        partials[at + VECTORS] = second[thread];
+        partials[at] = n * shift + first[thread];
+        partials[at + VECTORS] = max(second[thread] - first[thread] * first[thread] / n, Elem());
     }
 }

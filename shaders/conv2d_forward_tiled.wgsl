@@ -9,6 +9,7 @@
 @group(0) @binding(3) var<storage, read> stats: array<vec4<f32>>;    // [X_MEMBERS,2,C] (mean, inv_std); NORMALISED only, else x
 @group(0) @binding(4) var<storage, read> gamma: array<vec4<f32>>;    // [X_MEMBERS,C], likewise
 @group(0) @binding(5) var<storage, read> beta: array<vec4<f32>>;     // [X_MEMBERS,C], likewise
+@group(0) @binding(6) var<storage, read_write> partials: array<vec4<f32>>;  // [ROW_TILES,M,2,K], statistics only
 
 const SOURCE_H: u32 = H;
 const SOURCE_W: u32 = W;
@@ -90,46 +91,127 @@ fn multiply_staged(acc: ptr<function, array<vec4<f32>, TP * TK>>, line: u32, col
     }
 }
 
+// What a thread works on.
+struct Place {
+    m: u32,
+    group: u32,
+    filters: u32,
+    filter_thread: u32,
+    tile: u32,
+    line: u32,
+    row: u32,
+    column: u32,
+}
+
+fn place_of(index: u32, lane: u32) -> Place {
+    var at: Place;
+    at.tile = index % ROW_TILES;
+    at.filters = index / ROW_TILES % FILTER_TILES * FT;
+    at.group = index / (ROW_TILES * FILTER_TILES) % G;
+    at.m = index / (ROW_TILES * FILTER_TILES * G);
+    at.filter_thread = lane % FILTER_THREADS;
+    at.line = lane / FILTER_THREADS % LINES;
+    at.row = at.tile * LINES + at.line;
+    at.column = lane / (FILTER_THREADS * LINES) * TP;
+    return at;
+}
+
+fn convolve(at: Place, lane: u32, acc: ptr<function, array<vec4<f32>, TP * TK>>) {
+    let x_member = select(at.m, 0u, X_MEMBERS == 1u);
+    group_channel = x_member * C4 + at.group * DEPTH;
+    var places = source_places(lane, at.tile * LINES);
+    for (var c = 0u; c < DEPTH; c += CQ) {
+        stage_patch(lane, &places, x_member * N * H * W, c);
+        stage_weights(lane, at.m, at.group, at.filters, c);
+        workgroupBarrier();
+        multiply_staged(acc, at.line, at.column, at.filter_thread);
+        workgroupBarrier();
+    }
+}
+
+fn store(at: Place, acc: ptr<function, array<vec4<f32>, TP * TK>>) {
+    if at.row >= N * P {
+        return;
+    }
+    for (var t = 0u; t < TP; t++) {
+        if at.column + t < Q {
+            let pixel = (at.m * N * P + at.row) * Q + at.column + t;
+            for (var k = 0u; k < TK; k++) {
+                let quad = at.filters + at.filter_thread + k * FILTER_THREADS;
+                if KG4 % FT == 0u || quad < KG4 {
+                    y[pixel * K4 + at.group * KG4 + quad] = pack((*acc)[t * TK + k]);
+                }
+            }
+        }
+    }
+}
+
+// Puts the thread's sums over its pixels of (y - mean), or of its square, where the tile's are added up.
+fn sum_pixels(at: Place, lane: u32, acc: ptr<function, array<vec4<f32>, TP * TK>>, square: bool) {
+    for (var k = 0u; k < TK; k++) {
+        let mean = staged[k * WORKGROUP + at.filter_thread];
+        var sum: vec4<f32>;
+        for (var t = 0u; t < TP; t++) {
+            if at.row < N * P && at.column + t < Q {
+                let value = (*acc)[t * TK + k];
+                if square {
+                    sum += (value - mean) * (value - mean);
+                } else {
+                    sum += value;
+                }
+            }
+        }
+        // The mean is read by all before its place is written.
+        workgroupBarrier();
+        staged[k * WORKGROUP + lane] = sum;
+    }
+}
+
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let index = wid.x + wid.y * GRID_ROW;
     if index >= WORKGROUPS {
         return;
     }
-    let first_row = index % ROW_TILES * LINES;
-    let filters = index / ROW_TILES % FILTER_TILES * FT;
-    let group = index / (ROW_TILES * FILTER_TILES) % G;
-    let m = index / (ROW_TILES * FILTER_TILES * G);
-    let x_member = select(m, 0u, X_MEMBERS == 1u);
-    group_channel = x_member * C4 + group * DEPTH;
-
-    let filter_thread = lane % FILTER_THREADS;
-    let line = lane / FILTER_THREADS % LINES;
-    let column = lane / (FILTER_THREADS * LINES) * TP;
-    var places = source_places(lane, first_row);
-
+    let at = place_of(index, lane);
     var acc: array<vec4<f32>, TP * TK>;
-    for (var c = 0u; c < DEPTH; c += CQ) {
-        stage_patch(lane, &places, x_member * N * H * W, c);
-        stage_weights(lane, m, group, filters, c);
-        workgroupBarrier();
-        multiply_staged(&acc, line, column, filter_thread);
-        workgroupBarrier();
-    }
+    convolve(at, lane, &acc);
+    store(at, &acc);
+}
 
-    let row = first_row + line;
-    if row >= N * P {
+// As main; and of each tile, which is a chunk of rows, the sum and the squared distance from its mean.
+@compute @workgroup_size(WORKGROUP)
+fn statistics(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let index = wid.x + wid.y * GRID_ROW;
+    if index >= WORKGROUPS {
         return;
     }
-    for (var t = 0u; t < TP; t++) {
-        if column + t < Q {
-            let pixel = (m * N * P + row) * Q + column + t;
-            for (var k = 0u; k < TK; k++) {
-                let quad = filters + filter_thread + k * FILTER_THREADS;
-                if KG4 % FT == 0u || quad < KG4 {
-                    y[pixel * K4 + group * KG4 + quad] = pack(acc[t * TK + k]);
-                }
-            }
+    let at = place_of(index, lane);
+    var acc: array<vec4<f32>, TP * TK>;
+    convolve(at, lane, &acc);
+    store(at, &acc);
+
+    let count = f32(min(LINES, N * P - at.tile * LINES) * Q);
+    let first = (at.tile * M + at.m) * 2u * K4 + at.group * KG4 + at.filters + at.filter_thread;
+    sum_pixels(at, lane, &acc, false);
+    sum_over_tile(lane);
+    for (var k = 0u; k < TK; k++) {
+        let quad = at.filters + at.filter_thread + k * FILTER_THREADS;
+        if lane < FILTER_THREADS && (KG4 % FT == 0u || quad < KG4) {
+            partials[first + k * FILTER_THREADS] = staged[k * WORKGROUP + lane];
+        }
+        workgroupBarrier();
+        if lane < FILTER_THREADS {
+            staged[k * WORKGROUP + lane] /= count;
+        }
+    }
+    workgroupBarrier();
+    sum_pixels(at, lane, &acc, true);
+    sum_over_tile(lane);
+    for (var k = 0u; k < TK; k++) {
+        let quad = at.filters + at.filter_thread + k * FILTER_THREADS;
+        if lane < FILTER_THREADS && (KG4 % FT == 0u || quad < KG4) {
+            partials[first + k * FILTER_THREADS + K4] = staged[k * WORKGROUP + lane];
         }
     }
 }

@@ -8,7 +8,15 @@
 @group(0) @binding(0) var<storage, read> dy: array<Stored>;           // [M,N,P,Q,K]
 @group(0) @binding(1) var<storage, read> w: array<vec4<f32>>;         // [M,R,S,CG,K]
 @group(0) @binding(2) var<storage, read_write> dx: array<Stored>;     // [X_MEMBERS,N,H,W,C]
-@group(0) @binding(3) var<storage, read> addend: array<Stored>;       // [X_MEMBERS,N,H,W,C], read only if ADDEND
+@group(0) @binding(3) var<storage, read> addend: array<Stored>;       // [X_MEMBERS,N,H,W,C], read only if ADDEND; not relu
+// The batch-norm whose gradient begins here: relu and relu_of_sum only.
+@group(0) @binding(4) var<storage, read> norm_stats: array<vec4<f32>>;      // [X_MEMBERS,2,C] (mean, inv_std)
+@group(0) @binding(5) var<storage, read_write> partials: array<vec4<f32>>;  // [ROW_TILES,X_MEMBERS,2,C]
+@group(0) @binding(6) var<storage, read> norm_x: array<Stored>;             // [X_MEMBERS,N,H,W,C], relu_of_sum only
+@group(0) @binding(7) var<storage, read> norm_y: array<Stored>;             // [X_MEMBERS,N,H,W,C], relu_of_sum only
+@group(0) @binding(3) var<storage, read> norm_x_relu: array<Stored>;        // [X_MEMBERS,N,H,W,C], relu only
+@group(0) @binding(6) var<storage, read> gamma: array<vec4<f32>>;           // [X_MEMBERS,C], relu only
+@group(0) @binding(7) var<storage, read> beta: array<vec4<f32>>;            // [X_MEMBERS,C], relu only
 
 // Tap r is met by the rows of class a = (r - PAD_H) mod STRIDE_H, in which row u reads row u + (a + PAD_H - r) / STRIDE_H of
 // dy. The latter falls as r grows: the patch begins with what the last tap reads, TOP above u, and the first tap reads
@@ -102,58 +110,169 @@ fn multiply_staged(
     }
 }
 
+// What a thread works on.
+struct Place {
+    x_member: u32,
+    group: u32,
+    channels: u32,
+    channel_thread: u32,
+    tile: u32,
+    line: u32,
+    row: u32,
+    a: u32,
+    column: u32,
+}
+
+fn place_of(index: u32, lane: u32) -> Place {
+    var at: Place;
+    at.tile = index % ROW_TILES;
+    at.channels = index / ROW_TILES % CHANNEL_TILES * FT;
+    at.group = index / (ROW_TILES * CHANNEL_TILES) % G;
+    at.x_member = index / (ROW_TILES * CHANNEL_TILES * G);
+    at.channel_thread = lane % FILTER_THREADS;
+    at.line = lane / FILTER_THREADS % LINES;
+    at.row = at.tile * LINES + at.line;
+    at.column = lane / (FILTER_THREADS * LINES) % (TC / TP) * TP;
+    at.a = lane / (FILTER_THREADS * LINES * (TC / TP));
+    return at;
+}
+
+fn convolve(at: Place, lane: u32, acc: ptr<function, array<vec4<f32>, STRIDE_W * TP * TK>>) {
+    group_filter = at.group * DEPTH;
+    var places = source_places(lane, at.tile * LINES);
+    for (var m = at.x_member * SUMMED; m < (at.x_member + 1u) * SUMMED; m++) {
+        for (var k = 0u; k < DEPTH; k += CQ) {
+            stage_patch(lane, &places, m * N * P * Q, k);
+            stage_weights(lane, m, at.channels, k);
+            workgroupBarrier();
+            multiply_staged(acc, at.line, at.a, at.column, at.channel_thread);
+            workgroupBarrier();
+        }
+    }
+}
+
+// The quad of dx that is sum `t` of class b, at quad k; NOWHERE beyond the image or the channels.
+fn element_of(at: Place, b: u32, t: u32, k: u32) -> u32 {
+    let i = at.row % CLASS_H * STRIDE_H + at.a;
+    let j = (at.column + t) * STRIDE_W + b;
+    let quad = at.channels + at.channel_thread + k * FILTER_THREADS;
+    if at.row >= N * CLASS_H || i >= H || j >= W || (CG4 % FT != 0u && quad >= CG4) {
+        return NOWHERE;
+    }
+    return (((at.x_member * N + at.row / CLASS_H) * H + i) * W + j) * C4 + at.group * CG4 + quad;
+}
+
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let index = wid.x + wid.y * GRID_ROW;
     if index >= WORKGROUPS {
         return;
     }
-    let first_row = index % ROW_TILES * LINES;
-    let channels = index / ROW_TILES % CHANNEL_TILES * FT;
-    let group = index / (ROW_TILES * CHANNEL_TILES) % G;
-    let x_member = index / (ROW_TILES * CHANNEL_TILES * G);
-    group_filter = group * DEPTH;
-
-    let channel_thread = lane % FILTER_THREADS;
-    let line = lane / FILTER_THREADS % LINES;
-    let column = lane / (FILTER_THREADS * LINES) % (TC / TP) * TP;
-    let a = lane / (FILTER_THREADS * LINES * (TC / TP));
-    var places = source_places(lane, first_row);
-
+    let at = place_of(index, lane);
     var acc: array<vec4<f32>, STRIDE_W * TP * TK>;
-    for (var m = x_member * SUMMED; m < (x_member + 1u) * SUMMED; m++) {
-        for (var k = 0u; k < DEPTH; k += CQ) {
-            stage_patch(lane, &places, m * N * P * Q, k);
-            stage_weights(lane, m, channels, k);
-            workgroupBarrier();
-            multiply_staged(&acc, line, a, column, channel_thread);
-            workgroupBarrier();
-        }
-    }
-
-    let row = first_row + line;
-    let i = row % CLASS_H * STRIDE_H + a;
-    if row >= N * CLASS_H || i >= H {
-        return;
-    }
+    convolve(at, lane, &acc);
     for (var b = 0u; b < STRIDE_W; b++) {
         for (var t = 0u; t < TP; t++) {
-            let j = (column + t) * STRIDE_W + b;
-            if j < W {
-                let pixel = ((x_member * N + row / CLASS_H) * H + i) * W + j;
-                for (var k = 0u; k < TK; k++) {
-                    let quad = channels + channel_thread + k * FILTER_THREADS;
-                    if CG4 % FT == 0u || quad < CG4 {
-                        let element = pixel * C4 + group * CG4 + quad;
-                        let sum = acc[(b * TP + t) * TK + k];
-                        if ADDEND {
-                            dx[element] = pack(unpack(addend[element]) + sum);
-                        } else {
-                            dx[element] = pack(sum);
-                        }
+            for (var k = 0u; k < TK; k++) {
+                let element = element_of(at, b, t, k);
+                if element != NOWHERE {
+                    var sum = acc[(b * TP + t) * TK + k];
+                    if ADDEND {
+                        sum += unpack(addend[element]);
                     }
+                    dx[element] = pack(sum);
                 }
             }
         }
     }
+}
+
+// Adds up over the tile, which is a chunk of rows, what its threads found for each quad k: the sums of g and of
+// g (x - mean) inv_std.
+fn write_partials(at: Place, lane: u32, sum: array<vec4<f32>, TK>, product: array<vec4<f32>, TK>) {
+    for (var k = 0u; k < TK; k++) {
+        staged[2u * k * WORKGROUP + lane] = sum[k];
+        staged[(2u * k + 1u) * WORKGROUP + lane] = product[k];
+    }
+    sum_over_tile(lane);
+    for (var k = 0u; k < TK; k++) {
+        let quad = at.channels + at.channel_thread + k * FILTER_THREADS;
+        if lane < FILTER_THREADS && (CG4 % FT == 0u || quad < CG4) {
+            let channel = at.group * CG4 + quad;
+            let to = (at.tile * X_MEMBERS + at.x_member) * 2u * C4 + channel;
+            let inv_std = norm_stats[(at.x_member * 2u + 1u) * C4 + channel];
+            partials[to] = staged[2u * k * WORKGROUP + lane];
+            partials[to + C4] = staged[(2u * k + 1u) * WORKGROUP + lane] * inv_std;
+        }
+    }
+}
+
+// As main, and the first pass of the gradient of a batch-norm with a ReLU behind it, whose output dx is the gradient of:
+// what is written is g, dx where the ReLU is open and else 0.
+@compute @workgroup_size(WORKGROUP)
+fn relu(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let index = wid.x + wid.y * GRID_ROW;
+    if index >= WORKGROUPS {
+        return;
+    }
+    let at = place_of(index, lane);
+    var acc: array<vec4<f32>, STRIDE_W * TP * TK>;
+    convolve(at, lane, &acc);
+    var sum: array<vec4<f32>, TK>;
+    var product: array<vec4<f32>, TK>;
+    for (var k = 0u; k < TK; k++) {
+        let channel = at.group * CG4 + min(at.channels + at.channel_thread + k * FILTER_THREADS, CG4 - 1u);
+        let statistic = at.x_member * 2u * C4 + channel;
+        let parameter = at.x_member * C4 + channel;
+        let mean = norm_stats[statistic];
+        let scale = gamma[parameter] * norm_stats[statistic + C4];
+        let shift = beta[parameter];
+        for (var b = 0u; b < STRIDE_W; b++) {
+            for (var t = 0u; t < TP; t++) {
+                let element = element_of(at, b, t, k);
+                if element != NOWHERE {
+                    let deviation = unpack(norm_x_relu[element]) - mean;
+                    let g = select(vec4<f32>(), acc[(b * TP + t) * TK + k], deviation * scale + shift > vec4<f32>());
+                    dx[element] = pack(g);
+                    sum[k] += g;
+                    product[k] += g * deviation;
+                }
+            }
+        }
+    }
+    write_partials(at, lane, sum, product);
+}
+
+// The same where a residual was added in front of the ReLU, with its output y.
+@compute @workgroup_size(WORKGROUP)
+fn relu_of_sum(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let index = wid.x + wid.y * GRID_ROW;
+    if index >= WORKGROUPS {
+        return;
+    }
+    let at = place_of(index, lane);
+    var acc: array<vec4<f32>, STRIDE_W * TP * TK>;
+    convolve(at, lane, &acc);
+    var sum: array<vec4<f32>, TK>;
+    var product: array<vec4<f32>, TK>;
+    for (var k = 0u; k < TK; k++) {
+        let channel = at.group * CG4 + min(at.channels + at.channel_thread + k * FILTER_THREADS, CG4 - 1u);
+        let mean = norm_stats[at.x_member * 2u * C4 + channel];
+        for (var b = 0u; b < STRIDE_W; b++) {
+            for (var t = 0u; t < TP; t++) {
+                let element = element_of(at, b, t, k);
+                if element != NOWHERE {
+                    var value = acc[(b * TP + t) * TK + k];
+                    if ADDEND {
+                        value += unpack(addend[element]);
+                    }
+                    let g = select(vec4<f32>(), value, unpack(norm_y[element]) > vec4<f32>());
+                    dx[element] = pack(g);
+                    sum[k] += g;
+                    product[k] += g * (unpack(norm_x[element]) - mean);
+                }
+            }
+        }
+    }
+    write_partials(at, lane, sum, product);
 }

@@ -9,7 +9,7 @@
 // Who uses it defines source_quad(pixel, c), the staged value, and the constants SOURCE_H, SOURCE_W (extents of the source),
 // PATCH_ROWS, PATCH_COLUMNS (extents of what the tile reads of one image), STEP_H (rows of the source from one row
 // of the tile to the next), TOP, LEFT (the patch begins so far above and left), SAMPLE_H, SAMPLE_W (it has every so many-th pixel), TILED_H (rows of an image that are
-// tiled), DEPTH (quads of channels to sum over).
+// tiled), DEPTH (quads of channels to sum over), SUMS (quads that a thread gives to sums over the tile, or 0).
 
 const PITCH: u32 = PATCH_COLUMNS | 1u;
 const PATCH: u32 = TI * PATCH_ROWS * PITCH;
@@ -18,9 +18,10 @@ const PATCH_STEPS: u32 = (PATCH_PIXELS + WORKGROUP - 1u) / WORKGROUP;
 const FT: u32 = FILTER_THREADS * TK;
 const LINES: u32 = TI * TR;
 const CHUNK_WEIGHTS: u32 = R * S * 4u * FT;
+const PIXEL_THREADS: u32 = WORKGROUP / FILTER_THREADS;
 const NOWHERE: u32 = 0xffffffffu;
 
-var<workgroup> staged: array<vec4<f32>, CQ * PATCH>;
+var<workgroup> staged: array<vec4<f32>, max(CQ * PATCH, SUMS * WORKGROUP)>;
 var<workgroup> weights: array<vec4<f32>, CQ * CHUNK_WEIGHTS>;
 
 // Which pixels of the source a thread stages: they are the same for every chunk of channels.
@@ -58,4 +59,23 @@ fn stage_patch(lane: u32, places: ptr<function, Places>, first: u32, c: u32) {
             }
         }
     }
+}
+
+// Adds up what `staged` holds of each thread, quad `slot` at slot WORKGROUP + lane, over the threads of the same filters,
+// in a fixed order: the sum is that of the first of them.
+fn sum_over_tile(lane: u32) {
+    let pixel_thread = lane / FILTER_THREADS;
+    var width = PIXEL_THREADS;
+    while width > 1u {
+        let half = (width + 1u) / 2u;
+        workgroupBarrier();
+        if pixel_thread + half < width {
+            for (var slot = 0u; slot < SUMS; slot++) {
+                let at = slot * WORKGROUP + lane;
+                staged[at] += staged[at + half * FILTER_THREADS];
+            }
+        }
+        width = half;
+    }
+    workgroupBarrier();
 }

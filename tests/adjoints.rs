@@ -9,9 +9,8 @@ use tensor::kernels::conv2d_grad_weight::Conv2dGradWeight;
 use tensor::kernels::gemm::Gemm;
 use tensor::kernels::global_average_pool::{GlobalAveragePool, GlobalAveragePoolGrad};
 use tensor::kernels::shortcut_a::{ShortcutA, ShortcutAGrad};
-use tensor::kernels::sum_columns::SumColumns;
 use tensor::kernels::sum_members::SumMembers;
-use tensor::kernels::sum_partials::SumPartials;
+use tensor::kernels::sum_partials::{Sum, SumPartials};
 use tensor::{Kernel, Rng, Slice, SliceMut};
 
 /// The same cases at every run: a failure is no matter of luck.
@@ -86,17 +85,17 @@ proptest! {
     fn convolution(geometry in geometries()) {
         let [x, w, dy] = [(geometry.input_spec(), 0), (geometry.weight_spec(), 1), (geometry.output_spec(), 2)]
             .map(|(spec, key)| random(spec.words(), key));
-        let y = run(&Conv2dForward { geometry, normalised: false }, &[&x, &w]);
-        let dx = run(&Conv2dGradInput { geometry, addend: false }, &[&dy, &w]);
+        let y = run(&Conv2dForward { geometry, normalised: false, statistics: false }, &[&x, &w]);
+        let dx = run(&Conv2dGradInput { geometry, addend: false, norm: None }, &[&dy, &w]);
         assert_adjoint(dot(&y, &dy), dot(&x, &dx), &y, &dy);
 
         let kernel = Conv2dGradWeight { geometry, normalised: false };
-        let sum = SumPartials { partials: kernel.partials(), shape: geometry.weight_spec().shape };
+        let sum = SumPartials::new(Sum::of(kernel.partials(), geometry.weight_spec().shape));
         let dw = run(&sum, &[&run(&kernel, &[&x, &dy])]);
         assert_adjoint(dot(&y, &dy), dot(&w, &dw), &y, &dy);
 
         let addend = random(x.len(), 3);
-        let added = run(&Conv2dGradInput { geometry, addend: true }, &[&dy, &w, &addend]);
+        let added = run(&Conv2dGradInput { geometry, addend: true, norm: None }, &[&dy, &w, &addend]);
         assert_adjoint(dot(&added, &x), dot(&dx, &x) + dot(&addend, &x), &added, &x);
     }
 
@@ -156,8 +155,8 @@ proptest! {
     fn sums(parts in 1..=40usize, words in 1..=33usize, columns in 1..=9usize) {
         let over_parts = [
             Box::new(SumMembers { members: parts, words }) as Box<dyn Kernel>,
-            Box::new(SumPartials { partials: parts, shape: vec![words] }),
-            Box::new(SumColumns { members: 1, rows: parts, columns: words }),
+            Box::new(SumPartials::new(Sum::of(parts, vec![words]))),
+            Box::new(SumPartials::new(Sum::of_rows(1, parts, words))),
         ];
         for kernel in over_parts {
             let x = operands(kernel.as_ref()).remove(0);
@@ -165,7 +164,7 @@ proptest! {
             let dy = random(y.len(), 1);
             assert_adjoint(dot(&y, &dy), dot(&x, &dy.repeat(parts)), &y, &dy);
         }
-        let kernel = SumColumns { members: 3, rows: parts, columns };
+        let kernel = SumPartials::new(Sum::of_rows(3, parts, columns));
         let x = operands(&kernel).remove(0);
         let y = run(&kernel, &[&x]);
         let dy = random(y.len(), 1);

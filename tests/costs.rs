@@ -1,9 +1,14 @@
-//! Parameters and operations of networks, against the table of the method's page: every digit given there.
+//! What networks cost: parameters and operations against the table of the method's page, every digit given there; memory
+//! traffic and dispatches of a step against what an engine that fuses well needs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use nets::resnet::Shortcut;
 use nets::{Macs, Mode, Model, architecture};
 use one::Config;
-use tensor::{Graph, Spec};
+use tensor::optim::SgdConfig;
+use tensor::{DType, Graph, Kernel, Spec, Target};
 
 /// A network at its own image size, and its multiply-accumulates.
 fn record(name: &str, shortcut: Shortcut, branches: usize, classes: usize) -> (Model, Macs) {
@@ -98,4 +103,64 @@ fn resnet32_by_number_of_branches() {
         assert_eq!(hundred_millions(operations), *flops, "{branches} branches");
         assert_eq!(format!("{:.3}", training as f64 / 1e6), millions, "{branches} branches");
     }
+}
+
+/// The kernels of a step of ResNet-32 with three branches at batch 128.
+fn step_kernels(training: bool, dtype: DType) -> Vec<Arc<dyn Kernel>> {
+    let net = architecture("resnet32", Shortcut::B).expect("known");
+    let (mut graph, mut model) = (Graph::new(), Model::new());
+    let image = graph.input("image", Spec::new(dtype, [1, 128, 32, 32, 4]));
+    let labels = graph.input("labels", Spec::u32([128]));
+    let config = Config::paper(net.as_ref(), 3, 100);
+    let operands = (image, labels);
+    if training {
+        let sgd = SgdConfig { nesterov: true };
+        one::training(&mut graph, &mut model, net.as_ref(), operands, &config, sgd).expect("recorded");
+    } else {
+        one::evaluation(&mut graph, &mut model, net.as_ref(), operands, &config, 10_000).expect("recorded");
+    }
+    graph.live_kernels().expect("planned")
+}
+
+/// Bytes are those of every kernel's operands, each read once and written once (updated state both), the partial sums of
+/// batch-norms and of weights included; what a kernel reads again, such as the rows around a convolution's tile, is its
+/// cache's matter. The unit is all outputs of convolutions together, those of the three branches and of the shortcuts
+/// included. An engine that runs each operation by itself moves 22 times that.
+#[test]
+fn bytes_of_a_training_step() {
+    let kernels = step_kernels(true, DType::F32);
+    let outputs: usize = kernels
+        .iter()
+        .filter(|kernel| kernel.name() == "conv2d_forward")
+        .map(|kernel| kernel.outputs()[0].bytes())
+        .sum();
+    let bytes: u64 = kernels.iter().map(|kernel| kernel.cost().bytes).sum();
+    let times = bytes as f64 / outputs as f64;
+    let mut families: BTreeMap<&str, u64> = BTreeMap::new();
+    for kernel in &kernels {
+        *families.entry(kernel.name()).or_default() += kernel.cost().bytes;
+    }
+    eprintln!("{} MB of outputs; a training step moves {times:.2} times that:", outputs / 1_000_000);
+    for (family, bytes) in families {
+        eprintln!("  {family:<28} {:.2}", bytes as f64 / outputs as f64);
+    }
+    assert!(times <= 14.0, "a training step moves {times:.2} times the convolutions' outputs");
+
+    let halves: u64 = step_kernels(true, DType::F16).iter().map(|kernel| kernel.cost().bytes).sum();
+    let share = halves as f64 / bytes as f64;
+    eprintln!("  with activations of 16 bits, {share:.3} of these bytes");
+    assert!(share <= 0.6, "16 bits move {share:.3} of the bytes that 32 bits do");
+}
+
+/// As a GPU runs them: there, tiles take the sums that batch-norms need.
+#[test]
+fn dispatches_of_a_step() {
+    let dispatches = |training| -> usize {
+        let passes = |kernel: &Arc<dyn Kernel>| kernel.launch(&Target::HARDWARE).passes().count();
+        step_kernels(training, DType::F32).iter().map(passes).sum()
+    };
+    let (training, evaluation) = (dispatches(true), dispatches(false));
+    eprintln!("dispatches: {training} in training, {evaluation} in evaluation");
+    assert!(training <= 230, "{training} dispatches in training");
+    assert!(evaluation <= 80, "{evaluation} dispatches in evaluation");
 }

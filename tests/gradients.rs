@@ -139,9 +139,14 @@ impl Recorder {
     }
 
     fn batch_norm(&mut self, x: Var, residual: Option<Var>, relu: bool) -> Result<Var> {
+        self.batch_norm_to(1.0, x, residual, relu)
+    }
+
+    /// With deviations of about `scale`.
+    fn batch_norm_to(&mut self, scale: f64, x: Var, residual: Option<Var>, relu: bool) -> Result<Var> {
         let spec = self.graph.spec(x);
         let shape = [spec.members(), spec.last()];
-        let gamma = self.parameter(&shape, 1.0, 0.1)?;
+        let gamma = self.parameter(&shape, scale, 0.1 * scale)?;
         let beta = self.parameter(&shape, 0.05, 0.05)?;
         let running =
             |recorder: &mut Self, value| recorder.declare(Kind::Running, &shape, vec![value; shape[0] * shape[1]]);
@@ -166,6 +171,7 @@ fn cases() -> Vec<(&'static str, Record)> {
     cases.extend(poolings());
     cases.extend(joins());
     cases.extend(shared_tensors());
+    cases.extend(fused());
     cases
 }
 
@@ -368,6 +374,70 @@ fn shared_tensors() -> Vec<(&'static str, Record)> {
     ]
 }
 
+/// Batch-norms whose sums are taken by the convolutions around them, and what keeps convolutions from doing so.
+fn fused() -> Vec<(&'static str, Record)> {
+    const THREE: Conv2d = Conv2d { stride: [1, 1], padding: [1, 1], groups: 1 };
+    const HALF: Conv2d = Conv2d { stride: [2, 2], padding: [0, 0], groups: 1 };
+    // Behind two-sided values and one weight per channel, normalised values stay off the kink of a ReLU.
+    let sided = |recorder: &mut Recorder, shape: [usize; 5]| -> Result<Var> {
+        let x = recorder.two_sided(&shape)?;
+        let channels = shape[4];
+        let diagonal = (0..shape[0] * channels * channels).map(|i| {
+            if i / channels % channels == i % channels { 1.0 + 0.1 * (i % 3) as f32 } else { 0.004 * (i % 5) as f32 }
+        });
+        let weight = [shape[0], 1, 1, channels, channels];
+        let w = recorder.declare(Kind::Trained { decay: true }, &weight, diagonal.collect())?;
+        recorder.graph.conv2d(x, w, Conv2d::default())
+    };
+    let between = |name, members, readers: usize, spec, weight: [usize; 5], relu| {
+        case(name, move |recorder: &mut Recorder| {
+            let x = sided(recorder, [members, 2, 6, 5, 4])?;
+            let y = recorder.batch_norm(x, None, relu)?;
+            (0..readers).map(|_| recorder.conv2d(y, weight, spec)).collect()
+        })
+    };
+    vec![
+        between("a normalisation between convolutions", 2, 1, THREE, [2, 3, 3, 4, 4], false),
+        between("a ReLU between convolutions", 2, 1, THREE, [2, 3, 3, 4, 8], true),
+        between("a ReLU before a strided convolution", 1, 1, HALF, [1, 1, 1, 4, 8], true),
+        between("a ReLU before a convolution that fans out", 1, 1, HALF, [3, 3, 3, 4, 4], true),
+        between("a ReLU before two convolutions", 1, 2, THREE, [1, 3, 3, 4, 4], true),
+        case("residual blocks, of which the first projects", move |recorder| {
+            let x = recorder.activation(&[1, 2, 6, 6, 4], 1.0)?;
+            let projected = recorder.conv2d(x, [2, 1, 1, 4, 8], HALF)?;
+            let projected = recorder.batch_norm_to(0.05, projected, None, false)?;
+            let y = sided(recorder, [2, 2, 3, 3, 8])?;
+            let y = recorder.batch_norm(y, Some(projected), true)?;
+            let z = sided(recorder, [2, 2, 3, 3, 8])?;
+            let z = recorder.batch_norm(z, Some(y), false)?;
+            Ok(vec![recorder.conv2d(y, [2, 3, 3, 8, 4], THREE)?, recorder.conv2d(z, [2, 3, 3, 8, 4], THREE)?])
+        }),
+        case("a sum of two normalisations", |recorder| {
+            let x = recorder.activation(&[1, 2, 4, 4, 4], 1.0)?;
+            let a = recorder.conv2d(x, [1, 3, 3, 4, 8], THREE)?;
+            let b = recorder.conv2d(x, [1, 1, 1, 4, 8], Conv2d::default())?;
+            let a = recorder.batch_norm(a, None, false)?;
+            let both = recorder.batch_norm(b, Some(a), false)?;
+            Ok(vec![recorder.conv2d(both, [1, 3, 3, 8, 4], THREE)?])
+        }),
+        case("one gradient for two normalisations", |recorder| {
+            let x = recorder.activation(&[1, 2, 4, 4, 4], 1.0)?;
+            let a = recorder.conv2d(x, [1, 3, 3, 4, 4], THREE)?;
+            let (b, c) = (recorder.batch_norm(a, None, false)?, recorder.batch_norm(a, None, false)?);
+            let sum = recorder.sum(b, c)?;
+            Ok(vec![recorder.conv2d(sum, [1, 3, 3, 4, 4], THREE)?])
+        }),
+        case("a normalised shortcut that something else reads, too", |recorder| {
+            let x = recorder.activation(&[1, 2, 4, 4, 4], 1.0)?;
+            let a = recorder.conv2d(x, [1, 3, 3, 4, 4], THREE)?;
+            let a = recorder.batch_norm(a, None, false)?;
+            let b = recorder.conv2d(x, [1, 1, 1, 4, 4], Conv2d::default())?;
+            let b = recorder.batch_norm(b, Some(a), false)?;
+            Ok(vec![recorder.conv2d(a, [1, 3, 3, 4, 4], THREE)?, recorder.scaled(a, 0.5)?, b])
+        }),
+    ]
+}
+
 /// Cases on a device, with the gradients recorded.
 struct Checked {
     program: Program,
@@ -481,7 +551,7 @@ fn gradients_are_the_limits_of_differences() {
 #[test]
 fn gpus_agree_with_the_cpu_device() {
     let expected = Checked::new(&cases(), &Device::cpu()).and_then(|mut cpu| cpu.read_gradients()).expect("the CPU");
-    for device in common::gpus() {
+    for device in common::gpus(None) {
         let mut checked = Checked::new(&cases(), &device).unwrap_or_else(|error| panic!("{error}"));
         let got = checked.read_gradients().unwrap_or_else(|error| panic!("{error}"));
         for (((tensor, _), got), expected) in checked.trained().zip(&got).zip(&expected) {

@@ -1,4 +1,5 @@
-//! Rules of the house that a compiler does not check: licences and duplicates of dependencies, and every `unsafe` explained.
+//! Rules of the house that a compiler does not check: licences, sources and duplicates of dependencies, and every `unsafe`
+//! explained. It is what `cargo deny` would look at without network, but for known vulnerabilities.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -91,6 +92,32 @@ fn no_dependency_comes_in_two_versions_unseen() {
     assert!(gone.is_empty(), "no longer in two versions: {gone:?}; take it off the list");
 }
 
+/// What is not of this workspace comes from one registry, and is held to a checksum.
+#[test]
+fn every_dependency_has_a_source_and_a_checksum() {
+    let lock = fs::read_to_string(root().join("Cargo.lock")).expect("readable");
+    let field = |package: &str, name: &str| {
+        let start = format!("{name} = ");
+        let found = package.lines().find_map(|line| line.strip_prefix(&start));
+        found.map(|value| value.trim_matches('"').to_owned())
+    };
+    let mut registries = BTreeSet::new();
+    let (mut own, mut others) = (0, 0);
+    for package in lock.split("[[package]]").skip(1) {
+        let name = field(package, "name").expect("every package has a name");
+        let Some(source) = field(package, "source") else {
+            own += 1;
+            continue;
+        };
+        assert!(source.starts_with("registry+"), "{name} comes from {source}");
+        assert_eq!(field(package, "checksum").map(|sum| sum.len()), Some(64), "{name}");
+        registries.insert(source);
+        others += 1;
+    }
+    assert_eq!(registries.len(), 1, "{registries:?}");
+    assert!(own >= 6 && others > 100, "{own} of this workspace, {others} others");
+}
+
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("readable") {
         let path = entry.expect("readable").path();
@@ -106,7 +133,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 #[test]
 fn every_unsafe_block_stands_in_the_table() {
     let mut files = Vec::new();
-    for folder in ["benches", "crates", "src", "tests"] {
+    for folder in ["benches", "crates", "src", "tests", "tools"] {
         sources(&root().join(folder), &mut files);
     }
     let mut found: BTreeMap<String, usize> = BTreeMap::new();
@@ -123,7 +150,7 @@ fn every_unsafe_block_stands_in_the_table() {
     }
     let page = fs::read_to_string(root().join("docs/architecture.md")).expect("readable");
     let mut told: BTreeMap<String, usize> = BTreeMap::new();
-    for row in page.lines().filter(|line| line.starts_with("| `crates/") && line.contains(".rs` |")) {
+    for row in page.lines().filter(|line| line.starts_with("| `") && line.contains(".rs` |")) {
         let name = row.split('`').nth(1).expect("a name");
         *told.entry(name.to_owned()).or_default() += 1;
     }

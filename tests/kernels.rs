@@ -4,6 +4,7 @@ mod common;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tensor::tuning::Variant;
 use tensor::{Device, Launch, Target};
@@ -43,14 +44,14 @@ fn references_write_every_output_and_nothing_else() {
 
 #[test]
 fn gpus_agree_with_references() {
-    agree(common::gpus(), &selected());
+    agree(common::gpus(None), &selected());
 }
 
 /// Where kernels have several variants, for kinds of adapters or to choose from, each of them runs on every adapter.
 #[test]
 fn gpus_agree_with_references_in_all_variants() {
     let variants: Vec<_> = selected().into_iter().flat_map(variants).collect();
-    for device in common::gpus() {
+    for device in common::gpus(None) {
         let runs = |case: &&cases::Case| {
             case.kernel.launch(&Target::HARDWARE).enable.is_none_or(|_| device.target().is_some_and(|t| t.shader_f16))
         };
@@ -75,26 +76,30 @@ fn variants(case: cases::Case) -> Vec<cases::Case> {
     launches.into_iter().enumerate().map(variant).collect()
 }
 
+/// Runs the cases, some at a time: compiling their shaders is what takes time.
 fn agree(devices: Vec<Device>, cases: &[cases::Case]) {
     for device in devices {
-        let mut failures = Vec::new();
-        for case in cases {
-            let (name, specs, tolerance) = (case.name.clone(), case.kernel.outputs(), case.tolerance);
-            let want = case.reference();
-            let got = match case.clone().prepare(&device) {
-                Ok(mut prepared) => prepared.outputs(),
-                Err(error) => Err(error.to_string()),
+        let next = AtomicUsize::new(0);
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let failures: Vec<String> = std::thread::scope(|scope| {
+            let run = || {
+                let taken = std::iter::from_fn(|| cases.get(next.fetch_add(1, Ordering::Relaxed)));
+                taken.filter_map(|case| check(case, &device).err()).collect::<Vec<_>>()
             };
-            let verdict = got.and_then(|got| {
-                for (i, spec) in specs.iter().enumerate() {
-                    cases::compare(&got[i], &want[i], spec, tolerance).map_err(|e| format!("output {i}: {e}"))?;
-                }
-                Ok(())
-            });
-            if let Err(problem) = verdict {
-                failures.push(format!("{name}: {problem}"));
-            }
-        }
+            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
+            workers.into_iter().flat_map(|worker| worker.join().expect("no case panics")).collect()
+        });
         assert!(failures.is_empty(), "{}: {} cases fail\n{}", device.name(), failures.len(), failures.join("\n"));
     }
+}
+
+/// Runs a case on a device, and compares what it wrote with the reference.
+fn check(case: &cases::Case, device: &Device) -> Result<(), String> {
+    let fail = |problem: String| format!("{}: {problem}", case.name);
+    let mut prepared = case.clone().prepare(device).map_err(|error| fail(error.to_string()))?;
+    let (got, want) = (prepared.outputs().map_err(fail)?, case.reference());
+    for (i, spec) in case.kernel.outputs().iter().enumerate() {
+        cases::compare(&got[i], &want[i], spec, case.tolerance).map_err(|e| fail(format!("output {i}: {e}")))?;
+    }
+    Ok(())
 }

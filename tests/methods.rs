@@ -16,7 +16,7 @@ const NET: CifarResNet = CifarResNet { block: Block::Basic, blocks: 1, width: 8,
 
 fn devices() -> Vec<Device> {
     let mut devices = vec![Device::cpu()];
-    devices.extend(common::gpus());
+    devices.extend(common::gpus(None));
     devices
 }
 

@@ -313,7 +313,7 @@ fn ten_steps_on_the_cpu_device_are_pytorchs() {
 
 #[test]
 fn gpus_are_pytorchs_too() {
-    for device in common::gpus() {
+    for device in common::gpus(None) {
         FILES.iter().for_each(|name| one_step(name, &device));
         FILES.iter().for_each(|name| evaluation(name, &device));
         loss_curve(FILES[0], &device);

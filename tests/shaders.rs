@@ -10,7 +10,7 @@ use nets::resnet::Shortcut;
 use nets::{Model, architecture};
 use one::Config;
 use tensor::optim::SgdConfig;
-use tensor::{Binding, Graph, Kernel, Launch, Spec, Target};
+use tensor::{Binding, DType, Graph, Kernel, Launch, Spec, Target};
 
 /// The variants of hardware and of software adapters are both checked.
 const TARGETS: [Target; 2] = [Target::HARDWARE, Target::SOFTWARE];
@@ -60,7 +60,7 @@ fn interface(module: &Module, info: &ModuleInfo, launch: &Launch) -> Result<(), 
                 };
                 let writes = access.contains(StorageAccess::STORE);
                 match expected {
-                    Some(Binding::Input(_)) if !writes => {}
+                    Some(Binding::Input(_) | Binding::Written(_)) if !writes => {}
                     Some(Binding::Output(_)) if writes => {}
                     _ => return Err(format!("binding {:?} at {slot:?} is {expected:?} for the kernel", global.name)),
                 }
@@ -98,10 +98,12 @@ fn translate(module: &Module, info: &ModuleInfo, launch: &Launch) -> Result<(), 
 fn check_all(launches: impl IntoIterator<Item = (String, Launch)>) {
     let mut seen: BTreeMap<(String, &'static str), String> = BTreeMap::new();
     for (name, launch) in launches {
-        seen.entry((launch.source(), launch.entry)).or_insert_with(|| {
-            check(&launch).unwrap_or_else(|error| panic!("{name}: {error}"));
-            name
-        });
+        for pass in launch.passes() {
+            seen.entry((pass.source(), pass.entry)).or_insert_with(|| {
+                check(pass).unwrap_or_else(|error| panic!("{name}: {error}"));
+                name.clone()
+            });
+        }
     }
     assert!(!seen.is_empty(), "nothing was checked");
     eprintln!("{} specialisations valid and translated", seen.len());
@@ -119,13 +121,13 @@ fn every_case_is_valid_everywhere() {
 }
 
 /// The kernels of a network's training and evaluation steps, described and launched.
-fn launches(name: &str, shortcut: Shortcut, branches: usize, batch: usize) -> Vec<(String, Launch)> {
+fn launches(name: &str, shortcut: Shortcut, branches: usize, batch: usize, dtype: DType) -> Vec<(String, Launch)> {
     let net = architecture(name, shortcut).expect("the network is known");
     let config = Config::paper(net.as_ref(), branches, 10);
     let mut launches = Vec::new();
     for training in [true, false] {
         let (mut graph, mut model) = (Graph::new(), Model::new());
-        let image = graph.input("image", Spec::f32([1, batch, 32, 32, 4]));
+        let image = graph.input("image", Spec::new(dtype, [1, batch, 32, 32, 4]));
         let labels = graph.input("labels", Spec::u32([batch]));
         let operands = (image, labels);
         let recorded = if training {
@@ -155,7 +157,8 @@ fn every_network_is_valid_everywhere() {
     ];
     let cases = networks.into_iter().flat_map(|(name, shortcut)| {
         [1, 3, 5].into_iter().flat_map(move |branches| {
-            [2, 128].into_iter().flat_map(move |batch| launches(name, shortcut, branches, batch))
+            let precisions = [(2, DType::F32), (128, DType::F32), (128, DType::F16)];
+            precisions.into_iter().flat_map(move |(batch, dtype)| launches(name, shortcut, branches, batch, dtype))
         })
     });
     check_all(cases);

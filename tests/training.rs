@@ -10,7 +10,7 @@ use nets::Model;
 use nets::resnet::{Block, CifarResNet, Shortcut};
 use one::{Config, LossWeights, Metrics};
 use tensor::optim::SgdConfig;
-use tensor::{Bank, CompileOptions, Device, Graph, Program, Spec, Var};
+use tensor::{Bank, CompileOptions, DType, Device, Graph, Program, Spec, Target, Var};
 
 const STEPS: usize = 20;
 const BATCH: usize = 16;
@@ -45,6 +45,10 @@ struct Outcome {
 
 impl Run {
     fn new(device: &Device) -> Self {
+        Self::in_precision(device, DType::F32)
+    }
+
+    fn in_precision(device: &Device, precision: DType) -> Self {
         let data = dataset();
         let (mut graph, mut model) = (Graph::new(), Model::new());
         // Two shards: the second one's images are found, too.
@@ -65,7 +69,7 @@ impl Run {
         inputs.push(picks);
         let (size, mean, std) = (data.train.size, data.mean, data.std);
         let augment = Augment { shard_images, size, batch: BATCH, padding: PADDING, mean, std };
-        let batch = graph.launch(augment, &inputs).expect("the operands fit");
+        let batch = graph.launch_as(precision, augment, &inputs).expect("the operands fit");
         let net = CifarResNet { block: Block::Basic, blocks: 1, width: 8, shortcut: Shortcut::B };
         let config = Config::paper(&net, BRANCHES, data.classes.len());
         let optimizer = SgdConfig { nesterov: true };
@@ -81,6 +85,9 @@ impl Run {
     /// Starts anew from a seed and takes all steps.
     fn train(&mut self, seed: u64) -> Outcome {
         self.model.initialize(&self.device, seed).expect("initial values");
+        if let Some(scale) = &self.step.optimizer.loss_scale {
+            scale.initialize(&self.device).expect("the state is written");
+        }
         let sampler = Sampler::new(seed, IMAGES, BATCH, Augmentation::Padded).expect("several batches");
         let epochs = (0..).map(|epoch| sampler.epoch(epoch));
         let batches: Vec<Vec<Pick>> =
@@ -138,7 +145,7 @@ fn the_number_of_threads_changes_no_bit() {
 
 #[test]
 fn gpus_learn_as_the_cpu_device_does_and_repeat_themselves() {
-    for device in common::gpus() {
+    for device in common::gpus(None) {
         let mut run = Run::new(&device);
         let first = run.train(7);
         let mut worst = 0.0f64;
@@ -148,6 +155,35 @@ fn gpus_learn_as_the_cpu_device_does_and_repeat_themselves() {
             assert!(error < 0.01, "{}: loss of step {step} is {got}, on the CPU {expected}", device.name());
         }
         eprintln!("{}: loss curve within {worst:.1e} of the CPU's", device.name());
+        assert_same_bits(device.name(), &first, &run.train(7));
+    }
+}
+
+/// Activations in 16 bits: every device learns along the curve of 32 bits, and repeats itself; GPUs both with 16-bit floats in
+/// shaders, where the adapter has them, and with two of them in a word.
+#[test]
+fn mixed_precision_learns_along_the_same_curve_and_repeats_itself() {
+    let mut devices = vec![Device::cpu()];
+    for target in [Target::HARDWARE, Target::SOFTWARE] {
+        let floats = |device: &Device| device.target().is_some_and(|own| own.shader_f16);
+        let natural = common::gpus(None).into_iter().filter(|device| !target.shader_f16 || floats(device));
+        let names: Vec<String> = natural.map(|device| device.name().to_owned()).collect();
+        devices
+            .extend(common::gpus(Some(target)).into_iter().filter(|device| names.iter().any(|n| n == device.name())));
+    }
+    for device in devices {
+        let mut run = Run::in_precision(&device, DType::F16);
+        let first = run.train(7);
+        let mut worst = 0.0f64;
+        for (step, (got, expected)) in first.losses.iter().zip(&on_the_cpu().losses).enumerate() {
+            let error = (got - expected).abs() / expected;
+            worst = worst.max(error);
+            assert!(error < 0.03, "{}: loss of step {step} is {got}, in 32 bits {expected}", device.name());
+        }
+        let scale = run.step.loss_scale(&device).expect("readable").expect("the loss is scaled");
+        eprintln!("{}, 16 bits: loss curve within {worst:.1e} of 32 bits, scale {scale:?}", device.name());
+        assert!(scale[1] + scale[3] > 0.0 && scale[3] < 5.0, "{}: loss scale {scale:?}", device.name());
+        assert!(first != *on_the_cpu(), "16 bits must leave a trace");
         assert_same_bits(device.name(), &first, &run.train(7));
     }
 }

@@ -38,7 +38,7 @@ fn run(device: &Device) -> Vec<f32> {
 /// The time decides which candidate is chosen, and the test cannot know that; but all are measured, or far slower.
 #[test]
 fn every_candidate_is_measured_or_left_out_for_a_reason() {
-    for device in common::gpus_as(Some(Target::HARDWARE)) {
+    for device in common::gpus(Some(Target::HARDWARE)) {
         let (key, kernel) = candidates(&Target::HARDWARE);
         let measured = measure(&device, &Target::HARDWARE, key, &kernel).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(measured.candidates.len(), kernel.candidates(&Target::HARDWARE).len());
@@ -53,7 +53,7 @@ fn every_candidate_is_measured_or_left_out_for_a_reason() {
 fn devices_run_the_variants_that_they_are_given() {
     let (key_of_all, kernel) = candidates(&Target::HARDWARE);
     let launches = kernel.candidates(&Target::HARDWARE);
-    for device in common::gpus_as(Some(Target::HARDWARE)) {
+    for device in common::gpus(Some(Target::HARDWARE)) {
         let rule = run(&device);
         for (variant, launch) in launches.iter().enumerate() {
             let mut choices = Choices::default();

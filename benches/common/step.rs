@@ -4,7 +4,6 @@ use nets::resnet::Shortcut;
 use nets::{Model, architecture};
 use one::{Config, LossWeights};
 use tensor::optim::SgdConfig;
-use tensor::plan::plan;
 use tensor::{Cost, Device, Graph, Program, Rng, Spec, Var};
 
 const CLASSES: usize = 10;
@@ -45,10 +44,9 @@ impl Step {
 
     /// Operations and bytes of one step.
     pub fn cost(&self) -> tensor::Result<Cost> {
-        let kernels: Vec<_> = self.graph.kernels().collect();
         let mut total = Cost::default();
-        for live in plan(&self.graph)?.order {
-            let cost = kernels[live].cost();
+        for kernel in self.graph.live_kernels()? {
+            let cost = kernel.cost();
             total.flops += cost.flops;
             total.bytes += cost.bytes;
         }

@@ -1,10 +1,9 @@
 //! Batch normalisation, forward and backward.
 
 use tensor::kernels::batch_norm_apply::{BatchNormApply, BatchNormInference, Residual};
-use tensor::kernels::batch_norm_backward::{
-    Activation, BatchNormGradFinalize, BatchNormGradInput, BatchNormGradPartials,
-};
-use tensor::kernels::batch_norm_stats::{BatchNormFinalize, BatchNormPartials};
+use tensor::kernels::batch_norm_backward::{Activation, BatchNormGradInput, BatchNormGradPartials, Upstream};
+use tensor::kernels::batch_norm_small::{BatchNormSmall, BatchNormSmallGrad};
+use tensor::kernels::batch_norm_stats::{BatchNormFinalize, BatchNormPartials, Chunks};
 
 use super::{Case, Fill};
 
@@ -23,25 +22,27 @@ pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (members, rows, channels) in SHAPES {
         let shape = format!("{members}x{rows}x{channels}");
-        let partials = BatchNormPartials { members, rows, channels };
-        let chunks = partials.partials();
+        let chunks = Chunks::new(rows, channels);
+        let partials = BatchNormPartials { members, channels, chunks };
         cases.push(
-            // A large mean: without the shift the squares would cancel.
+            // A large mean: its square would swallow the deviations.
             Case::new(format!("batch_norm_stats/{shape}"), partials, rows).input(0, Fill::Normal(50.0, 1.0)),
         );
-        let finalize = BatchNormFinalize { members, rows, channels, eps: 1e-5, momentum: 0.1 };
-        cases.push(
-            Case::new(format!("batch_norm_stats_finalize/{shape}"), finalize, rows)
-                // Sums of n squares that exceed the square of the sum over n, as those of real deviations do.
-                .input(0, Fill::Uniform(0.2 * rows as f32 / chunks as f32, 0.3 * rows as f32 / chunks as f32))
-                .update(1, positive()),
-        );
-        let finalize = BatchNormGradFinalize { members, rows, channels, partials: chunks };
-        cases.push(Case::new(format!("batch_norm_backward_finalize/{shape}"), finalize, chunks).input(1, positive()));
+        for affine in [false, true] {
+            let finalize = BatchNormFinalize { members, channels, chunks, eps: 1e-5, momentum: 0.1, affine };
+            let name = format!("batch_norm_stats_finalize/{shape} affine={affine}");
+            // Sums of squares are positive.
+            let rows_of_chunk = chunks.chunk.min(rows) as f32;
+            cases.push(
+                Case::new(name, finalize, rows)
+                    .input(0, Fill::Uniform(0.2 * rows_of_chunk, 0.3 * rows_of_chunk))
+                    .update(1, positive()),
+            );
+        }
     }
     for (index, (members, rows, channels)) in SHAPES.into_iter().enumerate() {
         let shape = format!("{members}x{rows}x{channels}");
-        let residual = [Residual::None, Residual::Same, Residual::Shared][index % 3];
+        let residual = [Residual::None, Residual::Same, Residual::Shared, Residual::Normalised][index % 4];
         let relu = index % 2 == 0;
         let name = format!("{shape} {residual:?} relu={relu}");
         let apply = BatchNormApply { members, rows, channels, residual, relu };
@@ -52,19 +53,53 @@ pub fn cases() -> Vec<Case> {
         let inference = BatchNormInference { members, rows, channels, residual, relu, eps: 1e-3 };
         cases.push(Case::new(format!("batch_norm_apply/inference {name}"), inference, 1).input(2, positive()));
         let activation = [Activation::Relu, Activation::ReluOfSum, Activation::Linear][index % 3];
-        let first = BatchNormGradPartials { members, rows, channels, activation };
+        let first = BatchNormGradPartials {
+            members,
+            channels,
+            chunks: Chunks::new(rows, channels),
+            activation,
+            upstream: Upstream::Whole,
+        };
         let name = format!("batch_norm_backward/{shape} {activation:?}");
         cases.push(Case::new(name, first, rows).input(2, positive()));
-        let relu = activation == Activation::Relu;
         let addend = index % 3 == 2;
-        let third = BatchNormGradInput { members, rows, channels, relu, addend };
-        cases.push(Case::new(format!("batch_norm_backward_input/{shape} relu={relu} addend={addend}"), third, 1));
+        let third = BatchNormGradInput { members, rows, channels, addend };
+        cases.push(Case::new(format!("batch_norm_backward_input/{shape} addend={addend}"), third, 1));
     }
     // The remaining pairs of a vector width and an activation.
     for (activation, channels) in [(Activation::Relu, 7), (Activation::ReluOfSum, 3), (Activation::Linear, 8)] {
-        let first = BatchNormGradPartials { members: 2, rows: 45, channels, activation };
+        let first = BatchNormGradPartials {
+            members: 2,
+            channels,
+            chunks: Chunks::new(45, channels),
+            activation,
+            upstream: Upstream::Whole,
+        };
         let name = format!("batch_norm_backward/2x45x{channels} {activation:?}");
         cases.push(Case::new(name, first, 45).input(2, positive()));
+    }
+    // In one kernel: a gate, and what leaves threads idle.
+    for (members, rows, channels) in [(1, 128, 3), (2, 1, 1), (3, 37, 38), (1, 1000, 16)] {
+        for relu in [false, true] {
+            let name = format!("{members}x{rows}x{channels} relu={relu}");
+            let forward = BatchNormSmall { members, rows, channels, relu, eps: 1e-5, momentum: 0.1 };
+            let case = Case::new(format!("batch_norm_small/{name}"), forward, rows);
+            cases.push(case.input(0, Fill::Normal(5.0, 1.0)).update(1, positive()));
+            let backward = BatchNormSmallGrad { members, rows, channels, relu };
+            let case = Case::new(format!("batch_norm_small_grad/{name}"), backward, rows);
+            cases.push(case.input(2, positive()));
+        }
+    }
+    // Behind a pooling, alone and beside other readers.
+    for (activation, channels, area) in
+        [(Activation::Relu, 5, 9), (Activation::ReluOfSum, 16, 64), (Activation::Relu, 8, 1)]
+    {
+        for upstream in [Upstream::Pooled { area }, Upstream::Both { area }] {
+            let chunks = Chunks::new(7 * area, channels);
+            let first = BatchNormGradPartials { members: 2, channels, chunks, activation, upstream };
+            let name = format!("batch_norm_backward/2x7x{area}x{channels} {activation:?} {upstream:?}");
+            cases.push(Case::new(name, first, 7 * area).input(2, positive()));
+        }
     }
     cases
 }

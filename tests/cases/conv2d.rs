@@ -1,10 +1,10 @@
 //! Convolutions and their gradients.
 
+use tensor::kernels::batch_norm_backward::Activation;
 use tensor::kernels::conv2d::ConvGeometry;
 use tensor::kernels::conv2d_forward::Conv2dForward;
 use tensor::kernels::conv2d_grad_input::Conv2dGradInput;
 use tensor::kernels::conv2d_grad_weight::Conv2dGradWeight;
-use tensor::kernels::sum_partials::SumPartials;
 
 use super::{Case, Fill};
 
@@ -69,21 +69,31 @@ pub fn cases() -> Vec<Case> {
         let [rows, columns] = geometry.output_extent();
         let forward = taps * geometry.channels / geometry.groups;
         let backward = taps * geometry.filters / geometry.groups * geometry.members;
-        cases.push(Case::new(format!("conv2d_forward/{name}"), Conv2dForward { geometry, normalised: false }, forward));
+        cases.push(Case::new(
+            format!("conv2d_forward/{name}"),
+            Conv2dForward { geometry, normalised: false, statistics: false },
+            forward,
+        ));
         // With a normalised input: a mean and a deviation that are not those of the input, to let the ReLU close.
         if index % 3 == 1 || geometry.channels == 3 || geometry.members > geometry.input_members {
             let normalised = |case: Case| {
                 let case = case.input(2, Fill::Normal(0.3, 0.2)).input(3, Fill::Normal(1.0, 0.4));
                 Case { name: case.name.clone() + "/normalised", ..case.input(4, Fill::Normal(0.2, 0.5)) }
             };
-            let kernel = Conv2dForward { geometry, normalised: true };
+            let kernel = Conv2dForward { geometry, normalised: true, statistics: index % 2 == 0 };
             cases.push(normalised(Case::new(format!("conv2d_forward/{name}"), kernel, forward)));
             let kernel = Conv2dGradWeight { geometry, normalised: true };
             let pixels = geometry.batch * rows * columns;
             cases.push(normalised(Case::new(format!("conv2d_grad_weight/{name}"), kernel, pixels)));
         }
-        let kernel = Conv2dGradInput { geometry, addend: index % 2 == 1 };
+        let kernel = Conv2dGradInput { geometry, addend: index % 2 == 1, norm: None };
         cases.push(Case::new(format!("conv2d_grad_input/{name}"), kernel, backward));
+        let kernel = Conv2dForward { geometry, normalised: false, statistics: true };
+        cases.push(Case::new(format!("conv2d_forward/{name}/statistics"), kernel, forward));
+        let norm = [Activation::Relu, Activation::ReluOfSum, Activation::Linear][index % 3];
+        let kernel = Conv2dGradInput { geometry, addend: index % 4 == 1 && norm != Activation::Relu, norm: Some(norm) };
+        let name_of_norm = format!("conv2d_grad_input/{name}/{norm:?}");
+        cases.push(Case::new(name_of_norm, kernel, backward));
         let pixels = geometry.batch * rows * columns;
         cases.push(Case::new(
             format!("conv2d_grad_weight/{name}"),
@@ -95,13 +105,5 @@ pub fn cases() -> Vec<Case> {
     cases.push(Case::new("conv2d_grad_weight/parts", Conv2dGradWeight { geometry, normalised: false }, 256));
     let geometry = ConvGeometry { batch: 15, channels: 2, ..BASE };
     cases.push(Case::new("conv2d_grad_weight/scalar_parts", Conv2dGradWeight { geometry, normalised: false }, 256));
-    for (name, partials, shape) in [
-        ("one", 1, vec![3]),
-        ("few", 3, vec![1, 3, 3, 4, 8]),
-        ("many", 133, vec![2, 17]),
-        ("weights", 32, vec![1, 3, 3, 16, 16]),
-    ] {
-        cases.push(Case::new(format!("sum_partials/{name}"), SumPartials { partials, shape }, partials));
-    }
     cases
 }

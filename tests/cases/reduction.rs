@@ -1,8 +1,9 @@
 //! Sums over members, rows and areas, and counts of errors.
 
 use tensor::kernels::global_average_pool::{GlobalAveragePool, GlobalAveragePoolGrad};
-use tensor::kernels::sum_columns::{AccumulateColumns, SumColumns};
+use tensor::kernels::sum_columns::AccumulateColumns;
 use tensor::kernels::sum_members::SumMembers;
+use tensor::kernels::sum_partials::{Sum, SumPartials};
 use tensor::kernels::top_k_errors::TopKErrors;
 
 use super::{Case, Fill};
@@ -13,9 +14,6 @@ pub fn cases() -> Vec<Case> {
         Case::new("sum_members/3x1028", SumMembers { members: 3, words: 1028 }, 3),
         Case::new("sum_members/2x17", SumMembers { members: 2, words: 17 }, 2),
         Case::new("sum_members/1x4", SumMembers { members: 1, words: 4 }, 1),
-        Case::new("sum_columns/3x16x100", SumColumns { members: 3, rows: 16, columns: 100 }, 16),
-        Case::new("sum_columns/2x133x3", SumColumns { members: 2, rows: 133, columns: 3 }, 133),
-        Case::new("sum_columns/1x1x1", SumColumns { members: 1, rows: 1, columns: 1 }, 1),
         Case::new("sum_columns/accumulate 16x9", AccumulateColumns { rows: 16, columns: 9 }, 16),
         Case::new("sum_columns/accumulate 5x33", AccumulateColumns { rows: 5, columns: 33 }, 5),
     ];
@@ -26,6 +24,34 @@ pub fn cases() -> Vec<Case> {
         let addend = batch % 2 == 1;
         let grad = GlobalAveragePoolGrad { members, batch, area, channels, addend };
         cases.push(Case::new(format!("global_average_pool_grad/{shape} addend={addend}"), grad, 1));
+    }
+    // Few and many parts, elements that do not come in fours, rows of several matrices, pairs, and several sums at once.
+    let [few, many, rows, odd_rows, pairs, odd_pairs] = [
+        Sum::of(3, vec![1, 3, 3, 4, 8]),
+        Sum::of(133, vec![2, 17]),
+        Sum::of_rows(3, 16, 100),
+        Sum::of_rows(2, 133, 3),
+        Sum::of_pairs(67, 3, 12),
+        Sum::of_pairs(5, 2, 7),
+    ];
+    for (name, sums) in [
+        ("one", vec![Sum::of(1, vec![3])]),
+        ("few", vec![few.clone()]),
+        ("many", vec![many.clone()]),
+        ("weights", vec![Sum::of(32, vec![1, 3, 3, 16, 16])]),
+        ("rows", vec![rows.clone()]),
+        ("odd rows", vec![odd_rows.clone()]),
+        ("pairs", vec![pairs.clone()]),
+        ("pairs and weights", vec![pairs.clone(), few.clone()]),
+        ("odd pairs, weights and rows", vec![odd_pairs.clone(), many, rows.clone()]),
+        ("rows, pairs and weights", vec![rows, pairs.clone(), few]),
+        ("pairs twice and odd rows", vec![odd_pairs, pairs, odd_rows]),
+    ] {
+        let longest = sums.iter().map(|sum| sum.partials).max().unwrap_or(1);
+        let mut sums = sums.into_iter().map(SumPartials::new);
+        let mut kernel = sums.next().expect("one sum at least");
+        assert!(sums.all(|other| kernel.join(&other)), "{name}: there is room");
+        cases.push(Case::new(format!("sum_partials/{name}"), kernel, longest));
     }
     // The last batch is ragged in the second, more samples than threads in the third, more k than classes in the last.
     for (members, batch, classes, k, count) in

@@ -8,13 +8,8 @@ use tensor::{Device, Target};
 pub const VARIABLE: &str = "ONFLY_TEST_DEVICES";
 
 /// The GPU devices to test on, opened with shader checks on. Fails when there is none, unless the environment asks
-/// for the CPU alone.
-pub fn gpus() -> Vec<Device> {
-    gpus_as(None)
-}
-
-/// As [`gpus`], running the kernels' variants for adapters like `target`, whatever the adapters are.
-pub fn gpus_as(target: Option<Target>) -> Vec<Device> {
+/// for the CPU alone. With a `target`, kernels run in their variants for adapters like it, whatever the adapters are.
+pub fn gpus(target: Option<Target>) -> Vec<Device> {
     let names: Vec<String> = match std::env::var(VARIABLE) {
         Ok(list) => list.split(',').map(|name| name.trim().to_owned()).filter(|name| name != "cpu").collect(),
         Err(_) => {

@@ -130,26 +130,36 @@ fn taps(frame: Frame, size: usize) -> Vec<Tap> {
     (0..size).map(tap).collect()
 }
 
+/// An input row, brought to one value of each of `COLOURS` colours for each tap.
+fn narrow_row<const COLOURS: usize>(row: &[u8], channels: usize, taps: &[Tap], out: &mut [f32]) {
+    for (tap, out) in taps.iter().zip(out.as_chunks_mut::<COLOURS>().0) {
+        let pixels = row[tap.first * channels..].chunks_exact(channels);
+        let mut sums = [0.0_f32; COLOURS];
+        for (weight, pixel) in tap.weights.iter().zip(pixels) {
+            for (sum, &value) in sums.iter_mut().zip(pixel) {
+                *sum += weight * f32::from(value);
+            }
+        }
+        *out = sums;
+    }
+}
+
 /// Rows first, one input row at a time, then columns.
 fn resize(picture: &Picture, [rows, columns]: [Frame; 2], size: usize, out: &mut [u32]) {
     let &Picture { width, channels, ref samples, .. } = picture;
     let (columns, rows) = (taps(columns, size), taps(rows, size));
-    let used = channels.min(3);
     // Two channels are grey and how opaque it is.
-    let colours = if used < 3 { 1 } else { 3 };
+    let colours = if channels < 3 { 1 } else { 3 };
     let top = rows.iter().map(|tap| tap.first).min().unwrap_or(0);
     let bottom = rows.iter().map(|tap| tap.first + tap.weights.len()).max().unwrap_or(0);
     let line = size * colours;
     let mut narrow = vec![0.0_f32; (bottom - top) * line];
     for (y, target) in (top..bottom).zip(narrow.chunks_exact_mut(line)) {
         let source = &samples[y * width * channels..][..width * channels];
-        for (tap, target) in columns.iter().zip(target.chunks_exact_mut(colours)) {
-            let pixels = source[tap.first * channels..].chunks_exact(channels);
-            for (weight, pixel) in tap.weights.iter().zip(pixels) {
-                for (sum, &value) in target.iter_mut().zip(pixel) {
-                    *sum += weight * f32::from(value);
-                }
-            }
+        if colours == 3 {
+            narrow_row::<3>(source, channels, &columns, target);
+        } else {
+            narrow_row::<1>(source, channels, &columns, target);
         }
     }
     let mut sums = vec![0.0_f32; line];

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! What a batch holds follows from the picks alone: neither how many workers there are nor how far ahead they are changes a
-//! bit. Workers stop when [`AHEAD`] batches are full, so memory is bounded.
+//! bit. Workers stop when two batches are full, so memory is bounded.
 
 use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};

@@ -3,6 +3,7 @@
 //! Differentiable operations (in `ops/`) record their kernels here and leave an entry on the tape; the sweep in
 //! [`crate::autodiff`] records more of the same graph.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use crate::device::ALIGNMENT;
 use crate::error::{Error, Result};
 use crate::halves::InHalves;
 use crate::kernel::Kernel;
+use crate::kernels::sum_partials::{Sum, SumPartials};
 use crate::shape::{DType, Spec};
 
 /// A symbolic tensor of one graph: a cheap copyable id.
@@ -57,6 +59,15 @@ pub struct Graph {
     pub(crate) tape: Vec<TapeEntry>,
     pub(crate) kept: Vec<Var>,
     pub(crate) normalised: HashMap<Var, Normalised>,
+    sums: Vec<PendingSum>,
+}
+
+/// A sum that waits for others to share a dispatch with.
+#[derive(Debug)]
+struct PendingSum {
+    kernel: SumPartials,
+    input: Var,
+    outputs: Vec<Var>,
 }
 
 /// What a tensor is a normalisation of, where a kernel that reads it can normalise by itself:
@@ -146,12 +157,7 @@ impl Graph {
         inputs: &[Var],
         outputs: &[Option<Var>],
     ) -> Result<Vec<Var>> {
-        let kernel: Arc<dyn Kernel> = Arc::new(kernel);
-        let halves = |&index: &usize| inputs.get(index).is_some_and(|&var| self.spec(var).dtype == DType::F16);
-        if kernel.activations().inputs.iter().any(halves) {
-            return self.record(Arc::new(InHalves::new(kernel)?), inputs, outputs);
-        }
-        self.record(kernel, inputs, outputs)
+        self.record(Arc::new(kernel), inputs, outputs)
     }
 
     /// Records a kernel whose activations are of type `dtype`, for kernels without any among their inputs.
@@ -160,41 +166,42 @@ impl Graph {
     /// As [`Graph::launch`], or when the kernel has no form in 16 bits.
     pub fn launch_as(&mut self, dtype: DType, kernel: impl Kernel + 'static, inputs: &[Var]) -> Result<Vec<Var>> {
         let outputs = vec![None; kernel.outputs().len()];
+        let mut kernel: Arc<dyn Kernel> = Arc::new(kernel);
         if dtype == DType::F16 {
-            return self.record(Arc::new(InHalves::new(Arc::new(kernel))?), inputs, &outputs);
+            kernel = Arc::new(InHalves::new(kernel)?);
         }
-        self.record(Arc::new(kernel), inputs, &outputs)
+        self.record(kernel, inputs, &outputs)
+    }
+
+    /// The kernel with its activations in 16 bits, if one that it is given lies so.
+    fn precise(&self, kernel: Arc<dyn Kernel>, inputs: &[Var]) -> Result<Arc<dyn Kernel>> {
+        let halves = |&index: &usize| inputs.get(index).is_some_and(|&var| self.spec(var).dtype == DType::F16);
+        if kernel.activations().inputs.iter().any(halves) {
+            return Ok(Arc::new(InHalves::new(kernel)?));
+        }
+        Ok(kernel)
     }
 
     fn record(&mut self, kernel: Arc<dyn Kernel>, inputs: &[Var], outputs: &[Option<Var>]) -> Result<Vec<Var>> {
-        let name = kernel.name();
-        let check = |role: &'static str, index: usize, expected: &Spec, got: &Spec| {
-            if expected.dtype == got.dtype && expected.elements() == got.elements() {
-                return Ok(());
-            }
-            Err(Error::Operand { kernel: name, role, index, expected: expected.clone(), got: got.clone() })
-        };
-        let (declared, written) = (kernel.inputs(), kernel.outputs());
-        if declared.len() != inputs.len() || written.len() != outputs.len() {
-            return Err(Error::Compile(format!(
-                "kernel {name} has {} inputs and {} outputs, got {} and {}",
-                declared.len(),
-                written.len(),
-                inputs.len(),
-                outputs.len()
-            )));
+        if inputs.iter().any(|var| self.sums.iter().any(|sum| sum.outputs.contains(var))) {
+            self.record_sums()?;
         }
-        for (i, (expected, var)) in declared.iter().zip(inputs).enumerate() {
-            check("input", i, expected, self.spec(*var))?;
+        let kernel = self.precise(kernel, inputs)?;
+        self.check_inputs(&*kernel, inputs)?;
+        let written = kernel.outputs();
+        if written.len() != outputs.len() {
+            let (name, count) = (kernel.name(), written.len());
+            return Err(Error::Compile(format!("kernel {name} has {count} outputs, got {}", outputs.len())));
         }
         let mut vars = Vec::with_capacity(outputs.len());
         for (i, (expected, given)) in written.into_iter().zip(outputs).enumerate() {
             vars.push(match given {
                 Some(var) => {
-                    check("output", i, &expected, self.spec(*var))?;
+                    check_operand(&*kernel, "output", i, &expected, self.spec(*var))?;
                     *var
                 }
                 None if kernel.updates(i) => {
+                    let name = kernel.name();
                     return Err(Error::Compile(format!("kernel {name}: output {i} is updated and must be state")));
                 }
                 None => self.variable(expected, Home::Temporary, false),
@@ -202,6 +209,104 @@ impl Graph {
         }
         self.nodes.push(Node { kernel, inputs: inputs.to_vec(), outputs: vars.clone() });
         Ok(vars)
+    }
+
+    fn check_inputs(&self, kernel: &dyn Kernel, inputs: &[Var]) -> Result<()> {
+        let declared = kernel.inputs();
+        if declared.len() != inputs.len() {
+            let (name, count) = (kernel.name(), declared.len());
+            return Err(Error::Compile(format!("kernel {name} has {count} inputs, got {}", inputs.len())));
+        }
+        let mut pairs = declared.iter().zip(inputs).enumerate();
+        pairs.try_for_each(|(i, (spec, var))| check_operand(kernel, "input", i, spec, self.spec(*var)))
+    }
+
+    /// The node that writes a tensor, if its kernel is a `K`.
+    pub(crate) fn producer<K: Kernel + Clone>(&self, var: Var) -> Option<(usize, K)> {
+        let index = self.nodes.iter().rposition(|node| node.outputs.contains(&var))?;
+        let recorded: &dyn Any = &*self.nodes[index].kernel;
+        let kernel = recorded.downcast_ref().map_or(recorded, |halves: &InHalves| halves.inside());
+        kernel.downcast_ref().cloned().map(|kernel| (index, kernel))
+    }
+
+    /// Whether anything recorded so far needs a tensor.
+    pub(crate) fn is_read(&self, var: Var) -> bool {
+        let by_sums = self.sums.iter().any(|sum| sum.input == var);
+        by_sums || self.kept.contains(&var) || self.nodes.iter().rev().any(|node| node.inputs.contains(&var))
+    }
+
+    /// Replaces a node's kernel by one that does more: it has `inputs` behind those that it had, and new outputs behind
+    /// the first `kept` of those that it had. Returns all new outputs. What was an output and is none any more must not
+    /// be read by anyone.
+    ///
+    /// # Errors
+    /// When the inputs are not what the kernel declares.
+    pub(crate) fn extend(
+        &mut self,
+        node: usize,
+        kernel: impl Kernel + 'static,
+        inputs: &[Var],
+        kept: usize,
+    ) -> Result<Vec<Var>> {
+        let all: Vec<Var> = self.nodes[node].inputs.iter().chain(inputs).copied().collect();
+        let kernel = self.precise(Arc::new(kernel), &all)?;
+        self.check_inputs(&*kernel, &all)?;
+        let new = kernel.outputs().into_iter().skip(kept).map(|spec| self.variable(spec, Home::Temporary, false));
+        let new: Vec<Var> = new.collect();
+        let outputs = self.nodes[node].outputs[..kept].iter().chain(&new).copied().collect();
+        self.nodes[node] = Node { kernel, inputs: all, outputs };
+        Ok(new)
+    }
+
+    /// Records a sum of parts together with those that wait, as far as a dispatch has room. Returns its outputs.
+    ///
+    /// # Errors
+    /// When the input is not what the sum wants.
+    pub(crate) fn sum(&mut self, sum: Sum, input: Var) -> Result<Vec<Var>> {
+        let outputs = self.sum_later(sum, input)?;
+        if let Some(last) = self.sums.pop() {
+            self.record_with_others(last)?;
+        }
+        Ok(outputs)
+    }
+
+    /// A sum of parts that is recorded with the next one ([`Graph::sum`]), or before something reads it.
+    ///
+    /// # Errors
+    /// As [`Graph::sum`].
+    pub(crate) fn sum_later(&mut self, sum: Sum, input: Var) -> Result<Vec<Var>> {
+        let kernel = SumPartials::new(sum);
+        self.check_inputs(&kernel, &[input])?;
+        let outputs = kernel.outputs().into_iter().map(|spec| self.variable(spec, Home::Temporary, false));
+        let outputs: Vec<Var> = outputs.collect();
+        self.sums.push(PendingSum { kernel, input, outputs: outputs.clone() });
+        Ok(outputs)
+    }
+
+    /// Records all sums that wait.
+    ///
+    /// # Errors
+    /// As [`Graph::launch`].
+    pub(crate) fn record_sums(&mut self) -> Result<()> {
+        while let Some(last) = self.sums.pop() {
+            self.record_with_others(last)?;
+        }
+        Ok(())
+    }
+
+    fn record_with_others(&mut self, sum: PendingSum) -> Result<()> {
+        let PendingSum { mut kernel, input, mut outputs } = sum;
+        let mut inputs = vec![input];
+        self.sums.retain(|other| {
+            let joined = kernel.join(&other.kernel);
+            if joined {
+                inputs.push(other.input);
+                outputs.extend_from_slice(&other.outputs);
+            }
+            !joined
+        });
+        let outputs: Vec<Option<Var>> = outputs.into_iter().map(Some).collect();
+        self.launch_into(kernel, &inputs, &outputs).map(|_| ())
     }
 
     /// Gives a tensor another shape with as many elements; nothing is moved. The shape is what later operations see.
@@ -260,4 +365,11 @@ impl Graph {
     pub fn kernels(&self) -> impl Iterator<Item = &Arc<dyn Kernel>> {
         self.nodes.iter().map(|node| &node.kernel)
     }
+}
+
+fn check_operand(kernel: &dyn Kernel, role: &'static str, index: usize, expected: &Spec, got: &Spec) -> Result<()> {
+    if expected.dtype == got.dtype && expected.elements() == got.elements() {
+        return Ok(());
+    }
+    Err(Error::Operand { kernel: kernel.name(), role, index, expected: expected.clone(), got: got.clone() })
 }

@@ -3,6 +3,7 @@
 //! Arithmetic stays in 32 bits, and so do weights, their gradients, statistics and losses. A kernel names the operands that
 //! may be halved ([`Kernel::activations`]); its shader reads and writes them through `unpack` and `pack`.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use crate::error::{Result, shape_error};
@@ -33,6 +34,11 @@ impl InHalves {
             );
         }
         Ok(Self { kernel })
+    }
+
+    /// The kernel that is run so.
+    pub(crate) fn inside(&self) -> &dyn Any {
+        &*self.kernel
     }
 
     fn halve(mut specs: Vec<Spec>, which: &[usize]) -> Vec<Spec> {

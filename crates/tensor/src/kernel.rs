@@ -4,6 +4,7 @@
 //! specification that tests hold the GPU to) and says how it is launched on a GPU ([`Kernel::launch`]).
 //! The engine has no privileged kernels: other crates implement the same trait.
 
+use std::any::Any;
 use std::fmt::{self, Debug, Write as _};
 
 use half::f16;
@@ -13,7 +14,7 @@ use crate::shape::Spec;
 use crate::target::Target;
 
 /// A computation with a CPU reference and a WGSL implementation.
-pub trait Kernel: Debug + Send + Sync {
+pub trait Kernel: Any + Debug + Send + Sync {
     /// The family's name: the stem of its file in `shaders/`, and of its file in `kernels/`.
     fn name(&self) -> &'static str;
 
@@ -229,6 +230,8 @@ pub struct Launch {
     pub bindings: Vec<Binding>,
     /// Number of workgroups. The device folds them into a grid whose rows hold [`GRID_ROW`] of them.
     pub workgroups: usize,
+    /// Further passes over the same operands, which run after this one.
+    later: Vec<Launch>,
 }
 
 /// Workgroups in one row of a folded grid: WebGPU's limit per dimension.
@@ -274,13 +277,24 @@ pub enum Binding {
     Input(usize),
     /// `var<storage, read_write>` over the kernel's output of this index.
     Output(usize),
+    /// `var<storage, read>` over the kernel's output of this index, which an earlier pass wrote.
+    Written(usize),
 }
 
 impl Launch {
     /// A launch of `main` whose bindings are `inputs` inputs, then `outputs` outputs, in order.
     pub fn new(wgsl: &'static str, inputs: usize, outputs: usize, workgroups: usize) -> Self {
         let bindings = (0..inputs).map(Binding::Input).chain((0..outputs).map(Binding::Output)).collect();
-        Self { wgsl, helpers: Vec::new(), enable: None, prelude: Vec::new(), entry: "main", bindings, workgroups }
+        Self {
+            wgsl,
+            helpers: Vec::new(),
+            enable: None,
+            prelude: Vec::new(),
+            entry: "main",
+            bindings,
+            workgroups,
+            later: Vec::new(),
+        }
     }
 
     /// Adds a size or count.
@@ -356,6 +370,7 @@ impl Launch {
         }
         *stored = if target.shader_f16 { STORED_F16 } else { STORED_PACKED };
         self.enable = target.shader_f16.then_some("f16");
+        self.later = self.later.into_iter().map(|pass| pass.in_halves(target)).collect::<Option<_>>()?;
         Some(self)
     }
 
@@ -364,6 +379,20 @@ impl Launch {
     pub fn bindings(mut self, bindings: impl Into<Vec<Binding>>) -> Self {
         self.bindings = bindings.into();
         self
+    }
+
+    /// Adds a pass over the kernel's operands that runs after this one: where there is no shader that does both.
+    #[must_use]
+    pub fn then(mut self, mut pass: Self) -> Self {
+        let later = std::mem::take(&mut pass.later);
+        self.later.push(pass);
+        self.later.extend(later);
+        self
+    }
+
+    /// This launch and those that follow it: a dispatch each.
+    pub fn passes(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&self.later)
     }
 
     /// The whole shader: prelude, helpers, file.

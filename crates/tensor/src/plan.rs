@@ -24,7 +24,7 @@ impl Plan {
 }
 
 /// Drops kernels that nothing needs, and assigns slots. A slot is reused as soon as its tensor was read for the last
-/// time, by the free slot closest in size.
+/// time: by the smallest free one that holds it, or else the largest, which grows.
 ///
 /// # Errors
 /// When a kernel reads a temporary that nothing wrote before, or reads and writes the same bank.
@@ -57,7 +57,10 @@ pub fn plan(graph: &Graph) -> Result<Plan> {
         for &var in node.outputs.iter().filter(|&&var| temporary(var)) {
             let words = graph.spec(var).words();
             unshared_words += words;
-            let best = free.iter().enumerate().min_by_key(|&(_, &slot)| slot_words[slot].abs_diff(words));
+            let best = free
+                .iter()
+                .enumerate()
+                .min_by_key(|&(_, &slot)| (slot_words[slot] < words, slot_words[slot].abs_diff(words)));
             let slot = match best.map(|(position, _)| position) {
                 Some(position) => free.swap_remove(position),
                 None => {

@@ -134,6 +134,14 @@ fn position(shape: &[usize], element: usize) -> Vec<usize> {
 }
 
 impl Graph {
+    /// The kernels that a compiled program runs, in order.
+    ///
+    /// # Errors
+    /// As [`Graph::compile`].
+    pub fn live_kernels(&self) -> Result<Vec<Arc<dyn Kernel>>> {
+        Ok(plan(self)?.order.into_iter().map(|index| Arc::clone(&self.nodes[index].kernel)).collect())
+    }
+
     /// Orders the kernels, drops dead ones, plans memory, and prepares everything for `device`.
     ///
     /// # Errors
@@ -258,9 +266,17 @@ impl Program {
         &self.device
     }
 
-    /// The kernels of one run, in order: its dispatches.
+    /// The kernels of one run, in order.
     pub fn kernels(&self) -> &[Arc<dyn Kernel>] {
         &self.kernels
+    }
+
+    /// How many dispatches one run takes: on a GPU, those kernels whose variant for it works in passes take several.
+    pub fn dispatches(&self) -> usize {
+        match &self.executable {
+            Executable::Cpu(_) => self.kernels.len(),
+            Executable::Gpu(program) => program.dispatches(),
+        }
     }
 
     /// What it needs of the device's memory.

@@ -28,6 +28,10 @@ const MOMENTUM: &str = "momentum.";
 const TOTALS: &str = "metrics.totals";
 /// The state of the loss scale.
 const LOSS_SCALE: &str = "optimizer.loss_scale";
+/// The most that a header may claim: classes, pixels on a side, steps.
+const MOST_CLASSES: usize = 1_000_000;
+const MOST_PIXELS: usize = 1 << 16;
+const MOST_STEPS: usize = 1 << 31;
 /// The steps that a batch-norm has seen, which PyTorch counts and nothing here needs.
 const STEPS_SEEN: &str = "num_batches_tracked";
 /// A statistic that every batch-norm has.
@@ -110,6 +114,27 @@ impl Header {
             augment: config.augment,
             checksum: String::new(),
             seal: String::new(),
+        }
+    }
+
+    /// What its numbers cannot be, if anything: a checksum only tells that it is as somebody wrote it.
+    fn problem(&self) -> Option<String> {
+        let Self { network, classes, mean, std, position, image_size, .. } = self;
+        let Position { epoch, epoch_step, step } = *position;
+        let finite = mean.iter().chain(std).all(|value| (*value as f32).is_finite());
+        let size = image_size.unwrap_or(1);
+        if !(1..=one::MAX_BRANCHES).contains(&network.branches) {
+            Some(format!("it claims {} branches", network.branches))
+        } else if !(1..=MOST_CLASSES).contains(classes) {
+            Some(format!("it claims {classes} classes"))
+        } else if !finite || std.iter().any(|&std| std as f32 <= 0.0) {
+            Some("it claims a mean or deviation that pixels cannot have".to_owned())
+        } else if !(1..=MOST_PIXELS).contains(&size) {
+            Some(format!("it claims images of {size} x {size}"))
+        } else if [epoch, epoch_step, step].iter().any(|&count| count > MOST_STEPS) {
+            Some("it claims more steps than there can be".to_owned())
+        } else {
+            None
         }
     }
 
@@ -263,8 +288,17 @@ pub fn read_own(path: &Path) -> Result<(Header, Checkpoint)> {
 /// the same.
 pub fn read(path: &Path) -> Result<Checkpoint> {
     let file = path.display();
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read the checkpoint {file}"))?;
-    let damaged = |what: String| anyhow::Error::new(Damaged { file: path.to_owned(), what });
+    let context = || format!("cannot read the checkpoint {file}");
+    // A pipe or a device would never end.
+    if !std::fs::metadata(path).with_context(context)?.is_file() {
+        bail!("cannot read the checkpoint {file}: it is no file");
+    }
+    let bytes = std::fs::read(path).with_context(context)?;
+    // Names stand in sentences, which are of one line.
+    let damaged = |what: String| {
+        let what = what.split(char::is_control).collect::<Vec<_>>().join(" ");
+        anyhow::Error::new(Damaged { file: path.to_owned(), what })
+    };
     let tensors = SafeTensors::deserialize(&bytes).map_err(|error| damaged(error.to_string()))?;
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| damaged(error.to_string()))?;
     let text = metadata.metadata().as_ref().and_then(|map| map.get(KEY));
@@ -281,6 +315,9 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
     };
     let mut names: Vec<&str> = tensors.names();
     names.sort_unstable();
+    if let Some(name) = names.iter().find(|name| name.contains(char::is_control)) {
+        return Err(damaged(format!("it has a tensor of the name {name:?}")));
+    }
     let mut checkpoint =
         Checkpoint { header, state: Vec::new(), velocities: Vec::new(), totals: Vec::new(), loss_scale: None };
     let mut views = Vec::with_capacity(names.len());
@@ -294,6 +331,9 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
         if wrong_seal || header.checksum != checksum(views.iter().map(|(_, view)| view.data())) {
             return Err(damaged("its checksum is wrong".to_owned()));
         }
+    }
+    if let Some(problem) = checkpoint.header.as_ref().and_then(Header::problem) {
+        return Err(damaged(problem));
     }
     let mut origins: HashMap<String, &str> = HashMap::with_capacity(views.len());
     for (name, view) in views.iter().filter(|(name, _)| !name.ends_with(STEPS_SEEN)) {
@@ -323,11 +363,14 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
 }
 
 #[cfg(test)]
+mod hostile;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::args::Shortcut;
 
-    fn sample() -> (Header, Checkpoint) {
+    pub(super) fn sample() -> (Header, Checkpoint) {
         let network =
             Network { net: "resnet8".to_owned(), shortcut: Shortcut::B, branches: 2, fan_out: "layer3".to_owned() };
         let header = Header {

@@ -188,8 +188,8 @@ pub fn overview(
             config.batch,
             train / config.batch,
             config.epochs,
-            training.program.kernels().len(),
-            evaluation.program.kernels().len()
+            training.program.dispatches(),
+            evaluation.program.dispatches()
         ),
     );
     line(

@@ -15,9 +15,6 @@ pub struct Loop {
 /// The control flow of a listing.
 #[derive(Debug)]
 pub struct Flow {
-    successors: Vec<Vec<usize>>,
-    /// For each block, the blocks that every way from it to the end goes through, itself included.
-    after: Vec<BTreeSet<usize>>,
     /// In the order of their heads.
     pub loops: Vec<Loop>,
     /// For each block, how often it is assumed to run.
@@ -26,58 +23,23 @@ pub struct Flow {
 
 impl Flow {
     /// Finds loops and conditions.
+    ///
+    /// Blocks are weighed as the compiler does (`collect_preasm_stats` in Mesa's `aco_statistics.cpp`): a loop runs 8 times, one
+    /// inside it 4 times, one deeper twice; a condition that holds for all lanes or for none, half of the time; one that lanes
+    /// decide on their own is entered by some lane three times out of four.
     pub fn of(listing: &Listing) -> Self {
         let blocks = &listing.blocks;
-        let mut successors = vec![Vec::new(); blocks.len()];
-        for (to, block) in blocks.iter().enumerate() {
-            block.predecessors.iter().for_each(|&from| successors[from].push(to));
-        }
-        let after = post_dominators(&successors);
-        let mut flow = Self { successors, after, loops: loops(blocks), weights: Vec::new() };
-        flow.weights = flow.weigh(blocks);
-        flow
-    }
-
-    /// As the compiler weighs blocks (`collect_preasm_stats` in Mesa's `aco_statistics.cpp`): a loop runs 8 times, one inside
-    /// it 4 times, one deeper twice; a condition that holds for all lanes or for none, half of the time; one that lanes decide
-    /// on their own is entered by some lane three times out of four.
-    fn weigh(&self, blocks: &[Block]) -> Vec<f64> {
+        let loops = loops(blocks);
+        let of_control = Ways::new(blocks.iter().map(|block| &block.predecessors));
+        let of_lanes = Ways::new(blocks.iter().map(|block| &block.lane_predecessors));
         let mut weights = vec![1.0; blocks.len()];
-        for (i, weight) in weights.iter_mut().enumerate() {
-            let depth = self.loops.iter().filter(|inside| inside.blocks.contains(&i)).count();
-            *weight *= (0..depth).map(|level| [8.0, 4.0].get(level).unwrap_or(&2.0)).product::<f64>();
-        }
         for (i, block) in blocks.iter().enumerate() {
-            for inside in self.condition(i) {
-                weights[inside] *= if block.diverges { 0.75 } else { 0.5 };
-            }
+            let depth = loops.iter().filter(|around| around.blocks.contains(&i)).count();
+            weights[i] *= (0..depth).map(|level| [8.0, 4.0].get(level).unwrap_or(&2.0)).product::<f64>();
+            let (ways, share) = if block.diverges { (&of_lanes, 0.75) } else { (&of_control, 0.5) };
+            ways.condition(i, &loops).into_iter().for_each(|inside| weights[inside] *= share);
         }
-        weights
-    }
-
-    /// The blocks of both sides of the condition at a block's end; none where it only decides whether a loop goes on.
-    fn condition(&self, block: usize) -> BTreeSet<usize> {
-        let mut found = BTreeSet::new();
-        let successors = &self.successors[block];
-        if successors.len() < 2 {
-            return found;
-        }
-        // Of the blocks that are reached in any case, the nearest has most of the others behind it.
-        let meeting = self.after[block].iter().filter(|&&other| other != block).max_by_key(|&&i| self.after[i].len());
-        let around = self.loops.iter().filter(|around| around.blocks.contains(&block)).min_by_key(|l| l.blocks.len());
-        if let Some(around) = around {
-            let leaves = |to: &usize| !around.blocks.contains(to) || *to == around.head;
-            if meeting.is_none_or(leaves) || successors.iter().any(leaves) {
-                return found;
-            }
-        }
-        let mut open: Vec<usize> = successors.clone();
-        while let Some(next) = open.pop() {
-            if Some(&next) != meeting && found.insert(next) {
-                open.extend(&self.successors[next]);
-            }
-        }
-        found
+        Self { loops, weights }
     }
 
     /// The blocks of a loop that are in none of its inner loops.
@@ -105,9 +67,66 @@ fn loops(blocks: &[Block]) -> Vec<Loop> {
         .collect()
 }
 
-fn post_dominators(successors: &[Vec<usize>]) -> Vec<BTreeSet<usize>> {
+/// The ways through a shader.
+#[derive(Debug)]
+struct Ways {
+    successors: Vec<Vec<usize>>,
+    /// For each block, the blocks that every way from it to the end goes through, itself included.
+    after: Vec<BTreeSet<usize>>,
+}
+
+impl Ways {
+    fn new<'a>(predecessors: impl ExactSizeIterator<Item = &'a Vec<usize>>) -> Self {
+        let mut successors = vec![Vec::new(); predecessors.len()];
+        for (to, predecessors) in predecessors.enumerate() {
+            predecessors.iter().for_each(|&from| successors[from].push(to));
+        }
+        let after = after(&successors);
+        Self { successors, after }
+    }
+
+    /// The blocks that depend on the condition at a block's end: both sides of it, up to where they meet. Of a condition that
+    /// ends the loop around it, the side that does so.
+    fn condition(&self, block: usize, loops: &[Loop]) -> BTreeSet<usize> {
+        let successors = &self.successors[block];
+        if successors.len() < 2 {
+            return BTreeSet::new();
+        }
+        let around = loops.iter().filter(|around| around.blocks.contains(&block)).min_by_key(|l| l.blocks.len());
+        let ending = successors.iter().find(|&&side| around.is_some_and(|around| self.ends(side, around)));
+        if let Some(&side) = ending {
+            return self.reached(&[side], None, around);
+        }
+        // Of the blocks that are reached in any case, the nearest has most of the others behind it.
+        let meeting = self.after[block].iter().filter(|&&other| other != block).max_by_key(|&&i| self.after[i].len());
+        self.reached(successors, meeting.copied(), around)
+    }
+
+    /// Whether a loop does not go on from one of its blocks.
+    fn ends(&self, side: usize, around: &Loop) -> bool {
+        let inside = self.reached(&[side], None, Some(around));
+        side != around.head && !inside.iter().any(|&block| self.successors[block].contains(&around.head))
+    }
+
+    /// The blocks reached from `from` before `end`, and without leaving a loop or beginning it anew.
+    fn reached(&self, from: &[usize], end: Option<usize>, around: Option<&Loop>) -> BTreeSet<usize> {
+        let passes = |block: usize| {
+            Some(block) != end && around.is_none_or(|around| around.blocks.contains(&block) && block != around.head)
+        };
+        let mut found = BTreeSet::new();
+        let mut open = from.to_vec();
+        while let Some(next) = open.pop() {
+            if passes(next) && found.insert(next) {
+                open.extend(&self.successors[next]);
+            }
+        }
+        found
+    }
+}
+
+fn after(successors: &[Vec<usize>]) -> Vec<BTreeSet<usize>> {
     let all: BTreeSet<usize> = (0..successors.len()).collect();
-    let mut after: Vec<BTreeSet<usize>> = vec![all; successors.len()];
+    let mut after = vec![all; successors.len()];
     loop {
         let mut changed = false;
         for block in (0..successors.len()).rev() {
@@ -123,5 +142,78 @@ fn post_dominators(successors: &[Vec<usize>]) -> Vec<BTreeSet<usize>> {
         if !changed {
             return after;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Blocks as `(predecessors of control, of lanes, diverges)`.
+    fn weights(blocks: &[(&[usize], &[usize], bool)]) -> Vec<f64> {
+        let blocks = blocks.iter().map(|&(control, lanes, diverges)| Block {
+            predecessors: control.to_vec(),
+            lane_predecessors: lanes.to_vec(),
+            diverges,
+            instructions: Vec::new(),
+        });
+        Flow::of(&Listing { blocks: blocks.collect(), ..Listing::default() }).weights
+    }
+
+    /// The compiler's own sum says that the weights are the compiler's.
+    #[test]
+    fn the_latency_of_a_real_shader_comes_out() {
+        let listing = Listing::parse(include_str!("../fixtures/conv2d_grad_weight.txt"));
+        let flow = Flow::of(&listing);
+        assert_eq!(flow.weights, [1.0, 0.5, 4.0, 4.0, 16.0, 4.0, 0.5, 0.375, 1.0]);
+        let cycles = |block: &Block| block.instructions.iter().map(|instruction| instruction.cycles).sum::<f64>();
+        let latency: f64 = listing.blocks.iter().zip(&flow.weights).map(|(block, weight)| weight * cycles(block)).sum();
+        assert_eq!(latency, listing.sums["latency"]);
+        let own: Vec<_> = flow.loops.iter().map(|of| flow.own_blocks(of)).collect();
+        assert_eq!(own, [vec![2, 3, 5], vec![4]]);
+    }
+
+    #[test]
+    fn both_sides_of_a_uniform_condition_run_half_of_the_time() {
+        assert_eq!(
+            weights(&[(&[], &[], false), (&[0], &[0], false), (&[0], &[0], false), (&[1, 2], &[1, 2], false)]),
+            [1.0, 0.5, 0.5, 1.0]
+        );
+    }
+
+    /// Control goes through one side after the other, lanes through one of the two.
+    #[test]
+    fn both_sides_where_lanes_part_run_three_times_out_of_four() {
+        assert_eq!(
+            weights(&[(&[], &[], true), (&[0], &[0], false), (&[1, 0], &[0], false), (&[2], &[1, 2], false)]),
+            [1.0, 0.75, 0.75, 1.0]
+        );
+    }
+
+    /// `loop { if lane_is_done { break; } work }` behind a condition of lanes, as in `global_average_pool_grad`.
+    #[test]
+    fn what_ends_a_loop_is_its_condition_and_the_rest_is_not() {
+        let blocks: [(&[usize], &[usize], bool); 6] = [
+            (&[], &[], true),
+            (&[0], &[0], false),
+            (&[1, 4], &[1, 4], true),
+            (&[2], &[2], false),
+            (&[3], &[2], false),
+            (&[0, 3], &[0, 3], false),
+        ];
+        assert_eq!(weights(&blocks), [1.0, 0.75, 6.0, 4.5, 6.0, 1.0]);
+    }
+
+    #[test]
+    fn loops_in_loops_run_eight_four_and_two_times() {
+        let blocks: [(&[usize], &[usize], bool); 6] = [
+            (&[], &[], false),
+            (&[0, 4], &[0, 4], false),
+            (&[1, 3], &[1, 3], false),
+            (&[2, 3], &[2, 3], false),
+            (&[3], &[3], false),
+            (&[4], &[4], false),
+        ];
+        assert_eq!(weights(&blocks), [1.0, 8.0, 32.0, 64.0, 8.0, 1.0]);
     }
 }

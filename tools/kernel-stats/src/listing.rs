@@ -18,6 +18,8 @@ pub struct Listing {
 pub struct Block {
     /// Indices of the blocks that control comes from.
     pub predecessors: Vec<usize>,
+    /// Indices of the blocks that lanes come from as the program is written: where they part, the one side is run after the other.
+    pub lane_predecessors: Vec<usize>,
     /// Whether lanes part at its end.
     pub diverges: bool,
     /// In the order of the program.
@@ -82,7 +84,7 @@ impl Listing {
     pub fn parse(text: &str) -> Self {
         let mut listing = Self::default();
         let mut indices = BTreeMap::new();
-        let mut edges: Vec<(usize, String)> = Vec::new();
+        let (mut edges, mut lane_edges) = (Vec::new(), Vec::new());
         for line in text.lines() {
             let last = listing.blocks.len().wrapping_sub(1);
             if let Some(name) = line.strip_prefix("BB").filter(|number| number.parse::<usize>().is_ok()) {
@@ -91,21 +93,70 @@ impl Listing {
             } else if let Some(block) = listing.blocks.last_mut() {
                 if line.starts_with("/*") {
                     block.diverges = between(line, "kind:", "*/").split(',').any(|kind| kind.trim() == "branch");
-                    edges.extend(names(between(line, "linear preds:", "/")).map(|from| (last, from.to_owned())));
+                    edges.extend(names(between(line, "linear preds:", "/")).map(|from| (last, from)));
+                    lane_edges.extend(names(between(line, "logical preds:", "/")).map(|from| (last, from)));
                 } else if let Some(instruction) = instruction(line) {
                     block.instructions.push(instruction);
-                } else if let Some((name, value)) = line.split_once(": ") {
-                    if let Ok(value) = value.parse() {
-                        listing.sums.insert(name.to_owned(), value);
-                    }
+                } else if let Some((name, Ok(value))) = line.split_once(": ").map(|(name, value)| (name, value.parse()))
+                {
+                    listing.sums.insert(name.to_owned(), value);
                 }
             }
         }
-        for (to, from) in edges {
-            if let Some(&from) = indices.get(&from) {
-                listing.blocks[to].predecessors.push(from);
-            }
-        }
+        let found = |edges: Vec<(usize, &str)>| {
+            edges.into_iter().filter_map(|(to, from)| Some((to, *indices.get(from)?))).collect::<Vec<_>>()
+        };
+        found(edges).iter().for_each(|&(to, from)| listing.blocks[to].predecessors.push(from));
+        found(lane_edges).iter().for_each(|&(to, from)| listing.blocks[to].lane_predecessors.push(from));
         listing
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_is_read_block_by_block() {
+        let listing = Listing::parse(include_str!("../fixtures/conv2d_grad_weight.txt"));
+        let predecessors: Vec<_> = listing.blocks.iter().map(|block| block.predecessors.clone()).collect();
+        let expected = [vec![], vec![0], vec![1, 5], vec![2], vec![3, 4], vec![4], vec![2], vec![6], vec![0, 7, 6]];
+        assert_eq!(predecessors, expected);
+        let diverging: Vec<_> = (0..listing.blocks.len()).filter(|&i| listing.blocks[i].diverges).collect();
+        assert_eq!(diverging, [6]);
+        let lengths: Vec<_> = listing.blocks.iter().map(|block| block.instructions.len()).collect();
+        assert_eq!(lengths, [5, 30, 2, 19, 40, 2, 4, 17, 3]);
+        assert_eq!(listing.sums["latency"], 6524.5);
+        assert_eq!(listing.sums["num_waves"], 16.0);
+        let wait = &listing.blocks[4].instructions[16];
+        assert_eq!(*wait, Instruction { operations: vec!["s_waitcnt".to_owned()], cycles: 313.0 });
+    }
+
+    #[test]
+    fn both_sides_of_a_parting_precede_where_lanes_meet() {
+        let text = "BB4\n/* logical preds: BB0, BB2, / linear preds: BB2, / kind: uniform, merge, */\n";
+        let text =
+            format!("BB0\n/* kind: branch, */\nBB2\n/* logical preds: BB0, / linear preds: BB0, / kind: */\n{text}");
+        let blocks = Listing::parse(&text).blocks;
+        assert_eq!((&blocks[2].predecessors, &blocks[2].lane_predecessors), (&vec![1], &vec![0, 1]));
+    }
+
+    #[test]
+    fn multiply_adds_are_counted_as_what_they_are() {
+        let count = |text: &str| {
+            let instruction = instruction(text).unwrap_or_else(|| panic!("{text:?} is no instruction"));
+            (instruction.multiply_adds(), instruction.count())
+        };
+        assert_eq!(count("\t(  1 clk)   v7 = v_fmac_f32 s1, v2, v7"), (1, 1));
+        assert_eq!(count("\t( 12 clk)   v7 = v_fma_f32 s1, v2, v7"), (1, 1));
+        assert_eq!(count("\t(  1 clk)   v7 = v_fmamk_f32 s1, v7, 0x40000000"), (1, 1));
+        assert_eq!(count("\t(  1 clk)   v7 = v_fma_mix_f32 v1, lo(v2), v7"), (1, 1));
+        assert_eq!(count("\t(  1 clk)   v7 = v_pk_fma_f16 v1, v2, v7"), (2, 1));
+        assert_eq!(count("\t(  1 clk)   v7 = v_dot2_f32_f16 v1, v2, v7"), (2, 1));
+        assert_eq!(count("\t(  1 clk)   v1 = v_dual_fmac_f32 s1, v2, v1 ::v4 = v_dual_fmac_f32 s1, v3, v4"), (2, 2));
+        assert_eq!(count("\t(  1 clk)   v1 = v_dual_fmac_f32 s1, v2, v1 ::v4 = v_dual_mov_b32 0"), (1, 2));
+        assert_eq!(count("\t(  4 clk)   v1 = v_mad_u32_u24 v1, 3, v2"), (0, 1));
+        assert_eq!(count("\t(  2 clk)   v1 = v_mul_f32 v1, v2"), (0, 1));
+        assert_eq!(count("\t(  1 clk)   s_endpgm"), (0, 1));
     }
 }

@@ -5,20 +5,25 @@ mod flow;
 mod listing;
 mod measure;
 mod mesa;
+mod predict;
 mod specialisations;
 mod spirv;
 mod table;
 mod vulkan;
 
+use std::error::Error;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
+use one::MAX_BRANCHES;
+use tensor::DType;
 
 use crate::measure::Row;
 use crate::mesa::Mesa;
-use crate::specialisations::{Job, Steps};
+use crate::specialisations::{Job, Selection, Steps};
 use crate::table::Table;
 
 /// What AMD's shader compiler makes of the kernels of the training and evaluation steps.
@@ -33,14 +38,20 @@ struct Args {
     #[arg(long, value_delimiter = ',', default_value = "resnet32,resnet110")]
     net: Vec<String>,
     /// Branches of the ensemble
-    #[arg(long, default_value_t = 3)]
-    branches: usize,
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=MAX_BRANCHES as i64))]
+    branches: u16,
     /// Images per step
-    #[arg(long, default_value_t = 128)]
-    batch: usize,
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    batch: u16,
+    /// What activations and their gradients are stored in
+    #[arg(long, value_delimiter = ',', default_value = "f32,f16")]
+    precision: Vec<Precision>,
     /// Look at the table of test cases instead of networks; names are `family/what`
     #[arg(long)]
     cases: bool,
+    /// Look at all variants that `tune` chooses from; they are numbered after the one that is launched without it
+    #[arg(long)]
+    candidates: bool,
     /// The folder that tools/kernel-stats/mesa.sh unpacked a newer Mesa into, or `installed` [default: that folder, if it is there]
     #[arg(long)]
     mesa: Option<PathBuf>,
@@ -54,11 +65,30 @@ struct Args {
     #[arg(long, conflicts_with = "isa")]
     listing: bool,
     /// Compare with docs/kernel-stats.tsv; fail where a kernel has become worse
-    #[arg(long, conflicts_with_all = ["isa", "listing", "cases"])]
+    #[arg(long, conflicts_with_all = ["isa", "listing", "cases", "candidates"])]
     check: bool,
+    /// Predict the speed of training steps on GPUs by their published peaks
+    #[arg(long, conflicts_with_all = ["isa", "listing", "cases", "candidates", "check", "update", "filters", "json"])]
+    predict: bool,
     /// Write docs/kernel-stats.tsv
-    #[arg(long, conflicts_with_all = ["isa", "listing", "cases", "check", "filters"])]
+    #[arg(long, conflicts_with_all = ["isa", "listing", "cases", "candidates", "check", "filters"])]
     update: bool,
+}
+
+/// Floats of 32 or of 16 bits.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Precision {
+    F32,
+    F16,
+}
+
+impl From<Precision> for DType {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::F16 => Self::F16,
+        }
+    }
 }
 
 /// What is measured on one GPU.
@@ -91,14 +121,22 @@ fn driver(args: &Args) -> Result<Mesa> {
     found.context("Mesa's driver for AMD is not there: run tools/kernel-stats/mesa.sh, or install mesa-vulkan-drivers")
 }
 
+fn precisions(args: &Args) -> Vec<DType> {
+    args.precision.iter().map(|&precision| precision.into()).collect()
+}
+
+fn steps<'a>(args: &'a Args, precisions: &'a [DType]) -> Steps<'a> {
+    Steps { networks: &args.net, branches: args.branches.into(), batch: args.batch.into(), precisions }
+}
+
 fn jobs(args: &Args) -> Result<Vec<Job>> {
+    let selection = Selection { filters: &args.filters, candidates: args.candidates };
     let jobs = if args.cases {
-        specialisations::of_cases(&args.filters)?
+        specialisations::of_cases(selection)?
     } else {
-        let steps = Steps { networks: &args.net, branches: args.branches, batch: args.batch };
-        specialisations::of_steps(steps, &args.filters)?
+        specialisations::of_steps(steps(args, &precisions(args)), selection)?
     };
-    ensure!(!jobs.is_empty(), "no kernel has a name with {:?}; without a filter, all are listed", args.filters.join(" "));
+    ensure!(!jobs.is_empty(), NoSuchKernel(args.filters.clone()));
     Ok(jobs)
 }
 
@@ -118,7 +156,9 @@ fn run(args: &Args) -> Result<()> {
     if args.isa || args.listing {
         return Ok(());
     }
-    if args.json {
+    if args.predict {
+        predict::print(&specialisations::training_steps(steps(args, &precisions(args)))?, &measured);
+    } else if args.json {
         println!("{}", table::json(&measured)?);
     } else if !args.update {
         measured.iter().for_each(table::print);
@@ -141,6 +181,24 @@ fn run(args: &Args) -> Result<()> {
     }
 }
 
+/// No kernel has the name that was asked for.
+#[derive(Debug)]
+struct NoSuchKernel(Vec<String>);
+
+impl fmt::Display for NoSuchKernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no kernel has a name with {:?}; without a filter, all are listed", self.0.join(" "))
+    }
+}
+
+impl Error for NoSuchKernel {}
+
+/// Whether what was asked for cannot be, whatever the machine.
+fn is_usage(error: &anyhow::Error) -> bool {
+    let unknown_network = matches!(error.downcast_ref(), Some(nets::Error::UnknownNetwork { .. }));
+    unknown_network || error.is::<NoSuchKernel>()
+}
+
 fn main() -> ExitCode {
     let result = if std::env::args().nth(1).as_deref() == Some(mesa::COMPILE) {
         mesa::compile_from_stdin()
@@ -152,7 +210,7 @@ fn main() -> ExitCode {
         Err(error) => {
             let text = format!("{error:#}");
             eprintln!("error: {}", text.split_whitespace().collect::<Vec<_>>().join(" "));
-            ExitCode::FAILURE
+            ExitCode::from(if is_usage(&error) { 2 } else { 1 })
         }
     }
 }

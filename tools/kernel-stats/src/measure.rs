@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::flow::Flow;
-use crate::listing::Listing;
+use crate::listing::{Block, Instruction, Listing};
 use crate::vulkan::Compiled;
 
 /// One shader on one GPU.
@@ -65,7 +65,9 @@ pub fn read(kernel: &str, compiled: &Compiled, rate: f64) -> Result<Row> {
     let blocks = || listing.blocks.iter().zip(&flow.weights);
     let weighted: f64 = blocks().map(|(block, weight)| weight * multiply_adds(&[block]) as f64).sum();
     let cycles = blocks().map(|(block, weight)| weight * block.instructions.iter().map(|i| i.cycles).sum::<f64>());
-    let latency = listing.sums.get("latency").context("the driver does not tell the sums behind its statistics")?;
+    let latency = listing.sums.get("latency");
+    let latency =
+        latency.with_context(|| format!("{kernel}: the driver does not tell the sums behind its statistics"))?;
     let inverse_throughput = wanted("Inverse Throughput")?;
     Ok(Row {
         kernel: kernel.to_owned(),
@@ -92,20 +94,79 @@ pub fn read(kernel: &str, compiled: &Compiled, rate: f64) -> Result<Row> {
     })
 }
 
-fn multiply_adds(blocks: &[&crate::listing::Block]) -> usize {
-    blocks.iter().flat_map(|block| &block.instructions).map(crate::listing::Instruction::multiply_adds).sum()
+fn multiply_adds(blocks: &[&Block]) -> usize {
+    blocks.iter().flat_map(|block| &block.instructions).map(Instruction::multiply_adds).sum()
 }
 
 /// The share of multiply-adds among the operations of the loop that runs most of them, without its inner loops; of the whole
 /// shader, if it has no loop with multiply-adds.
 fn hot_loop(listing: &Listing, flow: &Flow) -> f64 {
     let inside = |own: &[usize]| own.iter().map(|&i| &listing.blocks[i]).collect::<Vec<_>>();
-    let weight = |own: &[usize]| {
-        own.iter().map(|&i| flow.weights[i] * multiply_adds(&[&listing.blocks[i]]) as f64).sum::<f64>()
-    };
+    let weight =
+        |own: &[usize]| own.iter().map(|&i| flow.weights[i] * multiply_adds(&[&listing.blocks[i]]) as f64).sum::<f64>();
     let loops = flow.loops.iter().map(|of| flow.own_blocks(of)).filter(|own| weight(own) > 0.0);
     let hottest = loops.max_by(|a, b| weight(a).total_cmp(&weight(b)));
     let blocks = hottest.map_or_else(|| listing.blocks.iter().collect(), |own| inside(&own));
-    let all: usize = blocks.iter().flat_map(|block| &block.instructions).map(crate::listing::Instruction::count).sum();
+    let all: usize = blocks.iter().flat_map(|block| &block.instructions).map(Instruction::count).sum();
     multiply_adds(&blocks) as f64 / all.max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the driver says of the shader whose listing is the fixture.
+    fn compiled() -> Compiled {
+        let statistics = [
+            ("VGPRs", 48.0),
+            ("SGPRs", 128.0),
+            ("Spilled SGPRs", 0.0),
+            ("Spilled VGPRs", 0.0),
+            ("Scratch size", 0.0),
+            ("LDS size", 0.0),
+            ("Subgroups per SIMD", 16.0),
+            ("Instructions", 122.0),
+            ("Latency", 6525.0),
+            ("Inverse Throughput", 1195.0),
+        ];
+        Compiled {
+            lanes: 32,
+            statistics: statistics.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+            isa: String::new(),
+            listing: include_str!("../fixtures/conv2d_grad_weight.txt").to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_row_holds_what_the_listing_says() {
+        let row = read("conv", &compiled(), 64.0).unwrap_or_else(|error| panic!("{error:#}"));
+        assert_eq!((row.multiply_adds, row.vopd, row.vmem, row.ds, row.smem), (32, 32, 9, 0, 4));
+        // 32 multiply-adds of 56 operations in the inner loop, 16 of whose 40 instructions are two each.
+        assert_eq!(row.hot_loop, 100.0 * (32.0 / 56.0));
+        // The inner loop runs 16 times, as the compiler assumes.
+        assert_eq!(row.of_peak, 100.0 * 32.0 * 16.0 / 1195.0);
+        assert_eq!(row.weights, 1.0);
+        let slower = read("conv", &compiled(), 32.0).unwrap_or_else(|error| panic!("{error:#}"));
+        assert_eq!(slower.of_peak, 2.0 * row.of_peak);
+    }
+
+    #[test]
+    fn without_a_loop_the_whole_shader_is_looked_at() {
+        let text = "BB0\n\t(  1 clk)   v1 = v_fma_f32 v1, v2, v3\n\t(  1 clk)   s_endpgm\nlatency: 2.0\n";
+        let compiled = Compiled { listing: text.to_owned(), ..compiled() };
+        let row = read("fma", &compiled, 64.0).unwrap_or_else(|error| panic!("{error:#}"));
+        assert_eq!((row.hot_loop, row.weights), (50.0, 1.0));
+    }
+
+    #[test]
+    fn what_the_driver_does_not_tell_is_named() {
+        let mut compiled = compiled();
+        compiled.statistics.remove("Spilled VGPRs");
+        let error = read("conv", &compiled, 64.0).expect_err("a statistic is missing");
+        assert_eq!(error.to_string(), "conv: the driver does not tell \"Spilled VGPRs\"");
+        compiled.statistics.insert("Spilled VGPRs".to_owned(), 0.0);
+        compiled.listing.clear();
+        let error = read("conv", &compiled, 64.0).expect_err("the listing is missing");
+        assert!(error.to_string().starts_with("conv: the driver does not tell the sums"), "{error}");
+    }
 }

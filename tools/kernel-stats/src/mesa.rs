@@ -97,7 +97,9 @@ impl Mesa {
         match jobs.get(compiled.len()) {
             None if status.success() => Ok((driver, compiled)),
             None => Err(anyhow!("the compiler for {gpu} ended with {status}: {}", last_line(&errors))),
-            Some(job) => Err(anyhow!("{}: the compiler for {gpu} ended with {status}: {}", job.name, last_line(&errors))),
+            Some(job) => {
+                Err(anyhow!("{}: the compiler for {gpu} ended with {status}: {}", job.name, last_line(&errors)))
+            }
         }
     }
 
@@ -105,7 +107,10 @@ impl Mesa {
     pub fn compile_for_all(&self, gpus: &[String], jobs: &[Job]) -> Vec<Result<(String, Vec<Compiled>)>> {
         thread::scope(|scope| {
             let running: Vec<_> = gpus.iter().map(|gpu| scope.spawn(move || self.compile(gpu, jobs))).collect();
-            running.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(anyhow!("a thread failed")))).collect()
+            running
+                .into_iter()
+                .map(|thread| thread.join().unwrap_or_else(|_| Err(anyhow!("a thread failed"))))
+                .collect()
         })
     }
 }

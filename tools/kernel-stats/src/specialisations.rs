@@ -3,14 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
+use data::{Augment, PADDING};
 use nets::resnet::Shortcut;
 use nets::{Model, architecture};
 use one::Config;
 use serde::{Deserialize, Serialize};
 use tensor::optim::SgdConfig;
-use tensor::{Graph, Kernel, Spec, Target};
+use tensor::plan::plan;
+use tensor::{DType, Graph, Kernel, Spec, Target};
 
+use crate::predict::Step;
 use crate::spirv;
+
+/// Images to train on.
+const IMAGES: usize = 50_000;
 
 /// What steps are recorded from.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +27,8 @@ pub struct Steps<'a> {
     pub branches: usize,
     /// Images per step.
     pub batch: usize,
+    /// What activations and their gradients are stored in.
+    pub precisions: &'a [DType],
 }
 
 /// One shader to compile.
@@ -36,51 +44,63 @@ pub struct Job {
     pub spirv: Vec<u32>,
 }
 
+/// Which shaders are wanted.
+#[derive(Debug, Clone, Copy)]
+pub struct Selection<'a> {
+    /// What names must contain, all of them.
+    pub filters: &'a [String],
+    /// Not only the variant that is launched, but all that may be the fastest.
+    pub candidates: bool,
+}
+
 /// Collects shaders by their text, so that each is compiled once.
-#[derive(Debug, Default)]
-struct Collector {
+#[derive(Debug)]
+struct Collector<'a> {
+    selection: Selection<'a>,
     seen: BTreeSet<(String, &'static str)>,
     names: BTreeMap<String, usize>,
     jobs: Vec<Job>,
 }
 
-impl Collector {
+impl<'a> Collector<'a> {
+    fn new(selection: Selection<'a>) -> Self {
+        Self { selection, seen: BTreeSet::new(), names: BTreeMap::new(), jobs: Vec::new() }
+    }
+
     fn add(&mut self, name: &str, kernel: &dyn Kernel) -> Result<()> {
-        let launch = kernel.launch(&Target::HARDWARE);
-        let source = launch.source();
-        if self.seen.contains(&(source.clone(), launch.entry)) {
+        if !self.selection.filters.iter().all(|filter| name.contains(filter.as_str())) {
             return Ok(());
         }
-        let spirv = spirv::translate(&source, launch.entry).map_err(|error| error.context(name.to_owned()))?;
-        let count = self.names.entry(name.to_owned()).or_default();
-        *count += 1;
-        let name = if *count == 1 { name.to_owned() } else { format!("{name} ({count})") };
-        self.jobs.push(Job { name, entry: launch.entry.to_owned(), bindings: launch.bindings.len(), spirv });
-        self.seen.insert((source, launch.entry));
+        let mut launches = kernel.candidates(&Target::HARDWARE);
+        if !self.selection.candidates {
+            launches.truncate(1);
+        }
+        for launch in launches {
+            let source = launch.source();
+            if self.seen.contains(&(source.clone(), launch.entry)) {
+                continue;
+            }
+            let spirv = spirv::translate(&source, launch.entry).map_err(|error| error.context(name.to_owned()))?;
+            let count = self.names.entry(name.to_owned()).or_default();
+            *count += 1;
+            let name = if *count == 1 { name.to_owned() } else { format!("{name} ({count})") };
+            self.jobs.push(Job { name, entry: launch.entry.to_owned(), bindings: launch.bindings.len(), spirv });
+            self.seen.insert((source, launch.entry));
+        }
         Ok(())
     }
 }
 
-/// The shaders of the networks' training and evaluation steps whose names contain every one of `filters`.
-pub fn of_steps(steps: Steps<'_>, filters: &[String]) -> Result<Vec<Job>> {
-    let mut collector = Collector::default();
-    for network in steps.networks {
-        let net = architecture(network, Shortcut::B)?;
-        let config = Config::paper(net.as_ref(), steps.branches, 10);
-        for training in [true, false] {
-            let (mut graph, mut model) = (Graph::new(), Model::new());
-            let image = graph.input("image", Spec::f32([1, steps.batch, 32, 32, 4]));
-            let labels = graph.input("labels", Spec::u32([steps.batch]));
-            let (net, sample) = (net.as_ref(), (image, labels));
-            if training {
-                one::training(&mut graph, &mut model, net, sample, &config, SgdConfig { nesterov: true })?;
-            } else {
-                one::evaluation(&mut graph, &mut model, net, sample, &config, 1)?;
-            }
-            for kernel in graph.kernels() {
-                let name = kernel.describe();
-                if filters.iter().all(|filter| name.contains(filter.as_str())) {
-                    collector.add(&name, kernel.as_ref())?;
+/// The shaders of the networks' training and evaluation steps.
+pub fn of_steps(steps: Steps<'_>, selection: Selection<'_>) -> Result<Vec<Job>> {
+    let mut collector = Collector::new(selection);
+    for &precision in steps.precisions {
+        for network in steps.networks {
+            for training in [true, false] {
+                let graph = record(steps, precision, network, training)?;
+                let kernels: Vec<_> = graph.kernels().collect();
+                for index in plan(&graph)?.order {
+                    collector.add(&kernels[index].describe(), kernels[index].as_ref())?;
                 }
             }
         }
@@ -88,13 +108,59 @@ pub fn of_steps(steps: Steps<'_>, filters: &[String]) -> Result<Vec<Job>> {
     Ok(collector.jobs)
 }
 
-/// The shaders of the table of cases whose names contain every one of `filters`.
-pub fn of_cases(filters: &[String]) -> Result<Vec<Job>> {
-    let mut collector = Collector::default();
-    for case in cases::all() {
-        if filters.iter().all(|filter| case.name.contains(filter.as_str())) {
-            collector.add(&case.name, case.kernel.as_ref())?;
+/// The training steps, with the cost of each kernel.
+pub fn training_steps(steps: Steps<'_>) -> Result<Vec<Step>> {
+    let mut all = Vec::new();
+    for &precision in steps.precisions {
+        for network in steps.networks {
+            let kernels = record(steps, precision, network, true)?.live_kernels()?;
+            let passes = |kernel: &dyn Kernel| kernel.launch(&Target::HARDWARE).passes().count();
+            let kernels = kernels.iter().map(|kernel| (kernel.describe(), kernel.cost(), passes(kernel.as_ref())));
+            let name = format!(
+                "{network}, {} branches, activations of {}",
+                steps.branches,
+                match precision {
+                    DType::F16 => "16 bits",
+                    _ => "32 bits",
+                }
+            );
+            all.push(Step { name, batch: steps.batch, kernels: kernels.collect() });
         }
+    }
+    Ok(all)
+}
+
+/// Records a step on CIFAR-10, whose training images are one binding.
+fn record(steps: Steps<'_>, precision: DType, network: &str, training: bool) -> Result<Graph> {
+    let (mut graph, mut model) = (Graph::new(), Model::new());
+    let shard = graph.input("images", Spec::u32([IMAGES, 32, 32]));
+    let labels = graph.input("labels", Spec::u32([IMAGES]));
+    let picks = graph.input("picks", Spec::u32([steps.batch, 2]));
+    let augment = Augment {
+        shard_images: vec![IMAGES],
+        size: 32,
+        batch: steps.batch,
+        padding: PADDING,
+        mean: [0.4914, 0.4822, 0.4465],
+        std: [0.2470, 0.2435, 0.2616],
+    };
+    let sample = graph.launch_as(precision, augment, &[shard, labels, picks])?;
+    let sample = (sample[0], sample[1]);
+    let net = architecture(network, Shortcut::B)?;
+    let config = Config::paper(net.as_ref(), steps.branches, 10);
+    if training {
+        one::training(&mut graph, &mut model, net.as_ref(), sample, &config, SgdConfig { nesterov: true })?;
+    } else {
+        one::evaluation(&mut graph, &mut model, net.as_ref(), sample, &config, IMAGES)?;
+    }
+    Ok(graph)
+}
+
+/// The shaders of the table of cases.
+pub fn of_cases(selection: Selection<'_>) -> Result<Vec<Job>> {
+    let mut collector = Collector::new(selection);
+    for case in cases::all() {
+        collector.add(&case.name, case.kernel.as_ref())?;
     }
     Ok(collector.jobs)
 }

@@ -17,7 +17,8 @@ const UNCHECKED: BoundsCheckPolicies = BoundsCheckPolicies {
 /// Translates the entry point `entry` of a shader.
 pub fn translate(source: &str, entry: &str) -> Result<Vec<u32>> {
     let module = naga::front::wgsl::parse_str(source).map_err(|error| anyhow!(error.emit_to_string(source)))?;
-    let info = Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16 | Capabilities::SUBGROUP)
+    let halves = Capabilities::SHADER_FLOAT16 | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let info = Validator::new(ValidationFlags::all(), halves | Capabilities::SUBGROUP)
         .subgroup_stages(ShaderStages::COMPUTE)
         .subgroup_operations(SubgroupOperationSet::all())
         .validate(&module)

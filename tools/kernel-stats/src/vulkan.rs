@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char};
 
 use anyhow::{Context, Result, bail, ensure};
-use ash::{Device, Entry, Instance, ext, khr, vk};
+use ash::{Device, Entry, ext, khr, vk};
 use serde::{Deserialize, Serialize};
 
 /// What the compiler says of one shader.
@@ -21,11 +21,11 @@ pub struct Compiled {
     pub listing: String,
 }
 
-/// The device that the environment names (see [`crate::mesa`]), opened with what `wgpu` would ask of it.
+/// The device that the environment names (see [`crate::mesa`]), opened with what `wgpu` would ask of it. It is open until the
+/// process ends.
 pub struct Compiler {
     /// Keeps Vulkan's loader in memory.
     _entry: Entry,
-    instance: Instance,
     device: Device,
     properties: khr::pipeline_executable_properties::Device,
     /// The driver and its version.
@@ -78,11 +78,12 @@ impl Compiler {
                 .push_next(&mut executables);
             let device = instance.create_device(adapter, &create, None)?;
             let properties = khr::pipeline_executable_properties::Device::new(&instance, &device);
-            Ok(Self { _entry: entry, instance, device, properties, driver })
+            Ok(Self { _entry: entry, device, properties, driver })
         }
     }
 
-    /// Compiles a compute shader whose group 0 holds `bindings` storage buffers.
+    /// Compiles a compute shader whose group 0 holds `bindings` storage buffers. After an error the process should end: what was
+    /// made until then is left to it.
     pub fn compile(&self, spirv: &[u32], entry: &str, bindings: usize) -> Result<Compiled> {
         let entry = CString::new(entry)?;
         let slots: Vec<_> = (0..bindings as u32)
@@ -94,79 +95,71 @@ impl Compiler {
                     .stage_flags(vk::ShaderStageFlags::COMPUTE)
             })
             .collect();
+        let slots = vk::DescriptorSetLayoutCreateInfo::default().bindings(&slots);
+        let code = vk::ShaderModuleCreateInfo::default().code(spirv);
         let flags = vk::PipelineCreateFlags::CAPTURE_STATISTICS_KHR
             | vk::PipelineCreateFlags::CAPTURE_INTERNAL_REPRESENTATIONS_KHR;
         // SAFETY: every handle is made here of this device and destroyed once, after its last use; every pointer is to a local
-        // that outlives the call; naga validated the SPIR-V; the buffers have the sizes that the driver asked for.
+        // that outlives the call; naga validated the SPIR-V.
         unsafe {
-            let group = self
-                .device
-                .create_descriptor_set_layout(&vk::DescriptorSetLayoutCreateInfo::default().bindings(&slots), None)?;
-            let groups = [group];
-            let layout = self
-                .device
-                .create_pipeline_layout(&vk::PipelineLayoutCreateInfo::default().set_layouts(&groups), None)?;
-            let module =
-                self.device.create_shader_module(&vk::ShaderModuleCreateInfo::default().code(spirv), None)?;
+            let groups = [self.device.create_descriptor_set_layout(&slots, None)?];
+            let layout = vk::PipelineLayoutCreateInfo::default().set_layouts(&groups);
+            let layout = self.device.create_pipeline_layout(&layout, None)?;
+            let module = self.device.create_shader_module(&code, None)?;
             let stage = vk::PipelineShaderStageCreateInfo::default()
                 .stage(vk::ShaderStageFlags::COMPUTE)
                 .module(module)
                 .name(&entry);
             let create = vk::ComputePipelineCreateInfo::default().flags(flags).stage(stage).layout(layout);
-            let pipelines = self
-                .device
-                .create_compute_pipelines(vk::PipelineCache::null(), &[create], None)
-                .map_err(|(_, error)| error)?;
-            let info = vk::PipelineInfoKHR::default().pipeline(pipelines[0]);
-            let executables = self.properties.get_pipeline_executable_properties(&info)?;
+            let made = self.device.create_compute_pipelines(vk::PipelineCache::null(), &[create], None);
+            let pipeline = made.map_err(|(_, error)| error)?[0];
+            let executables = self
+                .properties
+                .get_pipeline_executable_properties(&vk::PipelineInfoKHR::default().pipeline(pipeline))?;
             ensure!(executables.len() == 1, "{} executables of one compute shader", executables.len());
-            let info = vk::PipelineExecutableInfoKHR::default().pipeline(pipelines[0]).executable_index(0);
-            let statistics = self.properties.get_pipeline_executable_statistics(&info)?;
-            let statistics = statistics
-                .iter()
-                .map(|statistic| {
-                    let value = match statistic.format {
-                        vk::PipelineExecutableStatisticFormatKHR::BOOL32 => f64::from(statistic.value.b32),
-                        vk::PipelineExecutableStatisticFormatKHR::INT64 => statistic.value.i64 as f64,
-                        vk::PipelineExecutableStatisticFormatKHR::UINT64 => statistic.value.u64 as f64,
-                        _ => statistic.value.f64,
-                    };
-                    (string(&statistic.name), value)
-                })
-                .collect();
+            let executable = vk::PipelineExecutableInfoKHR::default().pipeline(pipeline).executable_index(0);
+            let statistics = self.statistics(&executable)?;
+            let isa = self.assembly(&executable)?;
+            self.device.destroy_pipeline(pipeline, None);
+            self.device.destroy_shader_module(module, None);
+            self.device.destroy_pipeline_layout(layout, None);
+            self.device.destroy_descriptor_set_layout(groups[0], None);
+            Ok(Compiled { lanes: executables[0].subgroup_size, statistics, isa, listing: String::new() })
+        }
+    }
 
-            let mut texts = self.properties.get_pipeline_executable_internal_representations(&info)?;
+    /// The compiler's statistics by name.
+    fn statistics(&self, executable: &vk::PipelineExecutableInfoKHR<'_>) -> Result<BTreeMap<String, f64>> {
+        // SAFETY: the pipeline lives, and was made with the flag that this asks for; of each union the field is read that the
+        // driver says it wrote.
+        unsafe {
+            let statistics = self.properties.get_pipeline_executable_statistics(executable)?;
+            let value = |statistic: &vk::PipelineExecutableStatisticKHR<'_>| match statistic.format {
+                vk::PipelineExecutableStatisticFormatKHR::BOOL32 => f64::from(statistic.value.b32),
+                vk::PipelineExecutableStatisticFormatKHR::INT64 => statistic.value.i64 as f64,
+                vk::PipelineExecutableStatisticFormatKHR::UINT64 => statistic.value.u64 as f64,
+                _ => statistic.value.f64,
+            };
+            Ok(statistics.iter().map(|statistic| (string(&statistic.name), value(statistic))).collect())
+        }
+    }
+
+    /// The machine code.
+    fn assembly(&self, executable: &vk::PipelineExecutableInfoKHR<'_>) -> Result<String> {
+        // SAFETY: the pipeline lives, and was made with the flag that this asks for; the buffers have the sizes that the driver
+        // asked for, and outlive the call.
+        unsafe {
+            let mut texts = self.properties.get_pipeline_executable_internal_representations(executable)?;
             let mut buffers: Vec<Vec<u8>> = texts.iter().map(|text| vec![0; text.data_size]).collect();
             for (text, buffer) in texts.iter_mut().zip(&mut buffers) {
                 text.p_data = buffer.as_mut_ptr().cast();
             }
             let mut count = texts.len() as u32;
-            (self.properties.fp().get_pipeline_executable_internal_representations_khr)(
-                self.device.handle(),
-                &info,
-                &mut count,
-                texts.as_mut_ptr(),
-            )
-            .result()?;
-            let isa = texts.iter().zip(&buffers).find(|(text, _)| string(&text.name) == "Assembly");
-            let isa = isa.context("the driver does not show its machine code")?.1;
-            let isa = CStr::from_bytes_until_nul(isa)?.to_string_lossy().into_owned();
-
-            self.device.destroy_pipeline(pipelines[0], None);
-            self.device.destroy_shader_module(module, None);
-            self.device.destroy_pipeline_layout(layout, None);
-            self.device.destroy_descriptor_set_layout(group, None);
-            Ok(Compiled { lanes: executables[0].subgroup_size, statistics, isa, listing: String::new() })
-        }
-    }
-}
-
-impl Drop for Compiler {
-    fn drop(&mut self) {
-        // SAFETY: nothing that was made of them is left: `compile` destroys what it makes.
-        unsafe {
-            self.device.destroy_device(None);
-            self.instance.destroy_instance(None);
+            let read = self.properties.fp().get_pipeline_executable_internal_representations_khr;
+            read(self.device.handle(), executable, &mut count, texts.as_mut_ptr()).result()?;
+            let assembly = texts.iter().zip(&buffers).find(|(text, _)| string(&text.name) == "Assembly");
+            let (_, assembly) = assembly.context("the driver does not show its machine code")?;
+            Ok(CStr::from_bytes_until_nul(assembly)?.to_string_lossy().into_owned())
         }
     }
 }

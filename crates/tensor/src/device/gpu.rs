@@ -1,6 +1,7 @@
 //! The GPU device: an adapter opened through `wgpu`, its pipelines, the recorder and read-back.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -31,6 +32,8 @@ const SUBMISSIONS_IN_FLIGHT: usize = 4;
 
 /// How long a submission may take: far longer than any that this program makes takes on the slowest adapter.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// The variable of the environment that says it otherwise, in seconds.
+const PATIENCE_VARIABLE: &str = "ONFLY_GPU_PATIENCE";
 
 /// Bindings of all bind groups together: a step of the deepest networks has some thousand dispatches of up to eight.
 const MAX_BINDINGS: u32 = 200_000;
@@ -47,6 +50,7 @@ pub struct GpuDevice {
     choices: Choices,
     timestamps: bool,
     host_memory: bool,
+    patience: Duration,
     failure: Arc<Mutex<Option<String>>>,
 }
 
@@ -92,6 +96,7 @@ impl GpuDevice {
             adapter: identity(&info),
             timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
             host_memory: matches!(info.device_type, wgpu::DeviceType::IntegratedGpu | wgpu::DeviceType::Cpu),
+            patience: patience(std::env::var(PATIENCE_VARIABLE).ok().as_deref()),
             device,
             queue,
             checked: options.checked,
@@ -232,13 +237,15 @@ impl GpuDevice {
 
     /// Waits for a submission, or for all of them.
     fn wait(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<()> {
-        let polled = self.device.poll(wgpu::PollType::Wait { submission_index: submission, timeout: Some(PATIENCE) });
+        let polled =
+            self.device.poll(wgpu::PollType::Wait { submission_index: submission, timeout: Some(self.patience) });
         self.check()?;
         match polled {
             Ok(_) => Ok(()),
             Err(wgpu::PollError::Timeout) => Err(self.error(format!(
-                "it has not answered for {} minutes: it may hang; try a smaller --batch, or restart the machine",
-                PATIENCE.as_secs() / 60
+                "it has not answered for {:?}: it may hang; try a smaller --batch, more patience by {PATIENCE_VARIABLE}=SECONDS, \
+                 or restart the machine",
+                self.patience
             ))),
             Err(error) => Err(self.error(format!("waiting for the device failed: {error}"))),
         }
@@ -269,7 +276,7 @@ impl GpuDevice {
                 binding: i as u32,
                 visibility: wgpu::ShaderStages::COMPUTE,
                 ty: wgpu::BindingType::Buffer {
-                    ty: wgpu::BufferBindingType::Storage { read_only: matches!(binding, Binding::Input(_)) },
+                    ty: wgpu::BufferBindingType::Storage { read_only: !matches!(binding, Binding::Output(_)) },
                     has_dynamic_offset: false,
                     min_binding_size: None,
                 },
@@ -314,6 +321,12 @@ impl GpuDevice {
     }
 }
 
+/// The time that so many seconds are; what is no such number is as good as none.
+fn patience(seconds: Option<&str>) -> Duration {
+    let given = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds.parse().ok()?).ok());
+    given.unwrap_or(PATIENCE)
+}
+
 /// What `wgpu` says, on one line.
 fn explain(error: &wgpu::Error) -> String {
     let text = match error {
@@ -329,7 +342,7 @@ struct Pipeline {
     group: wgpu::BindGroupLayout,
 }
 
-/// One dispatch with everything made before the first step.
+/// One pass of a dispatch with everything made before the first step.
 #[derive(Debug)]
 struct Recorded {
     pipeline: wgpu::ComputePipeline,
@@ -342,7 +355,10 @@ struct Recorded {
 #[derive(Debug)]
 pub struct GpuProgram {
     device: Arc<GpuDevice>,
+    /// The passes of all dispatches.
     recorded: Vec<Recorded>,
+    /// Which of them are each dispatch's.
+    passes: Vec<Range<usize>>,
     in_flight: VecDeque<wgpu::SubmissionIndex>,
 }
 
@@ -353,24 +369,34 @@ impl GpuProgram {
     pub(super) fn new(device: &Arc<GpuDevice>, dispatches: &[Dispatch]) -> Result<Self> {
         let launch = |dispatch: &Dispatch| device.choices.launch(dispatch.kernel.as_ref(), &device.target);
         let launches: Vec<Launch> = dispatches.iter().map(launch).collect();
-        let sources: Vec<String> = launches.iter().map(Launch::source).collect();
+        let mut steps: Vec<(&Dispatch, &Launch, String)> = Vec::with_capacity(dispatches.len());
+        let mut passes = Vec::with_capacity(dispatches.len());
+        for (dispatch, launch) in dispatches.iter().zip(&launches) {
+            let first = steps.len();
+            steps.extend(launch.passes().map(|pass| (dispatch, pass, pass.source())));
+            passes.push(first..steps.len());
+        }
         let mut index: HashMap<(&str, &str), usize> = HashMap::new();
         let mut wanted: Vec<Wanted<'_>> = Vec::new();
-        let mut which = Vec::with_capacity(dispatches.len());
-        for ((dispatch, launch), source) in dispatches.iter().zip(&launches).zip(&sources) {
+        let mut which = Vec::with_capacity(steps.len());
+        for (dispatch, launch, source) in &steps {
             which.push(*index.entry((source, launch.entry)).or_insert_with(|| {
                 wanted.push((dispatch.kernel.name(), launch, source));
                 wanted.len() - 1
             }));
         }
         let pipelines = build(device, &wanted)?;
-        let recorded = dispatches
+        let recorded = steps
             .iter()
-            .zip(&launches)
             .zip(which)
-            .map(|((dispatch, launch), which)| record(device, dispatch, launch, &pipelines[which]))
+            .map(|((dispatch, launch, _), which)| record(device, dispatch, launch, &pipelines[which]))
             .collect::<Result<_>>()?;
-        Ok(Self { device: Arc::clone(device), recorded, in_flight: VecDeque::new() })
+        Ok(Self { device: Arc::clone(device), recorded, passes, in_flight: VecDeque::new() })
+    }
+
+    /// Passes of all dispatches.
+    pub(crate) fn dispatches(&self) -> usize {
+        self.recorded.len()
     }
 
     pub(super) fn run(&mut self) -> Result<()> {
@@ -406,15 +432,17 @@ impl GpuProgram {
     }
 
     pub(super) fn run_one(&mut self, index: usize) -> Result<()> {
-        self.submit(index, index + 1)?;
+        let Range { start, end } = self.passes[index].clone();
+        self.submit(start, end)?;
         self.device.check()
     }
 
     pub(super) fn run_timed(&mut self) -> Result<Vec<Duration>> {
-        if self.device.timestamps { self.run_timestamped() } else { self.run_wall_clock() }
+        let times = if self.device.timestamps { self.run_timestamped()? } else { self.run_wall_clock()? };
+        Ok(self.passes.iter().map(|passes| times[passes.clone()].iter().sum()).collect())
     }
 
-    /// One pass per dispatch, with timestamps at the pass's ends: the only place where every vendor has them.
+    /// A compute pass for each, with timestamps at its ends: the only place where every vendor has them.
     fn run_timestamped(&mut self) -> Result<Vec<Duration>> {
         let gpu = Arc::clone(&self.device);
         let mut times = Vec::with_capacity(self.recorded.len());
@@ -509,7 +537,7 @@ fn record(device: &Arc<GpuDevice>, dispatch: &Dispatch, launch: &Launch, pipelin
     for (i, binding) in launch.bindings.iter().enumerate() {
         let view: &View = match binding {
             Binding::Input(i) => &dispatch.inputs[*i],
-            Binding::Output(i) => &dispatch.outputs[*i],
+            Binding::Output(i) | Binding::Written(i) => &dispatch.outputs[*i],
         };
         let Buffer::Gpu(buffer) = &view.buffer else { return Err(Device::Gpu(Arc::clone(device)).foreign()) };
         let bytes = 4 * view.words as u64;
@@ -552,6 +580,14 @@ fn record(device: &Arc<GpuDevice>, dispatch: &Dispatch, launch: &Launch, pipelin
 mod tests {
     use super::*;
     use crate::device::{adapters, open};
+
+    #[test]
+    fn patience_is_a_number_of_seconds() {
+        assert_eq!(patience(Some("0.5")), Duration::from_millis(500));
+        for other in [None, Some(""), Some("-1"), Some("long"), Some("1e300"), Some("NaN")] {
+            assert_eq!(patience(other), PATIENCE);
+        }
+    }
 
     /// Destroying a device stands for its driver's reset: whatever comes after fails, and nothing hangs or panics.
     #[test]

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::matrix::{ROWS_PER_THREAD, Tiling, repeat, task_words};
 use super::vector::{Loops, wide};
-use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut};
+use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
 use crate::target::Target;
 
@@ -18,10 +18,13 @@ pub enum Residual {
     Same,
     /// A tensor `[1, rows, C]` that every member adds.
     Shared,
+    /// A tensor `[M, rows, C]` that is normalised as it is read, by one more input `affine [M, 3, C]` = (mean, scale, beta)
+    /// behind it: `(residual - mean) scale + beta`.
+    Normalised,
 }
 
 /// Normalisation by the statistics of the batch: `x [M, rows, C]`, `stats [M, 2, C]` = (mean, 1 / deviation),
-/// `gamma [M, C]`, `beta [M, C]` and, if any, the residual `[M or 1, rows, C]` -> `y [M, rows, C]`.
+/// `gamma [M, C]`, `beta [M, C]` and, if any, the residual `[M or 1, rows, C]` and its `affine` -> `y [M, rows, C]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BatchNormApply {
     /// Members M.
@@ -59,6 +62,8 @@ pub struct BatchNormInference {
 struct Apply<'a> {
     x: &'a [f32],
     residual: Option<&'a [f32]>,
+    /// Mean, scale and shift of the residual.
+    affine: Option<[&'a [f32]; 3]>,
     mean: &'a [f32],
     scale: &'a [f32],
     shift: &'a [f32],
@@ -69,7 +74,7 @@ struct Apply<'a> {
 impl Loops for Apply<'_> {
     #[inline(always)]
     fn run(self) {
-        let Self { x, residual, mean, scale, shift, floor, y } = self;
+        let Self { x, residual, affine, mean, scale, shift, floor, y } = self;
         for (tile, y) in y.chunks_mut(mean.len()).enumerate() {
             let start = tile * mean.len();
             let x = &x[start..][..y.len()];
@@ -78,8 +83,15 @@ impl Loops for Apply<'_> {
                 *y = (x - mean) * scale + shift;
             }
             if let Some(residual) = residual {
-                for (y, residual) in y.iter_mut().zip(&residual[start..]) {
-                    *y += residual;
+                let elements = y.iter_mut().zip(&residual[start..]);
+                if let Some([mean, scale, shift]) = affine {
+                    for ((y, residual), ((mean, scale), shift)) in elements.zip(mean.iter().zip(scale).zip(shift)) {
+                        *y += (residual - mean) * scale + shift;
+                    }
+                } else {
+                    for (y, residual) in elements {
+                        *y += residual;
+                    }
                 }
             }
             for y in y.iter_mut() {
@@ -97,12 +109,21 @@ impl BatchNormApply {
             Residual::None => {}
             Residual::Same => specs.push(Spec::f32([self.members, self.rows, self.channels])),
             Residual::Shared => specs.push(Spec::f32([1, self.rows, self.channels])),
+            Residual::Normalised => {
+                specs.push(Spec::f32([self.members, self.rows, self.channels]));
+                specs.push(Spec::f32([self.members, 3, self.channels]));
+            }
         }
         specs
     }
 
     fn flops(&self) -> usize {
-        let per_element = 3 + usize::from(self.residual != Residual::None) + usize::from(self.relu);
+        let residual = match self.residual {
+            Residual::None => 0,
+            Residual::Same | Residual::Shared => 1,
+            Residual::Normalised => 4,
+        };
+        let per_element = 3 + residual + usize::from(self.relu);
         per_element * self.members * self.rows * self.channels
     }
 
@@ -125,13 +146,19 @@ impl BatchNormApply {
             let x = &operands.x[member * rows * channels..][..rows * channels];
             let residual = match self.residual {
                 Residual::None => None,
-                Residual::Same => operands.residual.map(|all| &all[member * rows * channels..][..rows * channels]),
                 Residual::Shared => operands.residual,
+                Residual::Same | Residual::Normalised => {
+                    operands.residual.map(|all| &all[member * rows * channels..][..rows * channels])
+                }
             };
+            let affine = operands
+                .affine
+                .map(|affine| [0, 1, 2].map(|row| repeat(&affine[(3 * member + row) * channels..][..channels])));
+            let affine = affine.as_ref().map(|affine| affine.each_ref().map(Vec::as_slice));
             y.par_chunks_mut(task).enumerate().for_each(|(index, y)| {
                 let x = &x[index * task..][..y.len()];
                 let residual = residual.map(|residual| &residual[index * task..][..y.len()]);
-                wide(Apply { x, residual, mean: &mean, scale: &scale, shift: &shift, floor, y });
+                wide(Apply { x, residual, affine, mean: &mean, scale: &scale, shift: &shift, floor, y });
             });
         });
     }
@@ -144,8 +171,9 @@ impl BatchNormApply {
         let workgroups = self.members * blocks * tiling.tiles;
         let gamma = second + 1;
         let residual = if self.residual == Residual::None { 0 } else { gamma + 2 };
+        let affine = if self.residual == Residual::Normalised { gamma + 3 } else { 1 };
         let inputs = [0, 1, second, gamma, gamma + 1, residual].map(Binding::Input);
-        let bindings: Vec<Binding> = inputs.into_iter().chain([Binding::Output(0)]).collect();
+        let bindings: Vec<Binding> = inputs.into_iter().chain([Binding::Output(0), Binding::Input(affine)]).collect();
         let launch = Launch::new(include_str!("../../../../shaders/batch_norm_apply.wgsl"), 0, 0, workgroups)
             .bindings(bindings)
             .size("ROWS", self.rows)
@@ -155,6 +183,7 @@ impl BatchNormApply {
             .float("EPS", inference.unwrap_or(0.0))
             .switch("HAS_RESIDUAL", self.residual != Residual::None)
             .switch("SHARED_RESIDUAL", self.residual == Residual::Shared)
+            .switch("NORMALISED_RESIDUAL", self.residual == Residual::Normalised)
             .switch("RELU", self.relu);
         tiling.describe(launch)
     }
@@ -167,6 +196,7 @@ struct Operands<'a> {
     gamma: &'a [f32],
     beta: &'a [f32],
     residual: Option<&'a [f32]>,
+    affine: Option<&'a [f32]>,
 }
 
 impl Kernel for BatchNormApply {
@@ -185,6 +215,10 @@ impl Kernel for BatchNormApply {
         vec![Spec::f32([self.members, self.rows, self.channels])]
     }
 
+    fn activations(&self) -> Activations {
+        Activations::new([0].into_iter().chain((self.residual != Residual::None).then_some(4)), [0])
+    }
+
     fn cost(&self) -> Cost {
         Cost::new(self, self.flops())
     }
@@ -197,6 +231,7 @@ impl Kernel for BatchNormApply {
             gamma: inputs[2].f32(),
             beta: inputs[3].f32(),
             residual: inputs.get(4).map(|slice| slice.f32()),
+            affine: inputs.get(5).map(|slice| slice.f32()),
         };
         self.compute(operands, outputs[0].f32(), |member| {
             let (mean, inv_std) = stats[member * 2 * channels..][..2 * channels].split_at(channels);
@@ -233,6 +268,10 @@ impl Kernel for BatchNormInference {
         self.apply().outputs()
     }
 
+    fn activations(&self) -> Activations {
+        Activations::new([0].into_iter().chain((self.residual != Residual::None).then_some(5)), [0])
+    }
+
     fn cost(&self) -> Cost {
         Cost::new(self, self.apply().flops())
     }
@@ -245,6 +284,7 @@ impl Kernel for BatchNormInference {
             gamma: inputs[3].f32(),
             beta: inputs[4].f32(),
             residual: inputs.get(5).map(|slice| slice.f32()),
+            affine: inputs.get(6).map(|slice| slice.f32()),
         };
         self.apply().compute(operands, outputs[0].f32(), |member| {
             let range = member * channels..(member + 1) * channels;
@@ -266,7 +306,7 @@ mod tests {
     #[test]
     fn both_modes_follow_the_formula() {
         for (members, rows, channels) in [(1, 1, 1), (2, 3, 5), (3, 1100, 16), (2, 40, 640)] {
-            for residual in [Residual::None, Residual::Same, Residual::Shared] {
+            for residual in [Residual::None, Residual::Same, Residual::Shared, Residual::Normalised] {
                 for relu in [false, true] {
                     let words = members * rows * channels;
                     let x = normal(words, 0.3, 2.0, 1);
@@ -274,7 +314,9 @@ mod tests {
                     let var: Vec<f32> = normal(members * channels, 0.0, 1.0, 3).iter().map(|v| v * v + 0.1).collect();
                     let gamma = normal(members * channels, 1.0, 0.5, 4);
                     let beta = normal(members * channels, 0.0, 0.5, 5);
-                    let extra = normal(if residual == Residual::Same { words } else { rows * channels }, 0.0, 1.0, 6);
+                    let shared = residual == Residual::Shared;
+                    let extra = normal(if shared { rows * channels } else { words }, 0.0, 1.0, 6);
+                    let affine = normal(members * 3 * channels, 0.5, 1.0, 7);
                     let stats: Vec<f32> = (mean.chunks(channels).zip(var.chunks(channels)))
                         .flat_map(|(mean, var)| {
                             mean.iter().copied().chain(var.iter().map(|v| 1.0 / (v + 1e-3).sqrt())).collect::<Vec<_>>()
@@ -285,6 +327,10 @@ mod tests {
                     if residual != Residual::None {
                         training.push(&extra);
                         inference.push(&extra);
+                    }
+                    if residual == Residual::Normalised {
+                        training.push(&affine);
+                        inference.push(&affine);
                     }
                     let apply = BatchNormApply { members, rows, channels, residual, relu };
                     let infer = BatchNormInference { members, rows, channels, residual, relu, eps: 1e-3 };
@@ -297,6 +343,10 @@ mod tests {
                             Residual::None => 0.0,
                             Residual::Same => f64::from(extra[i]),
                             Residual::Shared => f64::from(extra[i % (rows * channels)]),
+                            Residual::Normalised => {
+                                let at = |row| f64::from(affine[(p / channels * 3 + row) * channels + p % channels]);
+                                (f64::from(extra[i]) - at(0)) * at(1) + at(2)
+                            }
                         };
                         want = if relu { want.max(0.0) } else { want };
                         assert_close(got[0][i], want, 1e-5);

@@ -6,21 +6,19 @@
 //! dx = gamma * inv_std * (g - dbeta / rows - xhat * dgamma / rows)
 //! ```
 //!
-//! The sums take two passes (chunks of rows, then channels), `dx` a third. Nothing is stored for the ReLU: without a
-//! residual it is open where `gamma * xhat + beta > 0`, with one where the saved output is positive.
+//! The sums take two passes, over chunks of rows and then over chunks ([`super::sum_partials`]), `dx` one more. Nothing is
+//! stored for the ReLU: without a residual it is open where `gamma * xhat + beta > 0`, with one where the saved output is
+//! positive. A convolution that computes `dy` writes `g` in its place, and takes the first sums, too
+//! ([`super::conv2d_grad_input::Conv2dGradInput::norm`]); the first pass here is for all other gradients.
 
 use rayon::prelude::*;
 
-use super::matrix::{ROWS_PER_THREAD, Tiling, chunk_rows, fold, repeat, sum_partials, task_words};
+use super::batch_norm_stats::Chunks;
+use super::matrix::{ROWS_PER_THREAD, Tiling, fold, repeat, task_words};
 use super::vector::{Loops, wide};
-use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut};
+use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
 use crate::target::Target;
-
-/// Per-channel values in the `coefficients [M, COEFFICIENTS, C]` from which [`BatchNormGradInput`] computes:
-/// `mean`, `scale = gamma * inv_std`, `beta`, `slope = scale * inv_std * dgamma / rows`,
-/// `offset = scale * dbeta / rows`.
-pub const COEFFICIENTS: usize = 5;
 
 /// What followed the normalisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,24 +27,156 @@ pub enum Activation {
     Linear,
     /// A ReLU; it is open where `gamma * xhat + beta > 0`.
     Relu,
-    /// A ReLU of the sum with a residual; it is open where the output is positive.
+    /// A ReLU that is open where the output is positive: of the sum with a residual.
     ReluOfSum,
 }
 
-/// First pass: `x [M, rows, C]`, `dy [M, rows, C]`, `stats [M, 2, C]`, `gamma [M, C]`, `beta [M, C]` ->
-/// `partials [P, M, 2, C]`, the sums of `g` and of `g * xhat` over the rows of each of P chunks. With
-/// [`Activation::ReluOfSum`] the output `y [M, rows, C]` is one more input, and `g [M, rows, C]` one more output: it is
-/// the residual's gradient, too.
+/// Where the gradient of the output comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Upstream {
+    /// A tensor `dy [M, rows, C]`.
+    Whole,
+    /// The gradient `[M, rows / area, C]` of a global average pooling over images of `area` rows, which is spread over
+    /// them here. There is a ReLU: `g` is written.
+    Pooled {
+        /// Rows of an image.
+        area: usize,
+    },
+    /// The sum of both, for which there is one more input behind the others.
+    Both {
+        /// Rows of an image.
+        area: usize,
+    },
+}
+
+impl Upstream {
+    /// Rows of an image, if there is a pooling.
+    fn area(self) -> Option<usize> {
+        match self {
+            Upstream::Whole => None,
+            Upstream::Pooled { area } | Upstream::Both { area } => Some(area),
+        }
+    }
+}
+
+/// First pass: `x [M, rows, C]`, `dy` ([`Upstream`]), `stats [M, 2, C]`, `gamma [M, C]`, `beta [M, C]` ->
+/// `partials [P, M, 2, C]`, the sums of `g` and of `g * xhat` over the rows of each of P chunks, and with a ReLU
+/// `g [M, rows, C]`. With [`Activation::ReluOfSum`] the output `y [M, rows, C]` is one more input.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BatchNormGradPartials {
     /// Members M.
     pub members: usize,
-    /// Rows that were normalised together: `N * H * W`.
-    pub rows: usize,
     /// Channels C.
     pub channels: usize,
+    /// The rows.
+    pub chunks: Chunks,
     /// What followed the normalisation.
     pub activation: Activation,
+    /// Where its gradient comes from.
+    pub upstream: Upstream,
+}
+
+/// What the gradients of a member's rows are computed from, besides the rows: per-channel values, repeated to tiles.
+#[derive(Debug)]
+pub(super) struct Norm {
+    mean: Vec<f32>,
+    inv_std: Vec<f32>,
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+}
+
+/// Rows of `x` and, where the activation asks for it, of `y`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rows<'a> {
+    pub x: &'a [f32],
+    pub y: Option<&'a [f32]>,
+}
+
+impl Norm {
+    /// Of a member, given `[stats, gamma, beta]`, or stats alone if the ReLU is not [`Activation::Relu`].
+    pub fn of(inputs: &[&[f32]], member: usize, channels: usize) -> Self {
+        let (mean, inv_std) = inputs[0][member * 2 * channels..][..2 * channels].split_at(channels);
+        let (mut scale, mut shift) = (Vec::new(), Vec::new());
+        if let &[_, gamma, beta] = inputs {
+            let parameters = member * channels..(member + 1) * channels;
+            scale = gamma[parameters.clone()].iter().zip(inv_std).map(|(gamma, inv_std)| gamma * inv_std).collect();
+            scale = repeat(&scale);
+            shift = repeat(&beta[parameters]);
+        }
+        Self { mean: repeat(mean), inv_std: inv_std.to_vec(), scale, shift }
+    }
+
+    /// Sets `g` to 0 where the ReLU is closed.
+    pub fn mask(&self, activation: Activation, rows: Rows<'_>, g: &mut [f32]) {
+        wide(Mask { norm: self, activation, rows, g });
+    }
+
+    /// The `partial [2, C]` of a chunk: the sums of `g` and of `g * xhat`.
+    pub fn sums(&self, x: &[f32], g: &[f32], partial: &mut [f32]) {
+        let mut sums = vec![0.0; self.mean.len()];
+        let mut products = vec![0.0; self.mean.len()];
+        wide(Sums { mean: &self.mean, x, g, sums: &mut sums, products: &mut products });
+        let (sum, product) = partial.split_at_mut(self.inv_std.len());
+        fold(&sums, sum);
+        fold(&products, product);
+        // The constant 1 / deviation is multiplied at the end.
+        for (product, inv_std) in product.iter_mut().zip(&self.inv_std) {
+            *product *= inv_std;
+        }
+    }
+}
+
+struct Mask<'a> {
+    norm: &'a Norm,
+    activation: Activation,
+    rows: Rows<'a>,
+    g: &'a mut [f32],
+}
+
+impl Loops for Mask<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { norm: Norm { mean, scale, shift, .. }, activation, rows: Rows { x, y }, g } = self;
+        match (activation, y) {
+            (Activation::Relu, _) => {
+                for (x, g) in x.chunks(mean.len()).zip(g.chunks_mut(mean.len())) {
+                    let parameters = mean.iter().zip(scale).zip(shift);
+                    for ((g, x), ((mean, scale), shift)) in g.iter_mut().zip(x).zip(parameters) {
+                        *g = if (x - mean) * scale + shift > 0.0 { *g } else { 0.0 };
+                    }
+                }
+            }
+            (Activation::ReluOfSum, Some(y)) => {
+                for (g, y) in g.iter_mut().zip(y) {
+                    *g = if *y > 0.0 { *g } else { 0.0 };
+                }
+            }
+            (Activation::Linear | Activation::ReluOfSum, _) => {}
+        }
+    }
+}
+
+/// Sums of `g`, and of `g * (x - mean)`, over tiles.
+struct Sums<'a> {
+    mean: &'a [f32],
+    x: &'a [f32],
+    g: &'a [f32],
+    sums: &'a mut [f32],
+    products: &'a mut [f32],
+}
+
+impl Loops for Sums<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { mean, x, g, sums, products } = self;
+        for (x, g) in x.chunks(mean.len()).zip(g.chunks(mean.len())) {
+            let columns = mean.iter().zip(sums.iter_mut()).zip(products.iter_mut());
+            for ((x, g), ((mean, sum), product)) in x.iter().zip(g).zip(columns) {
+                *sum += g;
+                *product += g * (x - mean);
+            }
+        }
+    }
 }
 
 /// One chunk of rows of one member in the first pass.
@@ -58,84 +188,93 @@ struct Chunk<'a> {
     g: &'a mut [f32],
 }
 
-impl BatchNormGradPartials {
-    /// Number of chunks P. It depends on the shape only.
-    pub fn partials(&self) -> usize {
-        self.rows.div_ceil(self.chunk_rows())
-    }
+/// The operands of a first pass, wherever they are bound.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bindings {
+    pub x: Binding,
+    pub stats: Binding,
+    /// `gamma` and `beta`, or `y` twice.
+    pub gate: [Binding; 2],
+    /// None where `g` is written in place of it, or there is a pooling only.
+    pub dy: Option<Binding>,
+    pub pooled: Option<Binding>,
+    pub g: Binding,
+    pub partials: Binding,
+}
 
-    fn chunk_rows(&self) -> usize {
-        chunk_rows(self.rows, self.channels)
+impl BatchNormGradPartials {
+    /// `[P, M, 2, C]`.
+    pub(super) fn spec(&self) -> Spec {
+        Spec::f32([self.chunks.count(), self.members, 2, self.channels])
     }
 
     /// The chunks, all chunks of a member together as in `g`.
     fn chunks<'a>(&self, partials: &'a mut [f32], g: &'a mut [f32]) -> Vec<Chunk<'a>> {
-        let Self { members, rows, channels, .. } = *self;
+        let Self { members, channels, chunks: Chunks { rows, chunk }, .. } = *self;
         let mut chunks: Vec<Chunk<'a>> = (partials.chunks_mut(2 * channels).enumerate())
             .map(|(index, partial)| {
-                let start = index / members * self.chunk_rows() * channels;
+                let start = index / members * chunk * channels;
                 Chunk { member: index % members, start, partial, g: &mut [] }
             })
             .collect();
         chunks.sort_by_key(|chunk| (chunk.member, chunk.start));
-        let g = g.chunks_mut(rows * channels).flat_map(|g| g.chunks_mut(self.chunk_rows() * channels));
+        let g = g.chunks_mut(rows * channels).flat_map(|g| g.chunks_mut(chunk * channels));
         for (chunk, g) in chunks.iter_mut().zip(g) {
             chunk.g = g;
         }
         chunks
     }
-}
 
-/// Sums of `g`, and of `g * (x - mean)`, over tiles; writes `g` where a residual needs it.
-struct Sums<'a> {
-    activation: Activation,
-    x: &'a [f32],
-    dy: &'a [f32],
-    /// For [`Activation::ReluOfSum`].
-    y: &'a [f32],
-    /// Mean, scale, shift.
-    parameters: [&'a [f32]; 3],
-    g: &'a mut [f32],
-    sums: &'a mut [f32],
-    products: &'a mut [f32],
-}
-
-impl Loops for Sums<'_> {
-    #[inline(always)]
-    fn run(self) {
-        let Self { activation, x, dy, y, parameters: [mean, scale, shift], g, sums, products } = self;
-        let tile = mean.len();
-        for (index, (x, dy)) in x.chunks(tile).zip(dy.chunks(tile)).enumerate() {
-            let columns = mean.iter().zip(sums.iter_mut()).zip(products.iter_mut());
-            match activation {
-                Activation::Linear => {
-                    for ((x, g), ((mean, sum), product)) in x.iter().zip(dy).zip(columns) {
-                        *sum += g;
-                        *product += g * (x - mean);
-                    }
-                }
-                Activation::Relu => {
-                    let columns = columns.zip(scale).zip(shift);
-                    for ((x, &dy), ((((mean, sum), product), scale), shift)) in x.iter().zip(dy).zip(columns) {
-                        let deviation = x - mean;
-                        let g = if deviation * scale + shift > 0.0 { dy } else { 0.0 };
-                        *sum += g;
-                        *product += g * deviation;
-                    }
-                }
-                Activation::ReluOfSum => {
-                    let y = &y[index * tile..][..x.len()];
-                    let g = &mut g[index * tile..][..x.len()];
-                    for ((g, &dy), y) in g.iter_mut().zip(dy).zip(y) {
-                        *g = if *y > 0.0 { dy } else { 0.0 };
-                    }
-                    for ((x, g), ((mean, sum), product)) in x.iter().zip(g).zip(columns) {
-                        *sum += *g;
-                        *product += *g * (x - mean);
-                    }
-                }
+    /// Writes rows of `dy`, from element `start` of the whole tensor on.
+    fn gather(&self, inputs: &[&[f32]], start: usize, dy: &mut [f32]) {
+        let (area, pooled) = match self.upstream {
+            Upstream::Whole => {
+                dy.copy_from_slice(&inputs[1][start..][..dy.len()]);
+                return;
+            }
+            Upstream::Pooled { area } => {
+                dy.fill(0.0);
+                (area, inputs[1])
+            }
+            Upstream::Both { area } => {
+                dy.copy_from_slice(&inputs[1][start..][..dy.len()]);
+                (area, inputs[inputs.len() - 1])
+            }
+        };
+        let factor = 1.0 / area as f32;
+        for (row, dy) in (start / self.channels..).zip(dy.chunks_exact_mut(self.channels)) {
+            for (dy, pooled) in dy.iter_mut().zip(&pooled[row / area * self.channels..]) {
+                *dy += factor * pooled;
             }
         }
+    }
+
+    /// The pass.
+    pub(super) fn pass(&self, bindings: Bindings) -> Launch {
+        let Bindings { x, stats, gate, dy, pooled, g, partials } = bindings;
+        let tiling = Tiling::new(self.channels);
+        let workgroups = self.chunks.count() * self.members * tiling.tiles;
+        // Where nothing else is read, `x` stands for it.
+        let [first, second] = if self.activation == Activation::Linear { [x; 2] } else { gate };
+        let mut bindings = vec![x, dy.unwrap_or(x), stats, partials, first, second];
+        if self.activation != Activation::Linear {
+            bindings.extend([g, pooled.unwrap_or(x)]);
+        }
+        let entry = match self.activation {
+            Activation::Linear => "linear",
+            Activation::Relu => "relu",
+            Activation::ReluOfSum => "relu_of_sum",
+        };
+        let launch = Launch::new(include_str!("../../../../shaders/batch_norm_backward.wgsl"), 0, 0, workgroups)
+            .entry(entry)
+            .bindings(bindings)
+            .switch("IN_PLACE", dy.is_none() && pooled.is_none())
+            .switch("WHOLE", dy.is_some())
+            .size("AREA", self.upstream.area().unwrap_or(0))
+            .size("MEMBERS", self.members)
+            .size("ROWS", self.chunks.rows)
+            .size("CHUNK_ROWS", self.chunks.chunk);
+        tiling.describe_reduction(launch)
     }
 }
 
@@ -145,162 +284,86 @@ impl Kernel for BatchNormGradPartials {
     }
 
     fn inputs(&self) -> Vec<Spec> {
-        let activations = Spec::f32([self.members, self.rows, self.channels]);
+        let activations = Spec::f32([self.members, self.chunks.rows, self.channels]);
         let parameter = Spec::f32([self.members, self.channels]);
         let stats = Spec::f32([self.members, 2, self.channels]);
-        let mut specs = vec![activations.clone(), activations.clone(), stats, parameter.clone(), parameter];
+        let pooled = |area: usize| Spec::f32([self.members, self.chunks.rows / area, self.channels]);
+        let dy = match self.upstream {
+            Upstream::Pooled { area } => pooled(area),
+            Upstream::Whole | Upstream::Both { .. } => activations.clone(),
+        };
+        let mut specs = vec![activations.clone(), dy, stats, parameter.clone(), parameter];
         if self.activation == Activation::ReluOfSum {
             specs.push(activations);
+        }
+        if let Upstream::Both { area } = self.upstream {
+            specs.push(pooled(area));
         }
         specs
     }
 
     fn outputs(&self) -> Vec<Spec> {
-        let mut specs = vec![Spec::f32([self.partials(), self.members, 2, self.channels])];
-        if self.activation == Activation::ReluOfSum {
-            specs.push(Spec::f32([self.members, self.rows, self.channels]));
+        let mut specs = vec![self.spec()];
+        if self.activation != Activation::Linear {
+            specs.push(Spec::f32([self.members, self.chunks.rows, self.channels]));
         }
         specs
     }
 
+    fn activations(&self) -> Activations {
+        let y = (self.activation == Activation::ReluOfSum).then_some(5);
+        let g = (self.activation != Activation::Linear).then_some(1);
+        let dy = (!matches!(self.upstream, Upstream::Pooled { .. })).then_some(1);
+        Activations::new([0].into_iter().chain(dy).chain(y), g)
+    }
+
     fn cost(&self) -> Cost {
-        let per_element = if self.activation == Activation::Relu { 8 } else { 5 };
-        Cost::new(self, per_element * self.members * self.rows * self.channels)
+        let upstream = usize::from(self.upstream != Upstream::Whole);
+        let per_element = upstream + if self.activation == Activation::Relu { 8 } else { 5 };
+        Cost::new(self, per_element * self.members * self.chunks.rows * self.channels)
     }
 
     fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
-        let Self { rows, channels, activation, .. } = *self;
-        let (x, dy, stats, gamma, beta) =
-            (inputs[0].f32(), inputs[1].f32(), inputs[2].f32(), inputs[3].f32(), inputs[4].f32());
-        let y = inputs.get(5).map_or(&[][..], |slice| slice.f32());
+        let Self { channels, activation, chunks: Chunks { rows, chunk }, .. } = *self;
+        let inputs: Vec<&[f32]> = inputs.iter().map(|slice| slice.f32()).collect();
         let (partials, g) = outputs.split_at_mut(1);
         let g = g.first_mut().map_or(&mut [][..], |slice| slice.f32());
-        self.chunks(partials[0].f32(), g).into_par_iter().for_each(|chunk| {
-            let (mean, inv_std) = stats[chunk.member * 2 * channels..][..2 * channels].split_at(channels);
-            let parameters = chunk.member * channels..(chunk.member + 1) * channels;
-            let scale: Vec<f32> = gamma[parameters.clone()].iter().zip(inv_std).map(|(g, s)| g * s).collect();
-            let (mean, scale, shift) = (repeat(mean), repeat(&scale), repeat(&beta[parameters]));
-            let tile = mean.len();
-            let start = chunk.member * rows * channels + chunk.start;
-            let words = (self.chunk_rows() * channels).min(rows * channels - chunk.start);
-            let (x, dy) = (&x[start..][..words], &dy[start..][..words]);
-            // Sums of g, and of g * (x - mean): the constant 1 / deviation is multiplied at the end.
-            let mut sums = vec![0.0; tile];
-            let mut products = vec![0.0; tile];
-            let y = if activation == Activation::ReluOfSum { &y[start..][..words] } else { y };
-            let parameters = [&mean, &scale, &shift].map(Vec::as_slice);
-            wide(Sums { activation, x, dy, y, parameters, g: chunk.g, sums: &mut sums, products: &mut products });
-            let (sum, product) = chunk.partial.split_at_mut(channels);
-            fold(&sums, sum);
-            fold(&products, product);
-            for (product, inv_std) in product.iter_mut().zip(inv_std) {
-                *product *= inv_std;
+        self.chunks(partials[0].f32(), g).into_par_iter().for_each(|Chunk { member, start, partial, g }| {
+            let norm = Norm::of(&inputs[2..5], member, channels);
+            let first = member * rows * channels + start;
+            let words = first..first + (chunk * channels).min(rows * channels - start);
+            let x = &inputs[0][words.clone()];
+            if activation == Activation::Linear {
+                norm.sums(x, &inputs[1][words], partial);
+                return;
             }
+            self.gather(&inputs, words.start, g);
+            let y = (activation == Activation::ReluOfSum).then(|| &inputs[5][words]);
+            norm.mask(activation, Rows { x, y }, g);
+            norm.sums(x, g, partial);
         });
     }
 
     fn launch(&self, _: &Target) -> Launch {
-        let tiling = Tiling::new(self.channels);
-        let workgroups = self.partials() * self.members * tiling.tiles;
-        let operands = [Binding::Input(0), Binding::Input(1), Binding::Input(2), Binding::Output(0)];
-        let (entry, rest) = match self.activation {
-            Activation::Linear => ("linear", vec![]),
-            Activation::Relu => ("relu", vec![Binding::Input(3), Binding::Input(4)]),
-            Activation::ReluOfSum => ("relu_of_sum", vec![Binding::Input(5), Binding::Input(0), Binding::Output(1)]),
-        };
-        let bindings: Vec<Binding> = operands.into_iter().chain(rest).collect();
-        let launch = Launch::new(include_str!("../../../../shaders/batch_norm_backward.wgsl"), 0, 0, workgroups)
-            .entry(entry)
-            .bindings(bindings)
-            .size("MEMBERS", self.members)
-            .size("ROWS", self.rows)
-            .size("CHUNK_ROWS", self.chunk_rows());
-        tiling.describe_reduction(launch)
+        let of_sum = self.activation == Activation::ReluOfSum;
+        self.pass(Bindings {
+            x: Binding::Input(0),
+            stats: Binding::Input(2),
+            gate: if of_sum { [5, 5] } else { [3, 4] }.map(Binding::Input),
+            dy: (!matches!(self.upstream, Upstream::Pooled { .. })).then_some(Binding::Input(1)),
+            pooled: match self.upstream {
+                Upstream::Whole => None,
+                Upstream::Pooled { .. } => Some(Binding::Input(1)),
+                Upstream::Both { .. } => Some(Binding::Input(self.inputs().len() - 1)),
+            },
+            g: Binding::Output(1),
+            partials: Binding::Output(0),
+        })
     }
 }
 
-/// Second pass: `partials [P, M, 2, C]`, `stats [M, 2, C]`, `gamma [M, C]`, `beta [M, C]` -> `dgamma [M, C]`,
-/// `dbeta [M, C]`, `coefficients [M, COEFFICIENTS, C]`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct BatchNormGradFinalize {
-    /// Members M.
-    pub members: usize,
-    /// Rows that were normalised together: `N * H * W`.
-    pub rows: usize,
-    /// Channels C.
-    pub channels: usize,
-    /// Chunks P: [`BatchNormGradPartials::partials`].
-    pub partials: usize,
-}
-
-impl Kernel for BatchNormGradFinalize {
-    fn name(&self) -> &'static str {
-        "batch_norm_backward_finalize"
-    }
-
-    fn inputs(&self) -> Vec<Spec> {
-        let parameter = Spec::f32([self.members, self.channels]);
-        vec![
-            Spec::f32([self.partials, self.members, 2, self.channels]),
-            Spec::f32([self.members, 2, self.channels]),
-            parameter.clone(),
-            parameter,
-        ]
-    }
-
-    fn outputs(&self) -> Vec<Spec> {
-        let parameter = Spec::f32([self.members, self.channels]);
-        vec![parameter.clone(), parameter, Spec::f32([self.members, COEFFICIENTS, self.channels])]
-    }
-
-    fn cost(&self) -> Cost {
-        Cost::new(self, (2 * self.partials + 6) * self.members * self.channels)
-    }
-
-    fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
-        let Self { members, rows, channels, .. } = *self;
-        let (partials, stats, gamma, beta) = (inputs[0].f32(), inputs[1].f32(), inputs[2].f32(), inputs[3].f32());
-        let [dgamma, dbeta, coefficients] = outputs else { unreachable!("three outputs are declared") };
-        let (dgamma, dbeta, coefficients) = (dgamma.f32(), dbeta.f32(), coefficients.f32());
-        for member in 0..members {
-            let sums = sum_partials(partials, members, member, channels);
-            let stats = &stats[member * 2 * channels..][..2 * channels];
-            let coefficients = &mut coefficients[member * COEFFICIENTS * channels..][..COEFFICIENTS * channels];
-            for channel in 0..channels {
-                let index = member * channels + channel;
-                let (mean, inv_std) = (stats[channel], stats[channels + channel]);
-                let scale = gamma[index] * inv_std;
-                dbeta[index] = sums[channel] as f32;
-                dgamma[index] = sums[channels + channel] as f32;
-                let values = [
-                    mean,
-                    scale,
-                    beta[index],
-                    scale * inv_std * (dgamma[index] / rows as f32),
-                    scale * (dbeta[index] / rows as f32),
-                ];
-                for (which, value) in values.into_iter().enumerate() {
-                    coefficients[which * channels + channel] = value;
-                }
-            }
-        }
-    }
-
-    fn launch(&self, _: &Target) -> Launch {
-        let tiling = Tiling::narrow(self.channels);
-        let workgroups = self.members * tiling.tiles;
-        let wgsl = include_str!("../../../../shaders/batch_norm_backward_finalize.wgsl");
-        let launch = Launch::new(wgsl, 4, 3, workgroups)
-            .size("MEMBERS", self.members)
-            .size("ROWS", self.rows)
-            .size("PARTIALS", self.partials)
-            .size("COEFFICIENTS", COEFFICIENTS);
-        tiling.describe_reduction(launch)
-    }
-}
-
-/// Third pass: `x [M, rows, C]`, `g [M, rows, C]`, `coefficients [M, COEFFICIENTS, C]` and, with [`Self::addend`], a
-/// gradient `[M, rows, C]` -> `dx [M, rows, C]`.
+/// Last pass: `x [M, rows, C]`, `g [M, rows, C]`, `stats [M, 2, C]`, `gamma [M, C]`, `dgamma [M, C]`, `dbeta [M, C]` and, with
+/// [`Self::addend`], a gradient `[M, rows, C]` -> `dx [M, rows, C]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BatchNormGradInput {
     /// Members M.
@@ -309,41 +372,29 @@ pub struct BatchNormGradInput {
     pub rows: usize,
     /// Channels C.
     pub channels: usize,
-    /// Whether the second input is `dy`, to be masked where `gamma * xhat + beta <= 0`, instead of `g`.
-    pub relu: bool,
-    /// Whether a fourth input is added: the gradient that reaches the same input on another way.
+    /// Whether a seventh input is added: the gradient that reaches the same input on another way.
     pub addend: bool,
 }
 
-/// `dx` from tiles of `x` and of `g` (or `dy`).
+/// `dx` from tiles of `x` and of `g`.
 struct Input<'a> {
-    relu: bool,
     x: &'a [f32],
     g: &'a [f32],
     addend: Option<&'a [f32]>,
-    /// Mean, scale, shift, slope, offset.
-    parameters: [&'a [f32]; 5],
+    /// Mean, scale, slope, offset.
+    parameters: [&'a [f32]; 4],
     dx: &'a mut [f32],
 }
 
 impl Loops for Input<'_> {
     #[inline(always)]
     fn run(self) {
-        let Self { relu, x, g, addend, parameters: [mean, scale, shift, slope, offset], dx } = self;
+        let Self { x, g, addend, parameters: [mean, scale, slope, offset], dx } = self;
         let tile = mean.len();
         for ((dx, x), g) in dx.chunks_mut(tile).zip(x.chunks(tile)).zip(g.chunks(tile)) {
             let columns = mean.iter().zip(scale).zip(slope).zip(offset);
-            let elements = dx.iter_mut().zip(x).zip(g);
-            if relu {
-                for (((dx, x), &dy), ((((mean, scale), slope), offset), shift)) in elements.zip(columns.zip(shift)) {
-                    let deviation = x - mean;
-                    let g = if deviation * scale + shift > 0.0 { dy } else { 0.0 };
-                    *dx = scale * g - deviation * slope - offset;
-                }
-            } else {
-                for (((dx, x), g), (((mean, scale), slope), offset)) in elements.zip(columns) {
-                    *dx = scale * g - (x - mean) * slope - offset;
-                }
+            for (((dx, x), g), (((mean, scale), slope), offset)) in dx.iter_mut().zip(x).zip(g).zip(columns) {
+                *dx = scale * g - (x - mean) * slope - offset;
             }
         }
         if let Some(addend) = addend {
@@ -361,8 +412,10 @@ impl Kernel for BatchNormGradInput {
 
     fn inputs(&self) -> Vec<Spec> {
         let activations = Spec::f32([self.members, self.rows, self.channels]);
-        let coefficients = Spec::f32([self.members, COEFFICIENTS, self.channels]);
-        let mut specs = vec![activations.clone(), activations.clone(), coefficients];
+        let parameter = Spec::f32([self.members, self.channels]);
+        let stats = Spec::f32([self.members, 2, self.channels]);
+        let mut specs = vec![activations.clone(), activations.clone(), stats];
+        specs.extend([parameter.clone(), parameter.clone(), parameter]);
         if self.addend {
             specs.push(activations);
         }
@@ -373,26 +426,32 @@ impl Kernel for BatchNormGradInput {
         vec![Spec::f32([self.members, self.rows, self.channels])]
     }
 
+    fn activations(&self) -> Activations {
+        Activations::new([0, 1].into_iter().chain(self.addend.then_some(6)), [0])
+    }
+
     fn cost(&self) -> Cost {
-        let per_element = if self.relu { 8 } else { 5 } + usize::from(self.addend);
+        let per_element = 5 + usize::from(self.addend);
         Cost::new(self, per_element * self.members * self.rows * self.channels)
     }
 
     fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
-        let Self { rows, channels, relu, .. } = *self;
-        let (x, g, coefficients) = (inputs[0].f32(), inputs[1].f32(), inputs[2].f32());
-        let addend = inputs.get(3).map(|slice| slice.f32());
+        let Self { rows, channels, .. } = *self;
+        let inputs: Vec<&[f32]> = inputs.iter().map(|slice| slice.f32()).collect();
         let task = task_words(channels);
         outputs[0].f32().par_chunks_mut(rows * channels).enumerate().for_each(|(member, dx)| {
-            let coefficients = &coefficients[member * COEFFICIENTS * channels..][..COEFFICIENTS * channels];
-            let [mean, scale, shift, slope, offset] =
-                [0, 1, 2, 3, 4].map(|which| repeat(&coefficients[which * channels..][..channels]));
+            let (mean, inv_std) = inputs[2][member * 2 * channels..][..2 * channels].split_at(channels);
+            let [gamma, dgamma, dbeta] = [3, 4, 5].map(|i| &inputs[i][member * channels..][..channels]);
+            let scale: Vec<f32> = gamma.iter().zip(inv_std).map(|(gamma, inv_std)| gamma * inv_std).collect();
+            let scaled = |c: usize, sum: &[f32]| scale[c] * (sum[c] / rows as f32);
+            let slope: Vec<f32> = (0..channels).map(|c| inv_std[c] * scaled(c, dgamma)).collect();
+            let offset: Vec<f32> = (0..channels).map(|c| scaled(c, dbeta)).collect();
+            let parameters = [mean, &scale, &slope, &offset].map(repeat);
             dx.par_chunks_mut(task).enumerate().for_each(|(index, dx)| {
                 let start = member * rows * channels + index * task;
-                let (x, g) = (&x[start..][..dx.len()], &g[start..][..dx.len()]);
-                let addend = addend.map(|addend| &addend[start..][..dx.len()]);
-                let parameters = [&mean, &scale, &shift, &slope, &offset].map(Vec::as_slice);
-                wide(Input { relu, x, g, addend, parameters, dx });
+                let (x, g) = (&inputs[0][start..][..dx.len()], &inputs[1][start..][..dx.len()]);
+                let addend = inputs.get(6).map(|addend| &addend[start..][..dx.len()]);
+                wide(Input { x, g, addend, parameters: parameters.each_ref().map(Vec::as_slice), dx });
             });
         });
     }
@@ -403,16 +462,14 @@ impl Kernel for BatchNormGradInput {
         let blocks = self.rows.div_ceil(block_rows);
         let wgsl = include_str!("../../../../shaders/batch_norm_backward_input.wgsl");
         // Without an addend its binding sees `x`, and the shader leaves it alone.
-        let inputs = [0, 1, 2, if self.addend { 3 } else { 0 }].map(Binding::Input);
+        let inputs = [0, 1, 2, 3, 4, 5, if self.addend { 6 } else { 0 }].map(Binding::Input);
         let bindings: Vec<Binding> = inputs.into_iter().chain([Binding::Output(0)]).collect();
         let launch = Launch::new(wgsl, 0, 0, self.members * blocks * tiling.tiles)
             .bindings(bindings)
             .switch("ADDEND", self.addend)
             .size("ROWS", self.rows)
             .size("BLOCKS", blocks)
-            .size("BLOCK_ROWS", block_rows)
-            .size("COEFFICIENTS", COEFFICIENTS)
-            .switch("RELU", self.relu);
+            .size("BLOCK_ROWS", block_rows);
         tiling.describe(launch)
     }
 }
@@ -420,6 +477,7 @@ impl Kernel for BatchNormGradInput {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::sum_partials::{Sum, SumPartials};
     use crate::kernels::testing::{assert_close, normal, run};
 
     const EPS: f64 = 1e-5;
@@ -501,28 +559,56 @@ mod tests {
                 columns.push((m, c, column));
             }
         }
-        let first = BatchNormGradPartials { members, rows, channels, activation };
+        let chunks = Chunks::new(rows, channels);
+        let first = BatchNormGradPartials { members, channels, chunks, activation, upstream: Upstream::Whole };
         let mut inputs: Vec<&[f32]> = vec![&x, &dy, &stats, &gamma, &beta];
         if activation == Activation::ReluOfSum {
             inputs.push(&y);
         }
         let partials = run(&first, &inputs, &[]);
-        let second = BatchNormGradFinalize { members, rows, channels, partials: first.partials() };
-        let gradients = run(&second, &[&partials[0], &stats, &gamma, &beta], &[]);
-        let relu = activation == Activation::Relu;
-        let third = BatchNormGradInput { members, rows, channels, relu, addend: false };
+        let second = SumPartials::new(Sum::of_pairs(chunks.count(), members, channels));
+        let sums = run(&second, &[&partials[0]], &[]);
+        let third = BatchNormGradInput { members, rows, channels, addend: false };
         let g = partials.get(1).unwrap_or(&dy);
-        let dx = run(&third, &[&x, g, &gradients[2]], &[]).remove(0);
+        let dx = run(&third, &[&x, g, &stats, &gamma, &sums[1], &sums[0]], &[]).remove(0);
         let tolerance = 2e-4;
         for (m, c, mut column) in columns {
-            assert_close(gradients[0][m * channels + c], column.slope(|column| &mut column.gamma), tolerance);
-            assert_close(gradients[1][m * channels + c], column.slope(|column| &mut column.beta), tolerance);
+            assert_close(sums[1][m * channels + c], column.slope(|column| &mut column.gamma), tolerance);
+            assert_close(sums[0][m * channels + c], column.slope(|column| &mut column.beta), tolerance);
             for r in (0..rows).step_by(rows.div_ceil(40)) {
                 assert_close(dx[at(m, r, c)], column.slope(|column| &mut column.x[r]), tolerance);
                 if activation == Activation::ReluOfSum {
                     assert_close(g[at(m, r, c)], column.slope(|column| &mut column.residual[r]), tolerance);
                 }
             }
+        }
+    }
+
+    /// A pooled gradient, alone and beside another, is that of the tensor that it is spread to.
+    #[test]
+    fn pooled_gradients_are_spread() {
+        let (members, images, area, channels) = (2, 5, 6, 7);
+        let rows = images * area;
+        let chunks = Chunks { rows, chunk: 8 };
+        let [x, dy, y] = [1, 2, 3].map(|key| normal(members * rows * channels, 0.1, 1.0, key));
+        let pooled = normal(members * images * channels, 0.1, 5.0, 4);
+        let stats: Vec<f32> = normal(members * 2 * channels, 0.8, 0.1, 5);
+        let [gamma, beta] = [6, 7].map(|key| normal(members * channels, 0.5, 1.0, key));
+        let spread = |i: usize| pooled[i / (area * channels) * channels + i % channels] * (1.0 / area as f32);
+        let alone: Vec<f32> = (0..x.len()).map(spread).collect();
+        let both: Vec<f32> = dy.iter().zip(&alone).map(|(dy, spread)| dy + spread).collect();
+        for activation in [Activation::Relu, Activation::ReluOfSum] {
+            let pass = |upstream: Upstream, dy: &[f32], last: Option<&[f32]>| {
+                let kernel = BatchNormGradPartials { members, channels, chunks, activation, upstream };
+                let mut inputs = vec![x.as_slice(), dy, &stats, &gamma, &beta];
+                if activation == Activation::ReluOfSum {
+                    inputs.push(&y);
+                }
+                inputs.extend(last);
+                run(&kernel, &inputs, &[])
+            };
+            assert!(pass(Upstream::Pooled { area }, &pooled, None) == pass(Upstream::Whole, &alone, None));
+            assert!(pass(Upstream::Both { area }, &dy, Some(&pooled)) == pass(Upstream::Whole, &both, None));
         }
     }
 }

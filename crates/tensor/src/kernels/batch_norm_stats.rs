@@ -1,58 +1,117 @@
-//! Statistics of batch normalisation, in two passes: sums per chunk of rows, then mean and deviation per channel.
+//! Statistics of batch normalisation, in two passes: of chunks of rows, then mean and deviation per channel.
 //!
-//! The sums are of `x - x0`, where `x0` is the member's first row: a sample of the very distribution, so the variance
-//! does not cancel when the mean is large beside the deviation, and one pass over `x` is enough.
+//! A chunk gives the sum of its values and the sum of squares of their deviations from its own mean (Chan, Golub, LeVeque
+//! 1979: "Updating formulae and a pairwise algorithm for computing sample variances"): nothing cancels, however large the
+//! mean is beside the deviation. A convolution whose output is normalised computes them itself
+//! ([`super::conv2d_forward::Conv2dForward::statistics`]); the first pass here is for all other inputs.
 
 use rayon::prelude::*;
 
-use super::matrix::{Tiling, chunk_rows, fold, repeat, sum_partials};
+use super::matrix::{Tiling, chunk_rows, fold, repeat};
 use super::vector::{Loops, wide};
-use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
+use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
 use crate::target::Target;
 
-/// First pass: `x [M, rows, C]` -> `partials [P, M, 2, C]`, the sums of `x - x0` and of `(x - x0)^2` over the rows of
-/// each of P chunks, where `x0 = x[m, 0, c]`.
+/// Rows, in chunks of which sums are taken first; the last chunk may be shorter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chunks {
+    /// Rows that are normalised together: `N * H * W`.
+    pub rows: usize,
+    /// Rows of a chunk.
+    pub chunk: usize,
+}
+
+impl Chunks {
+    /// Chunks of a matrix `[rows, channels]` that no convolution has written. They depend on the shape only.
+    pub fn new(rows: usize, channels: usize) -> Self {
+        Self { rows, chunk: chunk_rows(rows, channels) }
+    }
+
+    /// Number of chunks P.
+    pub fn count(&self) -> usize {
+        self.rows.div_ceil(self.chunk)
+    }
+}
+
+/// First pass: `x [M, rows, C]` -> `partials [P, M, 2, C]`: of each chunk the sum of `x`, and the sum of squares of its
+/// deviations from the chunk's mean.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BatchNormPartials {
     /// Members M.
     pub members: usize,
-    /// Rows that are normalised together: `N * H * W`.
-    pub rows: usize,
     /// Channels C.
     pub channels: usize,
+    /// The rows.
+    pub chunks: Chunks,
 }
 
-impl BatchNormPartials {
-    /// Number of chunks P. It depends on the shape only.
-    pub fn partials(&self) -> usize {
-        self.rows.div_ceil(self.chunk_rows())
-    }
-
-    fn chunk_rows(&self) -> usize {
-        chunk_rows(self.rows, self.channels)
-    }
-}
-
-/// Sums of the deviations of tiles of `x` from `shift`, and of their squares.
+/// Sums of tiles of `x`.
 struct Sums<'a> {
     x: &'a [f32],
-    shift: &'a [f32],
     sums: &'a mut [f32],
-    squares: &'a mut [f32],
 }
 
 impl Loops for Sums<'_> {
     #[inline(always)]
     fn run(self) {
-        for tile in self.x.chunks(self.shift.len()) {
-            let columns = self.sums.iter_mut().zip(self.squares.iter_mut());
-            for ((x, shift), (sum, square)) in tile.iter().zip(self.shift).zip(columns) {
-                let deviation = x - shift;
-                *sum += deviation;
+        for tile in self.x.chunks(self.sums.len()) {
+            for (x, sum) in tile.iter().zip(self.sums.iter_mut()) {
+                *sum += x;
+            }
+        }
+    }
+}
+
+/// Sums of squares of the deviations of tiles of `x` from `mean`.
+struct Squares<'a> {
+    x: &'a [f32],
+    mean: &'a [f32],
+    squares: &'a mut [f32],
+}
+
+impl Loops for Squares<'_> {
+    #[inline(always)]
+    fn run(self) {
+        for tile in self.x.chunks(self.mean.len()) {
+            for ((x, mean), square) in tile.iter().zip(self.mean).zip(self.squares.iter_mut()) {
+                let deviation = x - mean;
                 *square += deviation * deviation;
             }
         }
+    }
+}
+
+/// The `partial [2, C]` of a chunk's rows.
+pub(super) fn chunk_statistics(x: &[f32], partial: &mut [f32]) {
+    let (sum, square) = partial.split_at_mut(partial.len() / 2);
+    let rows = (x.len() / sum.len()) as f32;
+    let mut tile = repeat(sum);
+    tile.fill(0.0);
+    wide(Sums { x, sums: &mut tile });
+    fold(&tile, sum);
+    let mean: Vec<f32> = sum.iter().map(|sum| sum / rows).collect();
+    tile.fill(0.0);
+    wide(Squares { x, mean: &repeat(&mean), squares: &mut tile });
+    fold(&tile, square);
+}
+
+impl BatchNormPartials {
+    /// `[P, M, 2, C]`.
+    pub(super) fn spec(&self) -> Spec {
+        Spec::f32([self.chunks.count(), self.members, 2, self.channels])
+    }
+
+    /// The pass over `x` and `partials`, wherever they are bound.
+    pub(super) fn pass(&self, x: Binding, partials: Binding) -> Launch {
+        let tiling = Tiling::new(self.channels);
+        let workgroups = self.chunks.count() * self.members * tiling.tiles;
+        let launch = Launch::new(include_str!("../../../../shaders/batch_norm_stats.wgsl"), 0, 0, workgroups)
+            .bindings([x, partials])
+            .size("MEMBERS", self.members)
+            .size("ROWS", self.chunks.rows)
+            .size("CHUNK_ROWS", self.chunks.chunk);
+        tiling.describe_reduction(launch)
     }
 }
 
@@ -62,67 +121,89 @@ impl Kernel for BatchNormPartials {
     }
 
     fn inputs(&self) -> Vec<Spec> {
-        vec![Spec::f32([self.members, self.rows, self.channels])]
+        vec![Spec::f32([self.members, self.chunks.rows, self.channels])]
     }
 
     fn outputs(&self) -> Vec<Spec> {
-        vec![Spec::f32([self.partials(), self.members, 2, self.channels])]
+        vec![self.spec()]
+    }
+
+    fn activations(&self) -> Activations {
+        Activations::new([0], [])
     }
 
     fn cost(&self) -> Cost {
-        Cost::new(self, 4 * self.members * self.rows * self.channels)
+        Cost::new(self, 4 * self.members * self.chunks.rows * self.channels)
     }
 
     fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
-        let Self { members, rows, channels } = *self;
+        let Self { members, channels, chunks: Chunks { rows, chunk } } = *self;
         let x = inputs[0].f32();
         outputs[0].f32().par_chunks_mut(2 * channels).enumerate().for_each(|(index, partial)| {
-            let (chunk, member) = (index / members, index % members);
-            let x = &x[member * rows * channels..][..rows * channels];
-            let shift = repeat(&x[..channels]);
-            let start = chunk * self.chunk_rows();
-            let end = (start + self.chunk_rows()).min(rows);
-            let mut sums = vec![0.0; shift.len()];
-            let mut squares = vec![0.0; shift.len()];
-            let x = &x[start * channels..end * channels];
-            wide(Sums { x, shift: &shift, sums: &mut sums, squares: &mut squares });
-            let (sum, square) = partial.split_at_mut(channels);
-            fold(&sums, sum);
-            fold(&squares, square);
+            let start = index / members * chunk;
+            let rows = start..(start + chunk).min(rows);
+            let first = index % members * self.chunks.rows + rows.start;
+            chunk_statistics(&x[first * channels..][..rows.len() * channels], partial);
         });
     }
 
     fn launch(&self, _: &Target) -> Launch {
-        let tiling = Tiling::new(self.channels);
-        let workgroups = self.partials() * self.members * tiling.tiles;
-        let launch = Launch::new(include_str!("../../../../shaders/batch_norm_stats.wgsl"), 1, 1, workgroups)
-            .size("MEMBERS", self.members)
-            .size("ROWS", self.rows)
-            .size("CHUNK_ROWS", self.chunk_rows());
-        tiling.describe_reduction(launch)
+        self.pass(Binding::Input(0), Binding::Output(0))
     }
 }
 
-/// Second pass: `partials [P, M, 2, C]`, `x [M, rows, C]` (its row 0 only) -> `stats [M, 2, C]`, that is mean and
-/// `1 / sqrt(variance + eps)` with the biased variance; updates `running_mean [M, C]` and `running_var [M, C]`:
+/// Second pass: `partials [P, M, 2, C]` -> `stats [M, 2, C]`, that is mean and `1 / sqrt(variance + eps)` with the biased
+/// variance; updates `running_mean [M, C]` and `running_var [M, C]`:
 /// `running = (1 - momentum) * running + momentum * batch`, with the unbiased variance.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BatchNormFinalize {
     /// Members M.
     pub members: usize,
-    /// Rows that are normalised together: `N * H * W`.
-    pub rows: usize,
     /// Channels C.
     pub channels: usize,
+    /// The rows.
+    pub chunks: Chunks,
     /// Added to the variance under the root.
     pub eps: f32,
     /// Weight of the batch in the running statistics.
     pub momentum: f32,
+    /// With two more inputs, `gamma [M, C]` and `beta [M, C]`, and one more output, `affine [M, 3, C]` = (mean,
+    /// `gamma * inv_std`, beta): all that normalising takes, for a kernel that has no room for more
+    /// ([`super::batch_norm_apply::Residual::Normalised`]).
+    pub affine: bool,
 }
 
 impl BatchNormFinalize {
-    fn partials(&self) -> usize {
-        self.rows.div_ceil(chunk_rows(self.rows, self.channels))
+    /// The statistics of a member.
+    fn member(&self, partials: &[f32], member: usize) -> Vec<Moments> {
+        let Self { members, channels, chunks: Chunks { rows, chunk }, .. } = *self;
+        let mut moments = vec![Moments::default(); channels];
+        for (index, partial) in partials.chunks_exact(2 * channels).skip(member).step_by(members).enumerate() {
+            let (sums, squares) = partial.split_at(channels);
+            let count = chunk.min(rows - index * chunk) as f64;
+            for ((moments, &sum), &squares) in moments.iter_mut().zip(sums).zip(squares) {
+                moments.add(count, f64::from(sum) / count, f64::from(squares));
+            }
+        }
+        moments
+    }
+}
+
+/// Mean, and sum of squares of the deviations from it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Moments {
+    count: f64,
+    mean: f64,
+    squares: f64,
+}
+
+impl Moments {
+    /// Those of both samples.
+    fn add(&mut self, count: f64, mean: f64, squares: f64) {
+        let (total, distance) = (self.count + count, mean - self.mean);
+        self.mean += distance * count / total;
+        self.squares += squares + distance * distance * self.count * count / total;
+        self.count = total;
     }
 }
 
@@ -132,45 +213,52 @@ impl Kernel for BatchNormFinalize {
     }
 
     fn inputs(&self) -> Vec<Spec> {
-        vec![
-            Spec::f32([self.partials(), self.members, 2, self.channels]),
-            Spec::f32([self.members, self.rows, self.channels]),
-        ]
+        let parameter = Spec::f32([self.members, self.channels]);
+        let mut specs = vec![Spec::f32([self.chunks.count(), self.members, 2, self.channels])];
+        if self.affine {
+            specs.extend([parameter.clone(), parameter]);
+        }
+        specs
     }
 
     fn outputs(&self) -> Vec<Spec> {
         let running = Spec::f32([self.members, self.channels]);
-        vec![Spec::f32([self.members, 2, self.channels]), running.clone(), running]
+        let mut specs = vec![Spec::f32([self.members, 2, self.channels]), running.clone(), running];
+        if self.affine {
+            specs.push(Spec::f32([self.members, 3, self.channels]));
+        }
+        specs
     }
 
     fn updates(&self, index: usize) -> bool {
-        index > 0
+        index == 1 || index == 2
     }
 
     fn cost(&self) -> Cost {
-        let channels = self.members * self.channels;
-        let floats = 2 * self.partials() * channels + channels + 6 * channels;
-        Cost { flops: (2 * self.partials() * channels + 16 * channels) as u64, bytes: 4 * floats as u64 }
+        Cost::new(self, (5 * self.chunks.count() + 16) * self.members * self.channels)
     }
 
     fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
-        let Self { members, rows, channels, eps, momentum } = *self;
-        let (partials, x) = (inputs[0].f32(), inputs[1].f32());
-        let [stats, running_mean, running_var] = outputs else { unreachable!("three outputs are declared") };
+        let Self { members, channels, eps, momentum, .. } = *self;
+        let partials = inputs[0].f32();
+        let [stats, running_mean, running_var, affine @ ..] = outputs else { unreachable!("three at least") };
         let (stats, running_mean, running_var) = (stats.f32(), running_mean.f32(), running_var.f32());
-        let n = rows as f64;
         for member in 0..members {
-            let sums = sum_partials(partials, members, member, channels);
-            for channel in 0..channels {
-                let offset = sums[channel] / n;
-                let mean = (f64::from(x[member * rows * channels + channel]) + offset) as f32;
-                let variance = (sums[channels + channel] / n - offset * offset).max(0.0);
-                let unbiased = (variance * n / (n - 1.0).max(1.0)) as f32;
+            for (channel, Moments { count, mean, squares }) in self.member(partials, member).into_iter().enumerate() {
+                let mean = mean as f32;
+                let inv_std = (1.0 / (squares / count + f64::from(eps)).sqrt()) as f32;
+                let unbiased = (squares / (count - 1.0).max(1.0)) as f32;
                 stats[member * 2 * channels + channel] = mean;
-                stats[(member * 2 + 1) * channels + channel] = (1.0 / (variance + f64::from(eps)).sqrt()) as f32;
+                stats[(member * 2 + 1) * channels + channel] = inv_std;
                 let index = member * channels + channel;
                 running_mean[index] += momentum * (mean - running_mean[index]);
                 running_var[index] += momentum * (unbiased - running_var[index]);
+                if let [affine] = affine {
+                    let values = [mean, inputs[1].f32()[index] * inv_std, inputs[2].f32()[index]];
+                    for (row, value) in (3 * member..).zip(values) {
+                        affine.f32()[row * channels + channel] = value;
+                    }
+                }
             }
         }
     }
@@ -178,10 +266,16 @@ impl Kernel for BatchNormFinalize {
     fn launch(&self, _: &Target) -> Launch {
         let tiling = Tiling::narrow(self.channels);
         let workgroups = self.members * tiling.tiles;
-        let launch = Launch::new(include_str!("../../../../shaders/batch_norm_stats_finalize.wgsl"), 2, 3, workgroups)
+        let (inputs, outputs) = (self.inputs().len(), self.outputs().len());
+        let mut bindings = vec![Binding::Input(0), Binding::Output(0), Binding::Output(1), Binding::Output(2)];
+        bindings.extend((1..inputs).map(Binding::Input).chain((3..outputs).map(Binding::Output)));
+        let launch = Launch::new(include_str!("../../../../shaders/batch_norm_stats_finalize.wgsl"), 0, 0, workgroups)
+            .entry(if self.affine { "affine" } else { "main" })
+            .bindings(bindings)
             .size("MEMBERS", self.members)
-            .size("ROWS", self.rows)
-            .size("PARTIALS", self.partials())
+            .size("ROWS", self.chunks.rows)
+            .size("CHUNK_ROWS", self.chunks.chunk)
+            .size("PARTIALS", self.chunks.count())
             .float("EPS", self.eps)
             .float("MOMENTUM", self.momentum);
         tiling.describe_reduction(launch)
@@ -198,11 +292,13 @@ mod tests {
     fn statistics_survive_a_mean_far_above_the_deviation() {
         for (members, rows, channels) in [(1, 1, 1), (2, 3, 5), (3, 2100, 16), (1, 700, 17)] {
             let x = normal(members * rows * channels, 1000.0, 1.0, 1);
-            let kernel = BatchNormPartials { members, rows, channels };
-            let partials = run(&kernel, &[&x], &[]).remove(0);
-            let finalize = BatchNormFinalize { members, rows, channels, eps: 1e-5, momentum: 0.1 };
+            let chunks = Chunks::new(rows, channels);
+            let partials = run(&BatchNormPartials { members, channels, chunks }, &[&x], &[]).remove(0);
+            let (eps, momentum, affine) = (1e-5, 0.1, true);
+            let finalize = BatchNormFinalize { members, channels, chunks, eps, momentum, affine };
             let (mean0, var0) = (normal(members * channels, 0.0, 1.0, 2), normal(members * channels, 2.0, 0.1, 3));
-            let outputs = run(&finalize, &[&partials, &x], &[&mean0, &var0]);
+            let (gamma, beta) = (normal(members * channels, 1.0, 0.1, 4), normal(members * channels, 0.0, 0.1, 5));
+            let outputs = run(&finalize, &[&partials, &gamma, &beta], &[&mean0, &var0]);
             for m in 0..members {
                 for c in 0..channels {
                     let column: Vec<f64> = (0..rows).map(|r| f64::from(x[(m * rows + r) * channels + c])).collect();
@@ -215,6 +311,10 @@ mod tests {
                     assert_close(outputs[0][(m * 2 + 1) * channels + c], 1.0 / (squares / n + 1e-5).sqrt(), 1e-5);
                     assert_close(outputs[1][i], 0.9 * f64::from(mean0[i]) + 0.1 * mean, 1e-6);
                     assert_close(outputs[2][i], 0.9 * f64::from(var0[i]) + 0.1 * unbiased, 1e-5);
+                    let scale = f64::from(gamma[i]) / (squares / n + 1e-5).sqrt();
+                    for (row, want) in [mean, scale, f64::from(beta[i])].into_iter().enumerate() {
+                        assert_close(outputs[3][(3 * m + row) * channels + c], want, 1e-5);
+                    }
                 }
             }
         }

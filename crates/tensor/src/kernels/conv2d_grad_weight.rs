@@ -31,12 +31,12 @@ const MAX_WORKGROUP: usize = 256;
 
 impl Conv2dGradWeight {
     /// Number of parts of the reduction, from the geometry alone: about 512 workgroups in all, no part below 256
-    /// pixels, and no more memory than the activations take.
+    /// pixels, and no more memory than two fifths of what the activations take, since it is written and read again.
     pub fn partials(&self) -> usize {
         (self.geometry.batch * self.geometry.output_extent()[0]).div_ceil(self.rows_per_part())
     }
 
-    /// Rows (n, p) of the output that a part sums.
+    /// Rows (n, p) of the output that a part sums: in eights, as they are staged, unless it has fewer.
     pub fn rows_per_part(&self) -> usize {
         const WORKGROUPS: usize = 512;
         const PIXELS: usize = 256;
@@ -46,9 +46,12 @@ impl Conv2dGradWeight {
         let activations = g.input_spec().elements() + g.output_spec().elements();
         let parts = (WORKGROUPS / (g.members * self.workgroups_per_part()))
             .min(rows * width / PIXELS)
-            .min(activations / g.weight_spec().words())
+            .min(2 * activations / (5 * g.weight_spec().words()))
             .clamp(1, rows);
-        rows.div_ceil(parts)
+        match rows.div_ceil(parts) {
+            few if few < 8 => few,
+            many => many.next_multiple_of(8),
+        }
     }
 
     /// Quadruples of rows (r, s, c) of a group's gradient.

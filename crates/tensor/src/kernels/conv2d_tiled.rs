@@ -43,6 +43,8 @@ pub(super) struct Tiled {
     pub filters: usize,
     /// Rows of the result, of all images, in a tile.
     pub rows: usize,
+    /// Sums over the tile that are taken of each filter.
+    pub sums: usize,
 }
 
 /// The launches of the first few tiles, if any are for such an adapter: staging gains nothing on an emulated one.
@@ -66,6 +68,8 @@ pub(super) struct Tile {
     chunk: usize,
     /// STRIDE_H of a gradient, else 1.
     classes: usize,
+    /// SUMS: quads that a thread gives to sums over the tile.
+    sums: usize,
 }
 
 impl Tiled {
@@ -81,8 +85,17 @@ impl Tiled {
             for quads in (1..=2).filter(|&quads| filters.is_multiple_of(quads)) {
                 for chunk in [1, 2, 4].into_iter().filter(|&chunk| chunk <= self.depth) {
                     let filter_threads = filters / quads;
-                    let tile =
-                        Tile { images, rows, columns, pixels, quads, filter_threads, chunk, classes: self.classes[0] };
+                    let tile = Tile {
+                        images,
+                        rows,
+                        columns,
+                        pixels,
+                        quads,
+                        filter_threads,
+                        chunk,
+                        classes: self.classes[0],
+                        sums: self.sums * quads,
+                    };
                     let fits = tile.workgroup() <= MAX_THREADS && tile.memory(self) <= WORKGROUP_QUADS;
                     if fits && self.classes[1] * pixels * quads <= MAX_SUMS && !tiles.contains(&tile) {
                         tiles.push(tile);
@@ -114,7 +127,7 @@ impl Tile {
             [(self.rows, 0), (self.columns, 1)].map(|(extent, axis)| (extent - 1) * conv.step[axis] + conv.reach[axis]);
         let patch = self.images * rows * (columns | 1);
         let weights = conv.taps * 4 * self.filter_threads * self.quads;
-        self.chunk * (patch + weights)
+        (self.chunk * patch).max(self.sums * self.workgroup()) + self.chunk * weights
     }
 
     /// Workgroups for a result of `rows` rows in all images, for one member and group.
@@ -132,6 +145,7 @@ impl Tile {
             .size("TK", self.quads)
             .size("FILTER_THREADS", self.filter_threads)
             .size("CQ", self.chunk)
+            .size("SUMS", self.sums)
             .size("WORKGROUP", self.workgroup())
     }
 }

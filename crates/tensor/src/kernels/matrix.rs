@@ -109,18 +109,6 @@ pub(super) fn fold(tile: &[f32], sums: &mut [f32]) {
     }
 }
 
-/// Sums over the first axis of partial sums `[P, M, 2, C]`, in its order and in double precision: the pairs `[2, C]`
-/// of one member.
-pub(super) fn sum_partials(partials: &[f32], members: usize, member: usize, channels: usize) -> Vec<f64> {
-    let mut sums = vec![0.0; 2 * channels];
-    for chunk in partials.chunks_exact(2 * channels).skip(member).step_by(members) {
-        for (sum, &value) in sums.iter_mut().zip(chunk) {
-            *sum += f64::from(value);
-        }
-    }
-    sums
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,6 +2,7 @@
 
 pub mod batch_norm_apply;
 pub mod batch_norm_backward;
+pub mod batch_norm_small;
 pub mod batch_norm_stats;
 pub mod concat;
 pub mod conv2d;

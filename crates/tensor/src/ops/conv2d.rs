@@ -11,7 +11,7 @@ use crate::kernels::conv2d_forward::Conv2dForward;
 use crate::kernels::conv2d_grad_input::Conv2dGradInput;
 use crate::kernels::conv2d_grad_weight::Conv2dGradWeight;
 use crate::kernels::gemm::Gemm;
-use crate::kernels::sum_partials::SumPartials;
+use crate::kernels::sum_partials::Sum;
 use crate::shape::DType;
 
 /// What of a convolution does not follow from the shapes of its operands.
@@ -68,7 +68,7 @@ impl Graph {
             return Ok(y);
         }
         let normalised = self.normalised.get(&x).copied();
-        let kernel = Conv2dForward { geometry, normalised: normalised.is_some() };
+        let kernel = Conv2dForward { geometry, normalised: normalised.is_some(), statistics: false };
         let y = self.launch_one(kernel, &operands(x, w, normalised))?;
         self.differentiable(Backward { geometry, x, w, y, normalised }, &[x, w], &[y]);
         Ok(y)
@@ -167,19 +167,19 @@ impl Differentiable for Backward {
     fn backward(&self, graph: &mut Graph, gradients: &mut Gradients) -> Result<()> {
         let Some(dy) = gradients.of(self.y) else { return Ok(()) };
         let geometry = self.geometry;
+        if graph.needs_gradient(self.x) {
+            let mut inputs = vec![dy, self.w];
+            inputs.extend(gradients.take(self.x));
+            let dx = graph.launch_one(Conv2dGradInput { geometry, addend: inputs.len() == 3, norm: None }, &inputs)?;
+            gradients.add(graph, self.x, dx)?;
+        }
+        // Last, since its parts wait for the sums of the next batch-norm.
         if graph.needs_gradient(self.w) {
             let kernel = Conv2dGradWeight { geometry, normalised: self.normalised.is_some() };
             let count = kernel.partials();
             let partials = graph.launch_one(kernel, &operands(self.x, dy, self.normalised))?;
-            let shape = geometry.weight_spec().shape;
-            let dw = graph.launch_one(SumPartials { partials: count, shape }, &[partials])?;
+            let dw = graph.sum_later(Sum::of(count, geometry.weight_spec().shape), partials)?[0];
             gradients.add(graph, self.w, dw)?;
-        }
-        if graph.needs_gradient(self.x) {
-            let mut inputs = vec![dy, self.w];
-            inputs.extend(gradients.take(self.x));
-            let dx = graph.launch_one(Conv2dGradInput { geometry, addend: inputs.len() == 3 }, &inputs)?;
-            gradients.add(graph, self.x, dx)?;
         }
         Ok(())
     }

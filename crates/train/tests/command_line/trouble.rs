@@ -167,6 +167,34 @@ fn a_file_that_cannot_be_replaced_ends_the_run_and_stays() {
     fail(&format!("{SMALL} --out /proc/self"), 1, &["cannot write /proc/self/lock"]);
 }
 
+/// A GPU that is given no time to answer stands for one that hangs.
+#[test]
+fn a_gpu_that_does_not_answer_ends_the_run_and_costs_nothing_that_was_saved() {
+    let (_folder, path) = folder();
+    if !text(&command("devices").output().expect("started").stdout).contains("llvmpipe") {
+        println!("skipped: the software adapter is not there");
+        return;
+    }
+    let (whole, run) = (path("whole"), path("run"));
+    let options = SMALL.replace("--device cpu", "--device llvmpipe").replace("--limit-train 96", "--limit-train 48");
+    succeed(&format!("{options} --out {}", argument(&whole)));
+    let output = command(&format!("{options} --stop-after 2 --out {}", argument(&run))).output().expect("started");
+    assert!(error_line(&output, 1).contains("interrupted after step 2"));
+    // A step that is done by the time that it is waited for is none too late.
+    let hung = command(&format!("--resume {}", argument(&run))).env("ONFLY_GPU_PATIENCE", "1e-6").output();
+    let hung = hung.expect("started");
+    if hung.status.success() {
+        println!("every step was done at once: none was waited for");
+    } else {
+        let line = error_line(&hung, 1);
+        for part in ["it has not answered for 1µs", "--batch", "the state after step", "is saved", "--resume"] {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+        succeed(&format!("--resume {}", argument(&run)));
+    }
+    assert!(last(&run) == last(&whole));
+}
+
 /// No machine has the terabytes that this takes.
 #[test]
 fn a_run_that_does_not_fit_into_memory_is_refused_before_it_takes_any() {

@@ -1,0 +1,151 @@
+//! Batch normalisation of few rows, such as a gate's: all passes in one kernel, and all those of its gradient in another.
+//!
+//! What is computed is what [`super::batch_norm_stats`], [`super::batch_norm_apply`] and [`super::batch_norm_backward`]
+//! compute in several dispatches, each of which would take longer to begin than to run.
+
+use super::batch_norm_apply::{BatchNormApply, Residual};
+use super::batch_norm_backward::{Activation, BatchNormGradInput, BatchNormGradPartials, Upstream};
+use super::batch_norm_stats::{BatchNormFinalize, BatchNormPartials, Chunks};
+use super::matrix::Tiling;
+use super::sum_partials::{Sum, SumPartials};
+use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
+use crate::shape::Spec;
+use crate::target::Target;
+
+/// Most rows that one workgroup goes through.
+pub const MAX_ROWS: usize = 1024;
+
+/// `x [M, rows, C]`, `gamma [M, C]`, `beta [M, C]` -> `y [M, rows, C]`, `stats [M, 2, C]` = (mean, 1 / deviation); updates
+/// `running_mean [M, C]` and `running_var [M, C]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BatchNormSmall {
+    /// Members M.
+    pub members: usize,
+    /// Rows that are normalised together, [`MAX_ROWS`] at most.
+    pub rows: usize,
+    /// Channels C.
+    pub channels: usize,
+    /// Whether negative values become 0 at the end.
+    pub relu: bool,
+    /// Added to the variance under the root.
+    pub eps: f32,
+    /// Weight of the batch in the running statistics.
+    pub momentum: f32,
+}
+
+/// `x [M, rows, C]`, `dy [M, rows, C]`, `stats [M, 2, C]`, `gamma [M, C]`, `beta [M, C]` -> `dx [M, rows, C]`,
+/// `dgamma [M, C]`, `dbeta [M, C]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BatchNormSmallGrad {
+    /// Members M.
+    pub members: usize,
+    /// Rows that were normalised together, [`MAX_ROWS`] at most.
+    pub rows: usize,
+    /// Channels C.
+    pub channels: usize,
+    /// Whether a ReLU followed.
+    pub relu: bool,
+}
+
+/// Single channels, a workgroup for sixteen of them.
+fn describe(launch: Launch, rows: usize, channels: usize, relu: bool) -> Launch {
+    Tiling::narrow(channels).describe_reduction(launch.size("ROWS", rows).switch("RELU", relu))
+}
+
+impl BatchNormSmall {
+    fn chunks(&self) -> Chunks {
+        Chunks { rows: self.rows, chunk: self.rows }
+    }
+}
+
+impl Kernel for BatchNormSmall {
+    fn name(&self) -> &'static str {
+        "batch_norm_small"
+    }
+
+    fn inputs(&self) -> Vec<Spec> {
+        let parameter = Spec::f32([self.members, self.channels]);
+        vec![Spec::f32([self.members, self.rows, self.channels]), parameter.clone(), parameter]
+    }
+
+    fn outputs(&self) -> Vec<Spec> {
+        let running = Spec::f32([self.members, self.channels]);
+        let y = Spec::f32([self.members, self.rows, self.channels]);
+        vec![y, Spec::f32([self.members, 2, self.channels]), running.clone(), running]
+    }
+
+    fn updates(&self, index: usize) -> bool {
+        index > 1
+    }
+
+    fn cost(&self) -> Cost {
+        let per_element = 7 + usize::from(self.relu);
+        Cost::new(self, (per_element * self.rows + 16) * self.members * self.channels)
+    }
+
+    fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
+        let Self { members, rows, channels, relu, eps, momentum } = *self;
+        let chunks = self.chunks();
+        let mut partials = vec![0.0; members * 2 * channels];
+        BatchNormPartials { members, channels, chunks }.reference(&inputs[..1], &mut [SliceMut::F32(&mut partials)]);
+        let (y, statistics) = outputs.split_at_mut(1);
+        let finalize = BatchNormFinalize { members, channels, chunks, eps, momentum, affine: false };
+        finalize.reference(&[Slice::F32(&partials)], statistics);
+        let apply = BatchNormApply { members, rows, channels, residual: Residual::None, relu };
+        apply.reference(&[inputs[0], Slice::F32(statistics[0].f32()), inputs[1], inputs[2]], y);
+    }
+
+    fn launch(&self, _: &Target) -> Launch {
+        let workgroups = self.members * Tiling::narrow(self.channels).tiles;
+        let launch = Launch::new(include_str!("../../../../shaders/batch_norm_small.wgsl"), 3, 4, workgroups)
+            .float("EPS", self.eps)
+            .float("MOMENTUM", self.momentum);
+        describe(launch, self.rows, self.channels, self.relu)
+    }
+}
+
+impl Kernel for BatchNormSmallGrad {
+    fn name(&self) -> &'static str {
+        "batch_norm_small_grad"
+    }
+
+    fn inputs(&self) -> Vec<Spec> {
+        let rows = Spec::f32([self.members, self.rows, self.channels]);
+        let parameter = Spec::f32([self.members, self.channels]);
+        vec![rows.clone(), rows, Spec::f32([self.members, 2, self.channels]), parameter.clone(), parameter]
+    }
+
+    fn outputs(&self) -> Vec<Spec> {
+        let parameter = Spec::f32([self.members, self.channels]);
+        vec![Spec::f32([self.members, self.rows, self.channels]), parameter.clone(), parameter]
+    }
+
+    fn cost(&self) -> Cost {
+        let per_element = 10 + 3 * usize::from(self.relu);
+        Cost::new(self, (per_element * self.rows + 6) * self.members * self.channels)
+    }
+
+    fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
+        let Self { members, rows, channels, relu } = *self;
+        let chunks = Chunks { rows, chunk: rows };
+        let (activation, upstream) = (if relu { Activation::Relu } else { Activation::Linear }, Upstream::Whole);
+        let first = BatchNormGradPartials { members, channels, chunks, activation, upstream };
+        let mut passed: Vec<Vec<f32>> = first.outputs().iter().map(|spec| vec![0.0; spec.words()]).collect();
+        let mut slices: Vec<SliceMut<'_>> = passed.iter_mut().map(|values| SliceMut::F32(values)).collect();
+        first.reference(inputs, &mut slices);
+        let [dx, dgamma, dbeta] = outputs else { unreachable!("three outputs are declared") };
+        let sums = &mut [SliceMut::F32(dbeta.f32()), SliceMut::F32(dgamma.f32())];
+        SumPartials::new(Sum::of_pairs(1, members, channels)).reference(&[Slice::F32(&passed[0])], sums);
+        let g = passed.get(1).map_or(inputs[1], |g| Slice::F32(g));
+        let sums = [Slice::F32(dgamma.f32()), Slice::F32(dbeta.f32())];
+        let last = BatchNormGradInput { members, rows, channels, addend: false };
+        last.reference(&[inputs[0], g, inputs[2], inputs[3], sums[0], sums[1]], std::slice::from_mut(dx));
+    }
+
+    fn launch(&self, _: &Target) -> Launch {
+        let workgroups = self.members * Tiling::narrow(self.channels).tiles;
+        let wgsl = include_str!("../../../../shaders/batch_norm_small_grad.wgsl");
+        let launch = Launch::new(wgsl, 5, 3, workgroups);
+        describe(launch, self.rows, self.channels, self.relu)
+    }
+}
