@@ -2,11 +2,12 @@
 //! driver and computes nothing. Networks and batch are those of `steps`.
 
 mod common;
+mod step;
 
 use std::time::Duration;
 
 use common::Suite;
-use common::step::Step;
+use step::Step;
 use tensor::device::open_noop;
 
 fn main() {
@@ -15,7 +16,7 @@ fn main() {
     println!("the host's part in training steps of {batch} images, without a driver");
     let mut criterion = common::criterion(Duration::from_secs(1), Duration::from_secs(3));
     let mut suite = Suite::new(&mut criterion, "host");
-    for (name, branches) in common::networks() {
+    for (name, branches) in step::networks() {
         let step = Step::record(&name, branches, true, batch).unwrap_or_else(|error| panic!("{error}"));
         let cost = step.cost().unwrap_or_else(|error| panic!("{error}"));
         let prepare = || step.compile(&device).unwrap_or_else(|error| panic!("{error}"));

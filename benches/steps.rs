@@ -4,18 +4,20 @@
 //! `cargo bench --bench steps -- training` measures training alone, and `-- --test` runs each step once.
 
 mod common;
+mod device;
+mod step;
 
 use std::time::Duration;
 
 use common::Suite;
-use common::step::Step;
+use step::Step;
 
 fn main() {
-    let (device, batch) = (common::device(), common::batch());
-    println!("steps of {batch} images on {}", common::describe(&device));
+    let (device, batch) = (device::named(), common::batch());
+    println!("steps of {batch} images on {}", device::describe(&device));
     let mut criterion = common::criterion(Duration::from_secs(1), Duration::from_secs(3));
     let mut suite = Suite::new(&mut criterion, "steps");
-    for (name, branches) in common::networks() {
+    for (name, branches) in step::networks() {
         for training in [true, false] {
             let kind = if training { "training" } else { "evaluation" };
             let step = Step::record(&name, branches, training, batch).unwrap_or_else(|error| panic!("{error}"));

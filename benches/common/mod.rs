@@ -1,32 +1,13 @@
-//! What the benches share: the device, criterion's settings, steps, and a table of rates at the end.
-
-pub mod step;
+//! What the benches share: criterion's settings, and a table of rates at the end.
 
 use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
-use tensor::device::open;
-use tensor::{Cost, Device};
+use tensor::Cost;
 
-/// Names the device to measure, as `--device` does; `auto` if unset.
-const DEVICE: &str = "ONFLY_BENCH_DEVICE";
 /// Images in a batch of the layers and steps; 128 if unset.
 const BATCH: &str = "ONFLY_BENCH_BATCH";
-/// Lists the networks whose steps are measured.
-const NETS: &str = "ONFLY_BENCH_NETS";
-const DEFAULT_NETS: &str = "resnet20:1,resnet32:1,resnet32:3";
-
-/// The device to measure, without the checks that tests switch on.
-pub fn device() -> Device {
-    let wanted = std::env::var(DEVICE).unwrap_or_else(|_| "auto".to_owned());
-    open(&wanted).unwrap_or_else(|error| panic!("{DEVICE}: {error}"))
-}
-
-/// The adapter and its driver, or the CPU device.
-pub fn describe(device: &Device) -> String {
-    device.adapter().map_or_else(|| device.name().to_owned(), ToString::to_string)
-}
 
 /// Images in a batch.
 pub fn batch() -> usize {
@@ -35,20 +16,6 @@ pub fn batch() -> usize {
         Ok(batch) if batch > 0 => batch,
         _ => panic!("{BATCH} should be a whole number above 0, got \"{wanted}\""),
     }
-}
-
-/// Networks to measure: name and number of branches.
-pub fn networks() -> Vec<(String, usize)> {
-    let list = std::env::var(NETS).unwrap_or_else(|_| DEFAULT_NETS.to_owned());
-    let network = |item: &str| {
-        let (name, branches) = item.trim().split_once(':')?;
-        Some((name.to_owned(), branches.parse().ok()?))
-    };
-    let parsed = list.split(',').map(|item| {
-        network(item)
-            .unwrap_or_else(|| panic!("{NETS} should list name:branches, such as {DEFAULT_NETS}; got \"{item}\""))
-    });
-    parsed.collect()
 }
 
 /// Ten samples after `warm_up`, spread over `time` where they fit; the command line may ask for others.

@@ -6,7 +6,25 @@ use one::{Config, LossWeights};
 use tensor::optim::SgdConfig;
 use tensor::{Cost, Device, Graph, Program, Rng, Spec, Var};
 
+/// Lists the networks whose steps are measured.
+const NETS: &str = "ONFLY_BENCH_NETS";
+const DEFAULT_NETS: &str = "resnet20:1,resnet32:1,resnet32:3";
+/// Classes of all networks.
 const CLASSES: usize = 10;
+
+/// Networks to measure: name and number of branches.
+pub fn networks() -> Vec<(String, usize)> {
+    let list = std::env::var(NETS).unwrap_or_else(|_| DEFAULT_NETS.to_owned());
+    let network = |item: &str| {
+        let (name, branches) = item.trim().split_once(':')?;
+        Some((name.to_owned(), branches.parse().ok()?))
+    };
+    let parsed = list.split(',').map(|item| {
+        network(item)
+            .unwrap_or_else(|| panic!("{NETS} should list name:branches, such as {DEFAULT_NETS}; got \"{item}\""))
+    });
+    parsed.collect()
+}
 
 /// A step with everything that it was recorded from.
 pub struct Step {
