@@ -4,6 +4,7 @@
 //! `cargo bench --bench kernels -- layers/conv2d_forward` measures those cases alone, and `-- --test` runs each once.
 
 mod common;
+mod device;
 
 use std::time::Duration;
 
@@ -35,8 +36,8 @@ fn measure(suite: &mut Suite<'_>, device: &Device, cases: Vec<Case>) {
 }
 
 fn main() {
-    let device = common::device();
-    println!("kernels on {}", device.name());
+    let device = device::named();
+    println!("kernels on {}", device::describe(&device));
     let mut criterion = common::criterion(Duration::from_millis(300), Duration::from_millis(700));
     let mut suite = Suite::new(&mut criterion, "cases");
     measure(&mut suite, &device, cases::all());

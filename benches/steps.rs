@@ -4,106 +4,20 @@
 //! `cargo bench --bench steps -- training` measures training alone, and `-- --test` runs each step once.
 
 mod common;
+mod device;
+mod step;
 
 use std::time::Duration;
 
 use common::Suite;
-use nets::resnet::Shortcut;
-use nets::{Model, architecture};
-use one::{Config, LossWeights};
-use tensor::optim::SgdConfig;
-use tensor::{Cost, Device, Graph, Program, Rng, Spec};
-
-const NETS: &str = "ONFLY_BENCH_NETS";
-const DEFAULT_NETS: &str = "resnet20:1,resnet32:1,resnet32:3";
-const CLASSES: usize = 10;
-
-/// Networks to measure: name and number of branches.
-fn networks() -> Vec<(String, usize)> {
-    let list = std::env::var(NETS).unwrap_or_else(|_| DEFAULT_NETS.to_owned());
-    let network = |item: &str| {
-        let (name, branches) = item.trim().split_once(':')?;
-        Some((name.to_owned(), branches.parse().ok()?))
-    };
-    let parsed = list.split(',').map(|item| {
-        network(item)
-            .unwrap_or_else(|| panic!("{NETS} should list name:branches, such as {DEFAULT_NETS}; got \"{item}\""))
-    });
-    parsed.collect()
-}
-
-/// A step with everything that it was recorded from.
-struct Step {
-    graph: Graph,
-    model: Model,
-    kind: Kind,
-    inputs: [tensor::Var; 2],
-}
-
-/// What the step does.
-enum Kind {
-    Training(one::Training),
-    Evaluation(one::Evaluation),
-}
-
-impl Step {
-    fn record(name: &str, branches: usize, training: bool, batch: usize) -> nets::Result<Self> {
-        let net = architecture(name, Shortcut::B)?;
-        let (mut graph, mut model) = (Graph::new(), Model::new());
-        let size = net.image_size();
-        let image = graph.input("image", Spec::f32([1, batch, size, size, 4]));
-        let labels = graph.input("labels", Spec::u32([batch]));
-        let inputs = [image, labels];
-        let config = Config::paper(net.as_ref(), branches, CLASSES);
-        let kind = if training {
-            let optimizer = SgdConfig { nesterov: true };
-            let step = one::training(&mut graph, &mut model, net.as_ref(), (image, labels), &config, optimizer)?;
-            Kind::Training(step)
-        } else {
-            Kind::Evaluation(one::evaluation(&mut graph, &mut model, net.as_ref(), (image, labels), &config, batch)?)
-        };
-        Ok(Self { graph, model, kind, inputs })
-    }
-
-    /// Operations and bytes of one step.
-    fn cost(&self) -> tensor::Result<Cost> {
-        let mut total = Cost::default();
-        for kernel in self.graph.live_kernels()? {
-            let cost = kernel.cost();
-            total.flops += cost.flops;
-            total.bytes += cost.bytes;
-        }
-        Ok(total)
-    }
-
-    /// Compiled, with random images and labels.
-    fn compile(&self, device: &Device) -> nets::Result<Program> {
-        let mut program = self.graph.compile(device)?;
-        let [image, labels] = self.inputs;
-        let mut rng = Rng::new(&[0xbe9c]);
-        let pixels: Vec<f32> = (0..self.graph.spec(image).words()).map(|_| rng.normal() as f32).collect();
-        let batch = self.graph.spec(labels).words();
-        let classes: Vec<u32> = (0..batch).map(|_| rng.below(CLASSES) as u32).collect();
-        program.feed_f32(image, &pixels)?;
-        program.feed_u32(labels, &classes)?;
-        self.model.initialize(device, 0)?;
-        match &self.kind {
-            Kind::Training(step) => {
-                step.optimizer.initialize(device, self.model.params())?;
-                step.feed(&mut program, [1e-3, 0.9, 1e-4], LossWeights::default(), batch)?;
-            }
-            Kind::Evaluation(step) => step.feed(&mut program, LossWeights::default(), 0, batch)?,
-        }
-        Ok(program)
-    }
-}
+use step::Step;
 
 fn main() {
-    let (device, batch) = (common::device(), common::batch());
-    println!("steps of {batch} images on {}", device.name());
+    let (device, batch) = (device::named(), common::batch());
+    println!("steps of {batch} images on {}", device::describe(&device));
     let mut criterion = common::criterion(Duration::from_secs(1), Duration::from_secs(3));
     let mut suite = Suite::new(&mut criterion, "steps");
-    for (name, branches) in networks() {
+    for (name, branches) in step::networks() {
         for training in [true, false] {
             let kind = if training { "training" } else { "evaluation" };
             let step = Step::record(&name, branches, training, batch).unwrap_or_else(|error| panic!("{error}"));

@@ -50,7 +50,7 @@ fn gpus_agree_with_references() {
 /// Where kernels have several variants, for kinds of adapters or to choose from, each of them runs on every adapter.
 #[test]
 fn gpus_agree_with_references_in_all_variants() {
-    let variants: Vec<_> = selected().into_iter().flat_map(variants).collect();
+    let variants: Vec<_> = selected().iter().flat_map(variants).collect();
     for device in common::gpus(None) {
         let runs = |case: &&cases::Case| {
             case.kernel.launch(&Target::HARDWARE).enable.is_none_or(|_| device.target().is_some_and(|t| t.shader_f16))
@@ -61,7 +61,7 @@ fn gpus_agree_with_references_in_all_variants() {
 }
 
 /// The variants of a case's kernel, if there is more than one, as cases of their own.
-fn variants(case: cases::Case) -> Vec<cases::Case> {
+fn variants(case: &cases::Case) -> Vec<cases::Case> {
     let targets = [Target::HARDWARE, Target::SOFTWARE];
     let mut launches: Vec<Launch> = targets.iter().flat_map(|target| case.kernel.candidates(target)).collect();
     let mut seen = HashSet::new();

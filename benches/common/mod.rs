@@ -1,22 +1,13 @@
-//! What the benches share: the device, criterion's settings, and a table of rates at the end.
+//! What the benches share: criterion's settings, and a table of rates at the end.
 
 use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
-use tensor::device::open;
-use tensor::{Cost, Device};
+use tensor::Cost;
 
-/// Names the device to measure, as `--device` does; `auto` if unset.
-const DEVICE: &str = "ONFLY_BENCH_DEVICE";
 /// Images in a batch of the layers and steps; 128 if unset.
 const BATCH: &str = "ONFLY_BENCH_BATCH";
-
-/// The device to measure, without the checks that tests switch on.
-pub fn device() -> Device {
-    let wanted = std::env::var(DEVICE).unwrap_or_else(|_| "auto".to_owned());
-    open(&wanted).unwrap_or_else(|error| panic!("{DEVICE}: {error}"))
-}
 
 /// Images in a batch.
 pub fn batch() -> usize {

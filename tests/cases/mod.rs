@@ -10,6 +10,7 @@ mod distillation_loss;
 mod gemm;
 mod layers;
 mod optimizer;
+mod peaks;
 mod pointwise;
 mod pooling;
 mod predictions;
@@ -143,6 +144,7 @@ pub fn all() -> Vec<Case> {
         distillation_loss::cases(),
         gemm::cases(),
         optimizer::cases(),
+        peaks::cases(),
         pointwise::cases(),
         pooling::cases(),
         predictions::cases(),

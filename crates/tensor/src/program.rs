@@ -400,35 +400,39 @@ impl Program {
         })
     }
 
+    /// Runs the step `runs` times, and returns the mean time of each of its [kernels](Program::kernels).
+    ///
+    /// # Errors
+    /// Anything that failed on the device.
+    pub fn time_kernels(&mut self, runs: u32) -> Result<Vec<Duration>> {
+        let runs = runs.max(1);
+        let mut times = vec![Duration::ZERO; self.kernels.len()];
+        for _ in 0..runs {
+            for (sum, time) in times.iter_mut().zip(self.executable.run_timed()?) {
+                *sum += time;
+            }
+        }
+        Ok(times.into_iter().map(|time| time / runs).collect())
+    }
+
     /// Runs the step `runs` times with each kernel timed, and returns the kernel families, the longest first.
     ///
     /// # Errors
     /// Anything that failed on the device.
     pub fn profile(&mut self, runs: u32) -> Result<Vec<ProfileRow>> {
-        let runs = runs.max(1);
+        let times = self.time_kernels(runs)?;
         let mut rows: BTreeMap<&'static str, ProfileRow> = BTreeMap::new();
-        for _ in 0..runs {
-            for (kernel, time) in self.kernels.iter().zip(self.executable.run_timed()?) {
-                let row = rows.entry(kernel.name()).or_insert_with(|| ProfileRow {
-                    kernel: kernel.name(),
-                    count: 0,
-                    time: Duration::ZERO,
-                    cost: Cost::default(),
-                });
-                let cost = kernel.cost();
-                row.count += 1;
-                row.time += time;
-                row.cost.flops += cost.flops;
-                row.cost.bytes += cost.bytes;
-            }
+        for (kernel, time) in self.kernels.iter().zip(times) {
+            let name = kernel.name();
+            let empty = ProfileRow { kernel: name, count: 0, time: Duration::ZERO, cost: Cost::default() };
+            let row = rows.entry(name).or_insert(empty);
+            let cost = kernel.cost();
+            row.count += 1;
+            row.time += time;
+            row.cost.flops += cost.flops;
+            row.cost.bytes += cost.bytes;
         }
         let mut rows: Vec<ProfileRow> = rows.into_values().collect();
-        for row in &mut rows {
-            row.count /= runs as usize;
-            row.time /= runs;
-            row.cost.flops /= u64::from(runs);
-            row.cost.bytes /= u64::from(runs);
-        }
         rows.sort_by_key(|row| std::cmp::Reverse(row.time));
         Ok(rows)
     }

@@ -300,7 +300,7 @@ fn choose(candidates: &[Candidate]) -> usize {
 }
 
 /// A kernel with operands of its own: random floats, zeros where it takes integers.
-struct Operands<'a> {
+pub(crate) struct Operands<'a> {
     device: &'a Device,
     kernel: &'a Arc<dyn Kernel>,
     inputs: Vec<View>,
@@ -308,11 +308,11 @@ struct Operands<'a> {
 }
 
 impl<'a> Operands<'a> {
-    fn new(device: &'a Device, kernel: &'a Arc<dyn Kernel>) -> Result<Self> {
+    pub(crate) fn new(device: &'a Device, kernel: &'a Arc<dyn Kernel>) -> Result<Self> {
         let mut id = 0;
         let mut view = |spec: &Spec, filled: bool| -> Result<View> {
             let words = spec.words();
-            let buffer = device.alloc(words, "operand to tune with")?;
+            let buffer = device.alloc(words, "operand to measure with")?;
             if filled && spec.dtype != DType::U32 {
                 device.write(&buffer, 0, &random(spec))?;
             }
@@ -324,13 +324,14 @@ impl<'a> Operands<'a> {
         Ok(Self { device, kernel, inputs, outputs })
     }
 
+    /// `kernel`, which takes the same operands, on these.
+    pub(crate) fn dispatch(&self, kernel: Arc<dyn Kernel>) -> Dispatch {
+        Dispatch { kernel, inputs: self.inputs.clone(), outputs: self.outputs.clone() }
+    }
+
     fn prepare(&self, launch: &Launch, runs: usize) -> Result<Executable> {
-        let dispatch = Dispatch {
-            kernel: Arc::new(Variant::new(Arc::clone(self.kernel), launch.clone())),
-            inputs: self.inputs.clone(),
-            outputs: self.outputs.clone(),
-        };
-        self.device.prepare(vec![dispatch; runs])
+        let variant = Variant::new(Arc::clone(self.kernel), launch.clone());
+        self.device.prepare(vec![self.dispatch(Arc::new(variant)); runs])
     }
 
     fn read(&self) -> Result<Vec<Vec<f32>>> {

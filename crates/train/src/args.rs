@@ -39,6 +39,8 @@ pub enum Command {
     Fetch(FetchArgs),
     /// Print a network's parameters, FLOPs and memory
     Info(InfoArgs),
+    /// Print where a training step spends its time, against what this device can do
+    Profile(Box<ProfileArgs>),
     /// Measure the variants of a network's kernels on this adapter, and keep the fastest for later runs on it
     Tune(Box<TrainArgs>),
     /// List the devices of this machine
@@ -415,9 +417,22 @@ pub struct TrainArgs {
     /// The same result, many times slower
     #[arg(long, help_heading = "Run", conflicts_with = "profile")]
     pub checks: bool,
-    /// Print where a training step spends its time, kernel by kernel, and end
+    /// As `train profile`: print where a training step spends its time, and end
     #[arg(long, help_heading = "Run", conflicts_with_all = ["resume", "out"])]
     pub profile: bool,
+}
+
+/// Options of `profile`: those of the training that is meant, and what to print.
+#[derive(Debug, Args)]
+pub struct ProfileArgs {
+    #[command(flatten)]
+    pub train: TrainArgs,
+    /// A line for each kernel and shape, in place of one for each kernel
+    #[arg(long, help_heading = "Profile")]
+    pub by_shape: bool,
+    /// Print one JSON object, in seconds, operations and bytes
+    #[arg(long, help_heading = "Profile")]
+    pub json: bool,
 }
 
 /// Options of `eval`.

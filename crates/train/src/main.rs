@@ -42,6 +42,7 @@ fn run(cli: Cli) -> Result<()> {
         Some(Command::Export(args)) => commands::export::run(&args),
         Some(Command::Fetch(args)) => commands::fetch::run(&args),
         Some(Command::Info(args)) => commands::info::run(&args),
+        Some(Command::Profile(args)) => commands::profile::run(&args),
         Some(Command::Tune(args)) => commands::tune::run(&args),
         Some(Command::Devices) => commands::devices::run(),
     }

@@ -15,7 +15,7 @@ use crate::tuning::Choices;
 
 pub use cpu::{CpuBuffer, CpuDevice};
 pub use gpu::{GpuDevice, GpuOptions};
-pub use select::{Adapter, AdapterSummary, adapters, open, open_with};
+pub use select::{Adapter, AdapterSummary, adapters, open, open_noop, open_with};
 
 /// Something that holds buffers and runs programs. Cheap to clone.
 #[derive(Debug, Clone)]

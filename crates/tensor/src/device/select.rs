@@ -111,6 +111,22 @@ pub fn adapters() -> Vec<AdapterSummary> {
         .collect()
 }
 
+/// A device without a driver, which takes every program and computes nothing: what is left is the host's own work. It is
+/// never among the [`adapters`].
+///
+/// # Errors
+/// When `wgpu` refuses.
+pub fn open_noop() -> Result<Device> {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = wgpu::Backends::NOOP;
+    descriptor.backend_options.noop = wgpu::NoopBackendOptions::enabled();
+    let instance = wgpu::Instance::new(descriptor);
+    let found = pollster::block_on(instance.request_adapter(&wgpu::RequestAdapterOptions::default()));
+    let adapter =
+        found.map_err(|error| Error::Device { device: "noop".to_owned(), problem: format!("it is not there: {error}") })?;
+    GpuDevice::open(&adapter, GpuOptions::default()).map(|device| Device::Gpu(Arc::new(device)))
+}
+
 /// Opens the device that `wanted` names: `auto` (a hardware GPU if there is one, else the CPU device), `gpu` (a
 /// hardware GPU), `cpu`, or any part of an adapter's name, which is how a software adapter is asked for.
 ///

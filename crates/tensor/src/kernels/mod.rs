@@ -17,6 +17,8 @@ pub mod gemm;
 pub mod global_average_pool;
 pub mod loss_scale;
 mod matrix;
+pub mod peak_fma;
+pub mod peak_workgroup;
 pub mod pool2d;
 pub mod relu;
 pub mod sgd;

@@ -1,10 +1,13 @@
-//! Where a training step spends its time.
+//! Where a training step spends its time, against what the device can do.
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use tensor::Device;
+use anyhow::{Context, Result};
+use serde_json::json;
+use tensor::{Cost, Device, Peaks, Program};
 
+use crate::args::{ProfileArgs, TrainArgs};
+use crate::commands::{refuse_options_of_runs, train};
 use crate::output;
 use crate::training::{Trainer, workers};
 
@@ -14,53 +17,219 @@ const MOST_RUNS: u32 = 50;
 /// Fewest steps that a median is taken of.
 const FEWEST_RUNS: usize = 5;
 
-/// Prints the time, speed, count and share of each kernel of a training step, and the median time of whole steps of
-/// training and evaluation, after two steps that warm up.
+/// What is printed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Form {
+    /// A line for each kernel and shape, in place of one for each kernel.
+    pub by_shape: bool,
+    /// JSON in place of a table.
+    pub json: bool,
+}
+
+/// Profiles the steps of a training that is not run.
 ///
 /// # Errors
-/// When the device fails.
-pub fn run(trainer: &mut Trainer) -> Result<()> {
-    let order = trainer.sampler.epoch(0);
-    let StepTimes { training: step, evaluation, images } = step_times(trainer)?;
-    let runs = (TIME.as_secs_f64() / step.as_secs_f64().max(1e-6)).clamp(1.0, MOST_RUNS.into()) as u32;
-    let rows = trainer.training.program.profile(runs)?;
-    let total: Duration = rows.iter().map(|row| row.time).sum();
-    let share = |time: Duration| 100.0 * time.as_secs_f64() / total.as_secs_f64().max(1e-12);
-    let milliseconds = |time: Duration| 1e3 * time.as_secs_f64();
-    output::line(format!(
-        "\n{:<24} {:>6} {:>10} {:>7} {:>9} {:>8}",
-        "kernel", "count", "ms", "share", "GFLOP/s", "GB/s"
-    ))?;
-    for row in &rows {
-        let (time, flops, bytes) = (milliseconds(row.time), row.gflops(), row.gigabytes());
-        output::line(format!(
-            "{:<24} {:>6} {time:>10.3} {:>5.1} % {flops:>9.1} {bytes:>8.1}",
-            row.kernel,
-            row.count,
-            share(row.time)
-        ))?;
+/// When anything that was asked for is not there or cannot be done.
+pub fn run(args: &ProfileArgs) -> Result<()> {
+    refuse_options_of_runs(&args.train, "profile")?;
+    measure(&args.train, Form { by_shape: args.by_shape, json: args.json })
+}
+
+/// Measures the device's peaks, each kernel of a training step, and whole steps of training and evaluation, and prints them.
+///
+/// # Errors
+/// As [`run`].
+pub fn measure(args: &TrainArgs, form: Form) -> Result<()> {
+    let mut trainer = train::begun(args, !form.json)?;
+    let peaks = Peaks::measure(&trainer.device).context("cannot measure what the device can do")?;
+    let steps = step_times(&mut trainer)?;
+    let runs = (TIME.as_secs_f64() / steps.training.as_secs_f64().max(1e-6)).clamp(1.0, MOST_RUNS.into()) as u32;
+    let rows = rows(&mut trainer.training.program, runs, form.by_shape, &peaks)?;
+    if form.json {
+        return output::line(as_json(&trainer, &peaks, &rows, steps));
     }
-    let count: usize = rows.iter().map(|row| row.count).sum();
-    let flops: u64 = rows.iter().map(|row| row.cost.flops).sum();
-    let rate = flops as f64 / total.as_secs_f64().max(1e-12) / 1e9;
-    output::line(format!(
-        "{:<24} {count:>6} {:>10.3} {:>5.1} % {rate:>9.1}",
-        "all, one by one",
-        milliseconds(total),
-        100.0
-    ))?;
-    for (what, time, images) in
-        [("a training step", step, trainer.config.batch), ("an evaluation step", evaluation, images)]
-    {
-        let rate = images as f64 / time.as_secs_f64();
-        output::line(format!("{what:<24} {:>6} {:>10.3}   {rate:.1} images/s", "", milliseconds(time)))?;
-    }
+    print_peaks(&peaks)?;
+    print_rows(&rows, &peaks)?;
+    print_steps(&rows, steps, trainer.config.batch, &peaks)?;
     let workers = workers(trainer.config.worker_threads());
+    let order = trainer.sampler.epoch(0);
     if let Some(stream) = &mut trainer.training.stream {
         let rate = stream.measure(&order, TIME)?;
         output::line(format!("preparing images         {rate:>24.1} images/s by {workers}, alone"))?;
     }
     Ok(())
+}
+
+/// All dispatches of a kernel, or of a kernel on one set of shapes, in a step.
+#[derive(Debug)]
+struct Row {
+    kernel: &'static str,
+    /// With its shapes, where rows are told apart by them.
+    name: String,
+    count: usize,
+    seconds: f64,
+    cost: Cost,
+    /// The least time that each dispatch can take, by the device's peaks, summed.
+    least: f64,
+}
+
+impl Row {
+    fn new(kernel: &'static str, name: String) -> Self {
+        Self { kernel, name, count: 0, seconds: 0.0, cost: Cost::default(), least: 0.0 }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.count += other.count;
+        self.seconds += other.seconds;
+        self.cost.flops += other.cost.flops;
+        self.cost.bytes += other.cost.bytes;
+        self.least += other.least;
+    }
+
+    fn flops(&self) -> f64 {
+        self.cost.flops as f64 / self.seconds.max(1e-12)
+    }
+
+    fn bytes(&self) -> f64 {
+        self.cost.bytes as f64 / self.seconds.max(1e-12)
+    }
+
+    /// Whether it is a matrix product, as convolutions are.
+    fn is_product(&self) -> bool {
+        self.kernel == "gemm" || self.kernel.starts_with("conv2d")
+    }
+}
+
+/// The kernels of a step, the longest first.
+fn rows(program: &mut Program, runs: u32, by_shape: bool, peaks: &Peaks) -> Result<Vec<Row>> {
+    let times = program.time_kernels(runs)?;
+    let mut rows: Vec<Row> = Vec::new();
+    for (kernel, time) in program.kernels().iter().zip(times) {
+        let cost = kernel.cost();
+        let name = if by_shape { kernel.describe() } else { kernel.name().to_owned() };
+        let one = Row {
+            count: 1,
+            seconds: time.as_secs_f64(),
+            cost,
+            least: peaks.least_time(cost),
+            ..Row::new(kernel.name(), name)
+        };
+        match rows.iter_mut().find(|row| row.name == one.name) {
+            Some(row) => row.add(&one),
+            None => rows.push(one),
+        }
+    }
+    rows.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+    Ok(rows)
+}
+
+fn sum<'a>(rows: impl IntoIterator<Item = &'a Row>, name: &str) -> Row {
+    let mut all = Row::new("", name.to_owned());
+    rows.into_iter().for_each(|row| all.add(row));
+    all
+}
+
+fn print_peaks(peaks: &Peaks) -> Result<()> {
+    let workgroup = peaks
+        .workgroup_bytes
+        .map_or_else(String::new, |bytes| format!(", {:.1} GB/s of workgroup memory in reads", bytes / 1e9));
+    output::line(format!(
+        "{:<12} {:.1} GFLOP/s in multiply-adds, {:.1} GB/s of memory in copies{workgroup}",
+        "peaks",
+        peaks.flops / 1e9,
+        peaks.bytes / 1e9
+    ))
+}
+
+fn print_rows(rows: &[Row], peaks: &Peaks) -> Result<()> {
+    let all = sum(rows, "all, one by one");
+    output::line(format!(
+        "\n{:>6} {:>10} {:>7} {:>9} {:>7} {:>8} {:>7} {:>9}  kernel",
+        "count", "ms", "share", "GFLOP/s", "of peak", "GB/s", "of peak", "roofline"
+    ))?;
+    for row in rows.iter().chain([&all]) {
+        output::line(format!(
+            "{:>6} {:>10.3} {:>5.1} % {:>9.1} {:>5.1} % {:>8.1} {:>5.1} % {:>7.1} %  {}",
+            row.count,
+            1e3 * row.seconds,
+            100.0 * row.seconds / all.seconds.max(1e-12),
+            row.flops() / 1e9,
+            100.0 * row.flops() / peaks.flops,
+            row.bytes() / 1e9,
+            100.0 * row.bytes() / peaks.bytes,
+            100.0 * row.least / row.seconds.max(1e-12),
+            row.name
+        ))?;
+    }
+    Ok(())
+}
+
+fn print_steps(rows: &[Row], steps: StepTimes, batch: usize, peaks: &Peaks) -> Result<()> {
+    let (all, products) = (sum(rows, "all"), sum(rows.iter().filter(|row| row.is_product()), "products"));
+    output::line(format!(
+        "\nmatrix products, convolutions among them: {:.1} % of the time, at {:.1} GFLOP/s, {:.1} % of the peak",
+        100.0 * products.seconds / all.seconds.max(1e-12),
+        products.flops() / 1e9,
+        100.0 * products.flops() / peaks.flops
+    ))?;
+    output::line(format!(
+        "roofline of the step: {:.3} ms, which is {:.1} % of what it takes",
+        1e3 * all.least,
+        100.0 * all.least / steps.training.as_secs_f64().max(1e-12)
+    ))?;
+    for (what, time, images) in
+        [("a training step", steps.training, batch), ("an evaluation step", steps.evaluation, steps.images)]
+    {
+        let seconds = time.as_secs_f64();
+        output::line(format!("{what:<24} {:>10.3} ms   {:.1} images/s", 1e3 * seconds, images as f64 / seconds))?;
+    }
+    Ok(())
+}
+
+fn as_json(trainer: &Trainer, peaks: &Peaks, rows: &[Row], steps: StepTimes) -> serde_json::Value {
+    let config = &trainer.config;
+    let all = sum(rows, "all");
+    let kernels: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            json!({
+                "kernel": row.name,
+                "matrix_product": row.is_product(),
+                "count": row.count,
+                "seconds": row.seconds,
+                "flops": row.cost.flops,
+                "bytes": row.cost.bytes,
+                "least_seconds": row.least,
+            })
+        })
+        .collect();
+    let adapter = trainer.device.adapter();
+    json!({
+        "device": trainer.device.name(),
+        "backend": adapter.map(|adapter| &adapter.backend),
+        "driver": adapter.map(|adapter| &adapter.driver),
+        "net": config.network.net,
+        "branches": config.network.branches,
+        "method": config.method.name(),
+        "precision": config.precision,
+        "batch": config.batch,
+        "tuning": config.tuning,
+        "peaks": {
+            "flops_per_second": peaks.flops,
+            "bytes_per_second": peaks.bytes,
+            "workgroup_bytes_per_second": peaks.workgroup_bytes,
+        },
+        "training": {
+            "images": config.batch,
+            "seconds": steps.training.as_secs_f64(),
+            "seconds_one_by_one": all.seconds,
+            "least_seconds": all.least,
+            "flops": all.cost.flops,
+            "bytes": all.cost.bytes,
+            "kernels": kernels,
+        },
+        "evaluation": { "images": steps.images, "seconds": steps.evaluation.as_secs_f64() },
+    })
 }
 
 /// Median times of whole steps.

@@ -10,6 +10,7 @@ use tensor::Device;
 
 use crate::args::{Method, TrainArgs};
 use crate::checkpoint::{Checkpoint, Damaged, Header};
+use crate::commands::profile::Form;
 use crate::config::Config;
 use crate::divergence::Divergence;
 use crate::run_dir::{Kept, RunDir, bring_back};
@@ -32,15 +33,24 @@ pub fn run(args: &TrainArgs) -> Result<()> {
 }
 
 fn begin(args: &TrainArgs) -> Result<()> {
-    let config = Config::new(args)?;
-    let weights = initial_weights(&config)?;
-    let mut trainer = prepare(config, args)?;
-    begin_with(&mut trainer, weights.as_ref())?;
     if args.profile {
-        return commands::profile::run(&mut trainer);
+        return commands::profile::measure(args, Form::default());
     }
+    let mut trainer = begun(args, true)?;
     let run = RunDir::create(args.out.as_deref(), &trainer.config)?;
     train(&mut trainer, Session::new(&run, args.stop_after))
+}
+
+/// What trains as the options say, with the weights that it begins with; `say` has what runs printed.
+///
+/// # Errors
+/// When anything that was asked for is not there or cannot be done.
+pub fn begun(args: &TrainArgs, say: bool) -> Result<Trainer> {
+    let config = Config::new(args)?;
+    let weights = initial_weights(&config)?;
+    let mut trainer = prepare(config, args, say)?;
+    begin_with(&mut trainer, weights.as_ref(), say)?;
+    Ok(trainer)
 }
 
 fn resume(args: &TrainArgs, dir: &Path) -> Result<()> {
@@ -50,7 +60,7 @@ fn resume(args: &TrainArgs, dir: &Path) -> Result<()> {
     let saved = Saved::find(&run)?;
     let weights = if saved.is_some() { None } else { initial_weights(&config)? };
     let tuning = config.tuning.clone();
-    let mut trainer = prepare(config, args)?;
+    let mut trainer = prepare(config, args, true)?;
     match &saved {
         Some(Saved { file, header, checkpoint, trouble }) => {
             trainer.restore(header, checkpoint).with_context(|| format!("cannot resume from {}", file.display()))?;
@@ -65,7 +75,7 @@ fn resume(args: &TrainArgs, dir: &Path) -> Result<()> {
             }
             warn_of_other_variants(tuning.as_deref(), &trainer);
         }
-        None => begin_with(&mut trainer, weights.as_ref())?,
+        None => begin_with(&mut trainer, weights.as_ref(), true)?,
     }
     trainer.settle_best(&run)?;
     run.trim_metrics(trainer.position().epoch)?;
@@ -112,7 +122,7 @@ fn initial_weights(config: &Config) -> Result<Option<Checkpoint>> {
 }
 
 /// Loads the weights that a new run begins with, and says what they became.
-fn begin_with(trainer: &mut Trainer, weights: Option<&Checkpoint>) -> Result<()> {
+fn begin_with(trainer: &mut Trainer, weights: Option<&Checkpoint>, say: bool) -> Result<()> {
     let Some((weights, path)) = weights.zip(trainer.config.init.clone()) else { return Ok(()) };
     let file = path.display();
     let loaded = trainer.begin_with(weights).with_context(|| format!("cannot begin with {file}"))?;
@@ -121,7 +131,9 @@ fn begin_with(trainer: &mut Trainer, weights: Option<&Checkpoint>) -> Result<()>
         (Loaded::Everything, branches) => format!("all {branches} branches and what they share"),
         (Loaded::Target, _) => "the shared stages and branch 0; all else begins at random".to_owned(),
     };
-    let _ = output::line(format!("{:<12} {file}: {what}", "init"));
+    if say {
+        let _ = output::line(format!("{:<12} {file}: {what}", "init"));
+    }
     Ok(())
 }
 
@@ -140,9 +152,9 @@ fn warn_of_other_variants(before: Option<&str>, trainer: &Trainer) {
 }
 
 /// Opens the device, with the choices that were made for it, loads the data, and compiles the programs.
-fn prepare(config: Config, args: &TrainArgs) -> Result<Trainer> {
+fn prepare(config: Config, args: &TrainArgs, say: bool) -> Result<Trainer> {
     let (device, tuned) = tuned::open(&config.device, args.untuned)?;
-    let mut trainer = build(config, device, args.checks, true)?;
+    let mut trainer = build(config, device, args.checks, say)?;
     if let (Some(tuned), Some(target)) = (tuned, trainer.device.target()) {
         let kernels = trainer.training.program.kernels().iter().chain(trainer.evaluation.program.kernels());
         let choices = tuned.choices().among(kernels, &target);
@@ -151,7 +163,9 @@ fn prepare(config: Config, args: &TrainArgs) -> Result<Trainer> {
             0 => "none of this network's run another variant for it".to_owned(),
             n => format!("{n} of this network's run another variant for it"),
         };
-        let _ = output::line(format!("{:<12} {tuned}: {what} ({})", "kernels", tuned.path().display()));
+        if say {
+            let _ = output::line(format!("{:<12} {tuned}: {what} ({})", "kernels", tuned.path().display()));
+        }
     } else {
         trainer.config.tuning = None;
     }

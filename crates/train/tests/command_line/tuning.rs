@@ -17,7 +17,7 @@ fn on_an_adapter(adapter: &str, cache: &Path, arguments: &str) -> Command {
     command
 }
 
-fn succeeded(output: Output) -> (String, String) {
+fn succeeded(output: &Output) -> (String, String) {
     let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success(), "{stdout}{stderr}");
     (stdout, stderr)
@@ -43,13 +43,13 @@ fn what_was_tuned_is_used_and_told() {
     let run = |name: &str, options: &str| {
         let out = argument(&path(name));
         let output = on_an_adapter(adapter, &cache, &format!("{TINY} {options} --out {out}")).output();
-        succeeded(output.expect("started"))
+        succeeded(&output.expect("started"))
     };
     let (stdout, stderr) = run("before", "");
     assert!(!stdout.contains("tuned") && !stderr.contains("tuned"), "{stdout}{stderr}");
 
     let output = on_an_adapter(adapter, &cache, &format!("tune {TINY}")).output().expect("started");
-    let (stdout, stderr) = succeeded(output);
+    let (stdout, stderr) = succeeded(&output);
     assert!(stdout.contains("conv2d_forward") && stdout.contains("have a faster variant"), "{stdout}{stderr}");
     assert!(!path("runs").exists() && !stderr.contains("left out"), "{stderr}");
     let files: Vec<_> = fs::read_dir(&cache).expect("made").map(|entry| entry.expect("readable").path()).collect();
@@ -85,4 +85,38 @@ fn a_run_that_goes_on_with_other_variants_says_so() {
     assert!(stderr.contains("were tuned (0123456789abcdef)") && stderr.contains("untuned now"), "{stderr}");
     let output = command(&format!("--stop-after 1 --resume {}", argument(&run))).output().expect("started");
     assert!(!text(&output.stderr).contains("tuned"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_profile_is_measured_against_the_peaks_of_the_device() {
+    let profiled = "--net resnet8 --branches 2 --data shapes --limit-train 16 --limit-test 8 --batch 8 --device cpu";
+    let json: serde_json::Value =
+        serde_json::from_str(&succeed(&format!("profile {profiled} --by-shape --json"))).expect("one JSON object");
+    let number = |value: &serde_json::Value| value.as_f64().expect("a number");
+    let (training, peaks) = (&json["training"], &json["peaks"]);
+    let kernels = training["kernels"].as_array().expect("kernels");
+    assert!(
+        kernels
+            .iter()
+            .any(|kernel| kernel["kernel"] == "conv2d_forward f32[1,8,32,32,4] f32[1,3,3,4,16] -> f32[1,8,32,32,16]")
+    );
+    for key in ["flops", "bytes", "least_seconds"] {
+        let sum: f64 = kernels.iter().map(|kernel| number(&kernel[key])).sum();
+        assert!((sum / number(&training[key]) - 1.0).abs() < 1e-9, "{key}: {sum} {training}");
+    }
+    for kernel in kernels {
+        let limits = [("flops", "flops_per_second"), ("bytes", "bytes_per_second")];
+        let limits = limits.map(|(work, peak)| number(&kernel[work]) / number(&peaks[peak]));
+        // The larger of the two for each dispatch; all dispatches of a row have the same cost.
+        assert!((number(&kernel["least_seconds"]) / limits[0].max(limits[1]) - 1.0).abs() < 1e-6, "{kernel}");
+    }
+    let rate = number(&training["flops"]) / number(&training["seconds"]);
+    assert!(rate < 1.2 * number(&peaks["flops_per_second"]), "faster than the peak: {json}");
+    assert!(peaks["workgroup_bytes_per_second"].is_null() && json["driver"].is_null(), "the CPU has neither");
+
+    let table = succeed(&format!("profile {profiled}"));
+    for part in ["peaks ", "GFLOP/s", "of peak", "roofline of the step", "matrix products", "a training step"] {
+        assert!(table.contains(part), "{part}: {table}");
+    }
+    fail(&format!("profile {profiled} --out run"), 2, &["--out", "train profile"]);
 }
