@@ -203,7 +203,8 @@ impl Pictures {
     }
 }
 
-fn contents(path: &Path) -> std::result::Result<Vec<u8>, Problem> {
+/// The bytes of a file.
+pub(crate) fn contents(path: &Path) -> std::result::Result<Vec<u8>, Problem> {
     let unreadable = |error: io::Error| format!("cannot be read ({error})");
     // A pipe or a device would never end.
     if !fs::metadata(path).map_err(unreadable)?.is_file() {

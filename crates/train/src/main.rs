@@ -8,14 +8,17 @@ mod divergence;
 mod evaluation;
 mod failure;
 mod feeding;
+mod fold;
 mod interrupt;
 mod memory;
+mod onnx;
 mod output;
 mod outputs;
 mod overview;
 mod plot;
 mod programs;
 mod progress;
+mod protobuf;
 mod recipe;
 mod run_dir;
 mod schedule;
@@ -24,6 +27,7 @@ mod source;
 mod table;
 mod teacher;
 mod tensor_file;
+mod trained;
 mod training;
 
 use std::env;
@@ -38,6 +42,7 @@ fn run(cli: Cli) -> Result<()> {
     match cli.command {
         None => commands::train::run(&cli.train),
         Some(Command::Eval(args)) => commands::eval::run(&args),
+        Some(Command::Predict(args)) => commands::predict::run(&args),
         Some(Command::Export(args)) => commands::export::run(&args),
         Some(Command::Fetch(args)) => commands::fetch::run(&args),
         Some(Command::Info(args)) => commands::info::run(&args),

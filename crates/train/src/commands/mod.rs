@@ -6,5 +6,6 @@ pub mod export;
 pub mod fetch;
 pub mod info;
 pub mod perturb;
+pub mod predict;
 pub mod profile;
 pub mod train;
