@@ -33,6 +33,10 @@ pub struct Cli {
 pub enum Command {
     /// Measure the test errors of a checkpoint, of each branch and of the ensemble
     Eval(Box<EvalArgs>),
+    /// Train many runs from one file, several at once if asked for, and report on them; goes on where it stopped
+    Sweep(SweepArgs),
+    /// Make a page of one or several runs: curves, tables, confusion, calibration, configuration
+    Report(ReportArgs),
     /// Say what is on images
     Predict(PredictArgs),
     /// Write a trained network for use elsewhere: as PyTorch names it, or as an ONNX model
@@ -537,6 +541,55 @@ pub struct ExportArgs {
     /// Which state of the run
     #[arg(long, value_enum, default_value = "last")]
     pub checkpoint: Saved,
+}
+
+/// Options of `sweep`.
+#[derive(Debug, Args)]
+pub struct SweepArgs {
+    /// The file, such as those in recipes/; docs/sweeps.md tells what it says
+    #[arg(value_name = "FILE.toml")]
+    pub file: PathBuf,
+    /// Runs at once
+    #[arg(long, value_name = "N", default_value = "1", value_parser = count(1024))]
+    pub jobs: usize,
+    /// Directory of the runs and of the report [default: as the file says]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// List the runs, how they stand and what they are trained with, and end
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Train nothing: write the report of what is there
+    #[arg(long, conflicts_with = "dry_run")]
+    pub report_only: bool,
+    /// Do not measure weights for the report
+    #[arg(long)]
+    pub no_eval: bool,
+    /// Folder that holds one folder per dataset, for all runs [default: as the file says]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Device for all runs: auto, gpu, cpu, or a part of an adapter's name [default: as the file says]
+    #[arg(long, value_name = "NAME")]
+    pub device: Option<String>,
+}
+
+/// Options of `report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Directories of runs; those that differ in their seed only are gathered
+    #[arg(value_name = "DIR", required = true)]
+    pub runs: Vec<PathBuf>,
+    /// The page [default: report.html in the run's directory, of several runs in the current one]
+    #[arg(long, value_name = "FILE.html")]
+    pub to: Option<PathBuf>,
+    /// Do not measure the weights on the test images: leaves out confusion, calibration and the gate by class
+    #[arg(long)]
+    pub no_eval: bool,
+    /// Folder that holds one folder per dataset [default: as the run had it]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// auto, gpu, cpu, or a part of an adapter's name
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    pub device: String,
 }
 
 /// Options of `predict`.

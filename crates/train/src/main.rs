@@ -20,10 +20,13 @@ mod programs;
 mod progress;
 mod protobuf;
 mod recipe;
+mod report;
 mod run_dir;
 mod schedule;
+mod sessions;
 mod snapshots;
 mod source;
+mod sweep;
 mod table;
 mod teacher;
 mod tensor_file;
@@ -42,7 +45,9 @@ fn run(cli: Cli) -> Result<()> {
     match cli.command {
         None => commands::train::run(&cli.train),
         Some(Command::Eval(args)) => commands::eval::run(&args),
+        Some(Command::Sweep(args)) => commands::sweep::run(&args),
         Some(Command::Predict(args)) => commands::predict::run(&args),
+        Some(Command::Report(args)) => commands::report::run(&args),
         Some(Command::Export(args)) => commands::export::run(&args),
         Some(Command::Fetch(args)) => commands::fetch::run(&args),
         Some(Command::Info(args)) => commands::info::run(&args),

@@ -36,6 +36,11 @@ impl Outputs {
         }
     }
 
+    /// The images' labels.
+    pub fn labels(&self) -> &[i64] {
+        &self.labels
+    }
+
     /// Writes `logits` `[members, images, classes]`, `gate` `[images, members]` where there is one, and `labels`
     /// `[images]`.
     ///

@@ -47,7 +47,7 @@ pub fn load(name: &str, options: &LoadOptions, purpose: Purpose<'_>) -> Result<D
     let options = LoadOptions { image_size, ..options.clone() };
     check_data_dir(name, &options)?;
     let dataset = match folder::find(name, &options) {
-        Some(folder) => load_folder(name, &folder, options, purpose)?,
+        Some(folder) => load_folder(name, &folder, &options, purpose)?,
         None => load_decoded(name, options, purpose)?,
     };
     let size = dataset.test.size();
@@ -73,8 +73,8 @@ fn load_decoded(name: &str, options: LoadOptions, purpose: Purpose<'_>) -> Resul
 }
 
 /// A folder of images. A split is decoded once if it fits and is the same in every epoch.
-fn load_folder(name: &str, folder: &Path, options: LoadOptions, purpose: Purpose<'_>) -> Result<Dataset<Pictures>> {
-    let mut dataset = folder::list(name, folder, &options)?;
+fn load_folder(name: &str, folder: &Path, options: &LoadOptions, purpose: Purpose<'_>) -> Result<Dataset<Pictures>> {
+    let mut dataset = folder::list(name, folder, options)?;
     let augment = purpose.augment.map_or(dataset.augment, Into::into);
     let anew = augment == data::Augmentation::Resized;
     if anew && purpose.stream == Streaming::Off {

@@ -8,4 +8,6 @@ pub mod info;
 pub mod perturb;
 pub mod predict;
 pub mod profile;
+pub mod report;
+pub mod sweep;
 pub mod train;
