@@ -122,8 +122,8 @@ pub fn open_noop() -> Result<Device> {
     descriptor.backend_options.noop = wgpu::NoopBackendOptions::enabled();
     let instance = wgpu::Instance::new(descriptor);
     let found = pollster::block_on(instance.request_adapter(&wgpu::RequestAdapterOptions::default()));
-    let adapter =
-        found.map_err(|error| Error::Device { device: "noop".to_owned(), problem: format!("it is not there: {error}") })?;
+    let adapter = found
+        .map_err(|error| Error::Device { device: "noop".to_owned(), problem: format!("it is not there: {error}") })?;
     GpuDevice::open(&adapter, GpuOptions::default()).map(|device| Device::Gpu(Arc::new(device)))
 }
 
