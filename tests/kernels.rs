@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use tensor::device::{GpuOptions, open_with};
 use tensor::tuning::Variant;
 use tensor::{Device, Launch, Target};
 
@@ -74,6 +75,35 @@ fn variants(case: &cases::Case) -> Vec<cases::Case> {
         cases::Case { name: format!("{}, variant {index}", case.name), kernel, ..case.clone() }
     };
     launches.into_iter().enumerate().map(variant).collect()
+}
+
+/// Sums that end in a subgroup are those that end in workgroup memory, to the bit: not even the size of the subgroup, which is
+/// the adapter's, is to be seen in them.
+#[test]
+fn sums_in_subgroups_are_the_same_bits() {
+    for device in common::gpus(None) {
+        let Some(target) = device.target().filter(|target| target.subgroup >= 4) else {
+            eprintln!("{}: no subgroups, nothing to compare", device.name());
+            continue;
+        };
+        let plain = GpuOptions { checked: true, target: Some(Target { subgroup: 0, ..target }) };
+        let plain = open_with(device.name(), plain).unwrap_or_else(|error| panic!("{error}"));
+        let differs = |case: &&cases::Case| {
+            let launch = case.kernel.launch(&target);
+            launch.in_subgroups(&target).passes().any(|pass| pass.subgroups)
+        };
+        let cases: Vec<cases::Case> = selected().iter().filter(differs).cloned().collect();
+        let filtered = std::env::var(FILTER).is_ok();
+        assert!(filtered || cases.len() > 3, "{}: {} cases have such sums", device.name(), cases.len());
+        eprintln!("{}: {} cases in subgroups of {} or more", device.name(), cases.len(), target.subgroup);
+        for case in cases {
+            let run = |device: &Device| case.clone().prepare(device).and_then(|mut case| Ok(case.outputs()));
+            let [first, second] = [&device, &plain].map(|device| {
+                run(device).unwrap_or_else(|error| panic!("{error}")).unwrap_or_else(|error| panic!("{error}"))
+            });
+            assert!(first == second, "{}: {}", device.name(), case.name);
+        }
+    }
 }
 
 /// Runs the cases, some at a time: compiling their shaders is what takes time.

@@ -12,8 +12,14 @@ use one::Config;
 use tensor::optim::SgdConfig;
 use tensor::{Binding, DType, Graph, Kernel, Launch, Spec, Target};
 
-/// The variants of hardware and of software adapters are both checked.
-const TARGETS: [Target; 2] = [Target::HARDWARE, Target::SOFTWARE];
+/// The variants of hardware, with subgroups of any size and without, and of software adapters are all checked.
+const TARGETS: [Target; 5] = [
+    Target::HARDWARE,
+    Target { subgroup: 8, ..Target::HARDWARE },
+    Target { subgroup: 32, ..Target::HARDWARE },
+    Target { subgroup: 64, ..Target::HARDWARE },
+    Target::SOFTWARE,
+];
 
 /// WebGPU's default limits, which every kernel stays within.
 const MAX_BINDINGS: usize = 8;
@@ -26,8 +32,11 @@ const HALVES_IN_WORDS: Capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
 fn check(launch: &Launch) -> Result<(), String> {
     let source = launch.source();
     let module = naga::front::wgsl::parse_str(&source).map_err(|error| error.emit_to_string(&source))?;
-    let capabilities = if launch.enable.is_some() { Capabilities::SHADER_FLOAT16 } else { HALVES_IN_WORDS };
+    let mut capabilities = if launch.enable.is_some() { Capabilities::SHADER_FLOAT16 } else { HALVES_IN_WORDS };
+    capabilities.set(Capabilities::SUBGROUP, launch.subgroups);
     let info = Validator::new(ValidationFlags::all(), capabilities)
+        .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+        .subgroup_operations(naga::valid::SubgroupOperationSet::all())
         .validate(&module)
         .map_err(|error| error.emit_to_string(&source))?;
     interface(&module, &info, launch)?;
@@ -111,7 +120,8 @@ fn check_all(launches: impl IntoIterator<Item = (String, Launch)>) {
 
 /// Every variant of a kernel, for every kind of adapter.
 fn variants(name: &str, kernel: &dyn Kernel) -> Vec<(String, Launch)> {
-    TARGETS.iter().flat_map(|target| kernel.candidates(target)).map(|launch| (name.to_owned(), launch)).collect()
+    let on = |target| kernel.candidates(target).into_iter().map(|launch| launch.in_subgroups(target));
+    TARGETS.iter().flat_map(on).map(|launch| (name.to_owned(), launch)).collect()
 }
 
 #[test]

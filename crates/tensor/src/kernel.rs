@@ -209,6 +209,10 @@ pub fn compute(kernel: &dyn Kernel, inputs: &[Slice<'_>], outputs: &mut [SliceMu
     }
 }
 
+/// Helper of the shaders that sum pairs over the lanes of a workgroup, and the one that does so in subgroups.
+pub(crate) const REDUCE_LANES: &str = include_str!("../../../shaders/reduce_lanes.wgsl");
+const REDUCE_LANES_SUBGROUP: &str = include_str!("../../../shaders/reduce_lanes_subgroup.wgsl");
+
 const STORED_F32: &str = include_str!("../../../shaders/stored_f32.wgsl");
 const STORED_F16: &str = include_str!("../../../shaders/stored_f16.wgsl");
 const STORED_PACKED: &str = include_str!("../../../shaders/stored_packed.wgsl");
@@ -222,6 +226,8 @@ pub struct Launch {
     pub helpers: Vec<&'static str>,
     /// WGSL extensions that the shader uses.
     pub enable: Option<&'static str>,
+    /// Whether it uses subgroups, for which naga has no `enable` directive yet.
+    pub subgroups: bool,
     /// Generated in front of the shader, in this order.
     pub prelude: Vec<Prelude>,
     /// The entry point; a file may hold several variants.
@@ -289,6 +295,7 @@ impl Launch {
             wgsl,
             helpers: Vec::new(),
             enable: None,
+            subgroups: false,
             prelude: Vec::new(),
             entry: "main",
             bindings,
@@ -372,6 +379,30 @@ impl Launch {
         self.enable = target.shader_f16.then_some("f16");
         self.later = self.later.into_iter().map(|pass| pass.in_halves(target)).collect::<Option<_>>()?;
         Some(self)
+    }
+
+    /// The same launch, to the bit, where sums over the lanes of a workgroup end in a subgroup: if the adapter has such, and
+    /// they are large enough to take two steps of the sum's tree or more.
+    #[must_use]
+    pub fn in_subgroups(mut self, target: &Target) -> Self {
+        self.later = self.later.into_iter().map(|pass| pass.in_subgroups(target)).collect();
+        let size = |name: &str| {
+            self.prelude.iter().find_map(|line| match line {
+                Prelude::U32(known, value) if *known == name => Some(*value),
+                _ => None,
+            })
+        };
+        let (Some(columns), Some(half)) = (size("COLUMNS"), size("HALF")) else { return self };
+        let most = (target.subgroup / (2 * columns)).checked_ilog2().map_or(0, |steps| 1 << steps);
+        let tail = half.min(most);
+        if tail >= 2
+            && let Some(helper) = self.helpers.iter_mut().find(|helper| **helper == REDUCE_LANES)
+        {
+            *helper = REDUCE_LANES_SUBGROUP;
+            self.subgroups = true;
+            self.prelude.push(Prelude::U32("TAIL", tail));
+        }
+        self
     }
 
     /// Replaces the bindings.

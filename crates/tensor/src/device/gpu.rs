@@ -58,7 +58,7 @@ impl GpuDevice {
     pub(super) fn open(adapter: &wgpu::Adapter, options: GpuOptions) -> Result<Self> {
         let info = adapter.get_info();
         let name = info.name.clone();
-        let wanted = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SHADER_F16;
+        let wanted = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP;
         let features = adapter.features() & wanted;
         let mut limits = adapter.limits();
         // DX12 allocates a descriptor heap of this size up front, and its default is a million.
@@ -103,6 +103,7 @@ impl GpuDevice {
             target: options.target.unwrap_or(Target {
                 software: info.device_type == wgpu::DeviceType::Cpu,
                 shader_f16: features.contains(wgpu::Features::SHADER_F16),
+                subgroup: if features.contains(wgpu::Features::SUBGROUP) { info.subgroup_min_size } else { 0 },
             }),
             choices: Choices::default(),
             failure,
@@ -367,7 +368,8 @@ type Wanted<'a> = (&'a str, &'a Launch, &'a str);
 
 impl GpuProgram {
     pub(super) fn new(device: &Arc<GpuDevice>, dispatches: &[Dispatch]) -> Result<Self> {
-        let launch = |dispatch: &Dispatch| device.choices.launch(dispatch.kernel.as_ref(), &device.target);
+        let target = &device.target;
+        let launch = |dispatch: &Dispatch| device.choices.launch(dispatch.kernel.as_ref(), target).in_subgroups(target);
         let launches: Vec<Launch> = dispatches.iter().map(launch).collect();
         let mut steps: Vec<(&Dispatch, &Launch, String)> = Vec::with_capacity(dispatches.len());
         let mut passes = Vec::with_capacity(dispatches.len());

@@ -1,6 +1,6 @@
 //! How the kernels over `[rows, channels]` matrices divide their work: threads on the GPU, tiles on the CPU.
 
-use crate::kernel::Launch;
+use crate::kernel::{Launch, REDUCE_LANES};
 
 /// Threads of a workgroup.
 pub(super) const THREADS: usize = 256;
@@ -14,9 +14,6 @@ const MAX_CHUNKS: usize = 256;
 
 /// Rows that each thread takes in one pass over a matrix, so that it loads the per-channel values once for all.
 pub(super) const ROWS_PER_THREAD: usize = 4;
-
-/// Helper of the shaders that sum pairs over the lanes of a workgroup.
-pub(super) const REDUCE_LANES: &[&str] = &[include_str!("../../../../shaders/reduce_lanes.wgsl")];
 
 /// The threads of a workgroup over a matrix: `columns` neighbours along a row, `lanes` rows at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +58,7 @@ impl Tiling {
 
     /// Adds [`REDUCE_LANES`] and what it needs.
     pub fn describe_reduction(&self, launch: Launch) -> Launch {
-        self.describe(launch).size("HALF", self.lanes.next_power_of_two() / 2).helpers(REDUCE_LANES)
+        self.describe(launch).size("HALF", self.lanes.next_power_of_two() / 2).helpers(&[REDUCE_LANES])
     }
 }
 
