@@ -3,9 +3,11 @@
 
     apt-get install python3-torch python3-numpy
     cargo build -p train
-    python3 tools/compare_cpu.py [--rounds 5] [--threads N] [--cases 32:3 32:1 110:3] [--program target/debug/train]
+    python3 tools/compare_cpu.py [--rounds 5] [--threads N] [--cases resnet32:3 resnet164:1:64]
+        [--program target/debug/train]
 
-A case is DEPTH:BRANCHES of a CIFAR ResNet. Each round takes the median step of PyTorch (channels_last), then of this
+A case is NETWORK:BRANCHES, or NETWORK:BRANCHES:BATCH where the batch is not that of --batch. Each round takes the
+median step of PyTorch (channels_last), then of this
 program (`train --profile`, which counts augmentation in), for training and for evaluation; what is compared is the
 ratio of the two rates in a round, and what is printed its median over the rounds and its range. The machine should
 have nothing else to do.
@@ -37,16 +39,16 @@ def rate(text, beginning=""):
     return float(RATE.search(lines[-1]).group(1))
 
 
-def pytorch(arguments, depth, branches, kind):
-    command = [sys.executable, ROOT / "tools/pytorch_baseline.py", "--depth", depth, "--branches", branches]
-    command += ["--batch", arguments.batch, "--steps", arguments.steps, "--threads", arguments.threads, "--channels-last"]
+def pytorch(arguments, net, branches, batch, kind):
+    command = [sys.executable, ROOT / "tools/pytorch_baseline.py", "--net", net, "--branches", branches]
+    command += ["--batch", batch, "--steps", arguments.steps, "--threads", arguments.threads, "--channels-last"]
     command += ["--evaluation"] if kind == "evaluation" else []
     return rate(output(list(map(str, command)), arguments.threads))
 
 
-def program(arguments, depth, branches):
-    command = [arguments.program, "--net", f"resnet{depth}", "--branches", branches, "--batch", arguments.batch]
-    command += ["--data", "shapes", "--limit-train", arguments.batch, "--limit-test", arguments.batch, "--device", "cpu"]
+def program(arguments, net, branches, batch):
+    command = [arguments.program, "--net", net, "--branches", branches, "--batch", batch]
+    command += ["--data", "shapes", "--limit-train", batch, "--limit-test", batch, "--device", "cpu"]
     text = output([*map(str, command), "--profile"], arguments.threads)
     return {kind: rate(text, beginning) for kind, beginning in KINDS.items()}
 
@@ -57,26 +59,27 @@ def main():
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, default=8, help="steps of PyTorch that a median is taken of")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--cases", nargs="+", default=["32:3", "32:1", "110:3"], metavar="DEPTH:BRANCHES")
+    cases = ["resnet32:3", "resnet32:1", "resnet110:3"]
+    parser.add_argument("--cases", nargs="+", default=cases, metavar="NETWORK:BRANCHES[:BATCH]")
     parser.add_argument("--program", type=Path, default=ROOT / "target/debug/train")
     arguments = parser.parse_args()
     if not arguments.program.is_file():
         parser.error(f"{arguments.program} is not there: build it by cargo build -p train")
 
-    print(f"{'':<34} {'PyTorch':>9} {'this':>9} {'ratio':>7} {'range':>13}")
+    print(f"{'':<46} {'PyTorch':>9} {'this':>9} {'ratio':>7} {'range':>13}")
     for case in arguments.cases:
-        depth, branches = case.split(":")
+        net, branches, batch = (*case.split(":"), str(arguments.batch))[:3]
         rounds = {kind: [] for kind in KINDS}
         for _ in range(arguments.rounds):
-            theirs = {kind: pytorch(arguments, depth, branches, kind) for kind in KINDS}
-            ours = program(arguments, depth, branches)
+            theirs = {kind: pytorch(arguments, net, branches, batch, kind) for kind in KINDS}
+            ours = program(arguments, net, branches, batch)
             for kind in KINDS:
                 rounds[kind].append((theirs[kind], ours[kind]))
         for kind, pairs in rounds.items():
             ratios = [own / their for their, own in pairs]
             their, own = (statistics.median(column) for column in zip(*pairs))
             print(
-                f"{f'resnet{depth}, {branches} branches, {kind}':<34} {their:>9.1f} {own:>9.1f} "
+                f"{f'{net}, {branches} branches, batch {batch}, {kind}':<46} {their:>9.1f} {own:>9.1f} "
                 f"{statistics.median(ratios):>7.2f} {min(ratios):>6.2f}-{max(ratios):.2f}",
                 flush=True,
             )

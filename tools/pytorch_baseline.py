@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""ONE on a CIFAR ResNet in PyTorch on the CPU: the errors and the speed to compare this project with.
+"""ONE on a network for 32x32 images in PyTorch on the CPU: the errors and the speed to compare this project with.
 
     apt-get install python3-torch python3-numpy
     python3 tools/pytorch_baseline.py --data DIR --branches 3 --epochs 10 --limit-train 5000 --limit-test 1000
@@ -14,9 +14,11 @@ project's metrics.jsonl. `images_per_second` is that of training, augmentation i
 import argparse
 import json
 import math
+import re
 import statistics
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +26,23 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pytorch_one import ResNet, loss_terms
+from pytorch_families import DenseNetBc, OneNetwork, ResNeXt
+from pytorch_one import BasicBlock, Bottleneck, ResNet, loss_terms
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2023, 0.1994, 0.2010)
 PADDING = 4
 WARM_UP_STEPS = 2
+NETWORKS = {
+    "resnet": re.compile(r"resnet(\d+)"),
+    "resnext": re.compile(r"resnext(\d+)-(\d+)x(\d+)d"),
+    "densenet": re.compile(r"densenet-bc-(\d+)-(\d+)"),
+}
 # Files of each split, bytes of labels in front of an image (the last one is used), classes.
 LAYOUTS = {
     "CIFAR-10": ([f"data_batch_{i}.bin" for i in range(1, 6)], ["test_batch.bin"], 1, 10),
@@ -40,12 +53,15 @@ LAYOUTS = {
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--data", type=Path, help="folder of the CIFAR .bin files")
-    parser.add_argument("--depth", type=int, default=32, help="6n+2 (default 32)")
+    parser.add_argument(
+        "--net", default="resnet32", help="resnet20, 32, …; resnet164; resnext29-8x64d; densenet-bc-100-12 (default resnet32)"
+    )
     parser.add_argument("--branches", type=int, default=3)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=300)
     parser.add_argument("--limit-train", type=int, help="use the first so many training images")
     parser.add_argument("--limit-test", type=int)
+    parser.add_argument("--stop-after", type=int, help="end every epoch after so many steps")
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="threads that PyTorch uses (default: its own choice)")
@@ -55,9 +71,9 @@ def parse_arguments():
     arguments = parser.parse_args()
     if arguments.data is None and arguments.steps is None:
         parser.error("--data DIR is needed to train, or --steps N to measure speed")
-    if arguments.depth < 8 or (arguments.depth - 2) % 6:
-        parser.error(f"--depth is {arguments.depth}, but must be 6n+2 with n of at least 1")
-    for name in ("branches", "epochs", "steps", "limit_train", "limit_test", "threads"):
+    if find_network(arguments.net) is None:
+        parser.error(f"--net is {arguments.net}, which is none of the networks that --help names")
+    for name in ("branches", "epochs", "steps", "limit_train", "limit_test", "stop_after", "threads"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             parser.error(f"--{name.replace('_', '-')} is {value}, but must be at least 1")
@@ -105,9 +121,31 @@ def augment(images, generator):
     return padded.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
+def find_network(name):
+    """What makes the network of this name, given branches and classes; None if there is no such network."""
+    if match := NETWORKS["resnet"].fullmatch(name):
+        layers = int(match[1]) - 2
+        # 164 is both 6n+2 and 9n+2, and has bottlenecks.
+        block, each = (BasicBlock, 6) if layers % 6 == 0 and layers != 162 else (Bottleneck, 9)
+        return partial(ResNet, block, layers // each) if layers > 0 and layers % each == 0 else None
+    if match := NETWORKS["resnext"].fullmatch(name):
+        depth, cardinality, width = map(int, match.groups())
+        blocks, rest = divmod(depth - 2, 9)
+        return partial(one_network, ResNeXt(blocks, cardinality, width, stem=64)) if blocks > 0 and rest == 0 else None
+    if match := NETWORKS["densenet"].fullmatch(name):
+        depth, growth = map(int, match.groups())
+        layers, rest = divmod(depth - 4, 6)
+        return partial(one_network, DenseNetBc(layers, growth)) if layers > 0 and rest == 0 else None
+    return None
+
+
+def one_network(family, classes, branches):
+    return OneNetwork(family, branches, classes)
+
+
 def make_model(arguments, classes):
     """Convolutions N(0, sqrt(2 / (k k C_out))); PyTorch's own linear layers are U(+-1/sqrt(fan_in)) already."""
-    model = ResNet(blocks=(arguments.depth - 2) // 6, classes=classes, branches=arguments.branches)
+    model = find_network(arguments.net)(classes=classes, branches=arguments.branches)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.normal_(module.weight, std=math.sqrt(2.0 / (module.kernel_size[0] ** 2 * module.out_channels)))
@@ -132,6 +170,7 @@ def train_epoch(model, optimiser, images, labels, arguments, generator):
     model.train()
     # A single image left over has no variance for the gate's batch-norm.
     batches = [b for b in torch.randperm(len(images), generator=generator).split(arguments.batch) if len(b) > 1]
+    batches = batches[: arguments.stop_after]
     total, count, start = 0.0, 0, time.perf_counter()
     for batch in batches:
         inputs = normalise(augment(images[batch], generator)).contiguous(memory_format=memory_format(arguments))
@@ -189,9 +228,18 @@ def train(arguments):
             "ensemble_top1_error": ensemble,
             "learning_rate": rate,
             "images_per_second": round(speed, 1),
+            "peak_memory_mb": peak_memory(),
             "device": device_name(),
         }
         print(json.dumps(record), flush=True)
+
+
+def peak_memory():
+    """The most that was resident so far, in MB; unknown where the system does not tell."""
+    if resource is None:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6)
 
 
 def device_name():
@@ -215,7 +263,7 @@ def measure(arguments):
     timed = seconds[WARM_UP_STEPS:]
     median = statistics.median(timed)
     print(
-        f"resnet{arguments.depth}, {arguments.branches} branches, batch {arguments.batch}, "
+        f"{arguments.net}, {arguments.branches} branches, batch {arguments.batch}, "
         f"{'evaluation' if arguments.evaluation else 'training'}, "
         f"{'NHWC' if arguments.channels_last else 'NCHW'}, {device_name()}: "
         f"{arguments.batch / median:.1f} images/s (median of {len(timed)} steps of {median * 1e3:.1f} ms, "
