@@ -4,7 +4,9 @@ mod args;
 mod checkpoint;
 mod commands;
 mod config;
+mod dashboard;
 mod divergence;
+mod drivers;
 mod evaluation;
 mod failure;
 mod feeding;
@@ -30,6 +32,7 @@ mod sweep;
 mod table;
 mod teacher;
 mod tensor_file;
+mod tensorboard;
 mod trained;
 mod training;
 
@@ -52,6 +55,9 @@ fn run(cli: Cli) -> Result<()> {
         Some(Command::Fetch(args)) => commands::fetch::run(&args),
         Some(Command::Info(args)) => commands::info::run(&args),
         Some(Command::Devices) => commands::devices::run(),
+        Some(Command::Doctor(args)) => commands::doctor::run(&args),
+        Some(Command::Completions { shell }) => commands::manual::completions(shell),
+        Some(Command::Man) => commands::manual::page(),
     }
 }
 
