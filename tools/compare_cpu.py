@@ -7,10 +7,9 @@
         [--program target/debug/train]
 
 A case is NETWORK:BRANCHES, or NETWORK:BRANCHES:BATCH where the batch is not that of --batch. Each round takes the
-median step of PyTorch (channels_last), then of this
-program (`train --profile`, which counts augmentation in), for training and for evaluation; what is compared is the
-ratio of the two rates in a round, and what is printed its median over the rounds and its range. The machine should
-have nothing else to do.
+median step of PyTorch (channels_last), then of this program (`train --profile`, which counts augmentation in), for
+training and for evaluation; what is compared is the ratio of the two rates in a round, and what is printed its median
+over the rounds and its range. The machine should have nothing else to do.
 """
 
 import argparse

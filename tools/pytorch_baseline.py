@@ -53,9 +53,8 @@ LAYOUTS = {
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--data", type=Path, help="folder of the CIFAR .bin files")
-    parser.add_argument(
-        "--net", default="resnet32", help="resnet20, 32, …; resnet164; resnext29-8x64d; densenet-bc-100-12 (default resnet32)"
-    )
+    known = "resnet20, 32, …; resnet164; resnext29-8x64d; densenet-bc-100-12"
+    parser.add_argument("--net", default="resnet32", help=f"{known} (default resnet32)")
     parser.add_argument("--branches", type=int, default=3)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=300)
