@@ -30,6 +30,8 @@ const WINDOW: u32 = (TP - 1u) * INNER_W + S;
 const C4: u32 = C / 4u;
 const K4: u32 = K / 4u;
 const KG4: u32 = KG / 4u;
+// Whether tiles end where the result does: then there is no code for edges.
+const ALIGNED: bool = TC == Q && N * P % LINES == 0u && KG4 % FT == 0u;
 const ROW_TILES: u32 = (N * P + LINES - 1u) / LINES;
 const FILTER_TILES: u32 = (KG4 + FT - 1u) / FT;
 const WEIGHT_QUADS: u32 = CQ * CHUNK_WEIGHTS;
@@ -130,15 +132,15 @@ fn convolve(at: Place, lane: u32, acc: ptr<function, array<vec4<f32>, TP * TK>>)
 }
 
 fn store(at: Place, acc: ptr<function, array<vec4<f32>, TP * TK>>) {
-    if at.row >= N * P {
+    if !ALIGNED && at.row >= N * P {
         return;
     }
     for (var t = 0u; t < TP; t++) {
-        if at.column + t < Q {
+        if ALIGNED || at.column + t < Q {
             let pixel = (at.m * N * P + at.row) * Q + at.column + t;
             for (var k = 0u; k < TK; k++) {
                 let quad = at.filters + at.filter_thread + k * FILTER_THREADS;
-                if KG4 % FT == 0u || quad < KG4 {
+                if ALIGNED || quad < KG4 {
                     y[pixel * K4 + at.group * KG4 + quad] = pack((*acc)[t * TK + k]);
                 }
             }
@@ -152,7 +154,7 @@ fn sum_pixels(at: Place, lane: u32, acc: ptr<function, array<vec4<f32>, TP * TK>
         let mean = staged[k * WORKGROUP + at.filter_thread];
         var sum: vec4<f32>;
         for (var t = 0u; t < TP; t++) {
-            if at.row < N * P && at.column + t < Q {
+            if ALIGNED || (at.row < N * P && at.column + t < Q) {
                 let value = (*acc)[t * TK + k];
                 if square {
                     sum += (value - mean) * (value - mean);
@@ -197,7 +199,7 @@ fn statistics(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_i
     sum_over_tile(lane);
     for (var k = 0u; k < TK; k++) {
         let quad = at.filters + at.filter_thread + k * FILTER_THREADS;
-        if lane < FILTER_THREADS && (KG4 % FT == 0u || quad < KG4) {
+        if lane < FILTER_THREADS && (ALIGNED || quad < KG4) {
             partials[first + k * FILTER_THREADS] = staged[k * WORKGROUP + lane];
         }
         workgroupBarrier();
@@ -210,7 +212,7 @@ fn statistics(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_i
     sum_over_tile(lane);
     for (var k = 0u; k < TK; k++) {
         let quad = at.filters + at.filter_thread + k * FILTER_THREADS;
-        if lane < FILTER_THREADS && (KG4 % FT == 0u || quad < KG4) {
+        if lane < FILTER_THREADS && (ALIGNED || quad < KG4) {
             partials[first + k * FILTER_THREADS + K4] = staged[k * WORKGROUP + lane];
         }
     }

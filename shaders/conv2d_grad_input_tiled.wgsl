@@ -38,6 +38,8 @@ const WINDOW: u32 = TP + SPAN_W;
 const C4: u32 = C / 4u;
 const K4: u32 = K / 4u;
 const CG4: u32 = CG / 4u;
+// Whether tiles end where the result does: then there is no code for edges.
+const ALIGNED: bool = TC * STRIDE_W == W && H % STRIDE_H == 0u && N * CLASS_H % LINES == 0u && CG4 % FT == 0u;
 const ROW_TILES: u32 = (N * CLASS_H + LINES - 1u) / LINES;
 const CHANNEL_TILES: u32 = (CG4 + FT - 1u) / FT;
 const SUMMED: u32 = M / X_MEMBERS;
@@ -156,7 +158,7 @@ fn element_of(at: Place, b: u32, t: u32, k: u32) -> u32 {
     let i = at.row % CLASS_H * STRIDE_H + at.a;
     let j = (at.column + t) * STRIDE_W + b;
     let quad = at.channels + at.channel_thread + k * FILTER_THREADS;
-    if at.row >= N * CLASS_H || i >= H || j >= W || (CG4 % FT != 0u && quad >= CG4) {
+    if !ALIGNED && (at.row >= N * CLASS_H || i >= H || j >= W || quad >= CG4) {
         return NOWHERE;
     }
     return (((at.x_member * N + at.row / CLASS_H) * H + i) * W + j) * C4 + at.group * CG4 + quad;
@@ -197,7 +199,7 @@ fn write_partials(at: Place, lane: u32, sum: array<vec4<f32>, TK>, product: arra
     sum_over_tile(lane);
     for (var k = 0u; k < TK; k++) {
         let quad = at.channels + at.channel_thread + k * FILTER_THREADS;
-        if lane < FILTER_THREADS && (CG4 % FT == 0u || quad < CG4) {
+        if lane < FILTER_THREADS && (ALIGNED || quad < CG4) {
             let channel = at.group * CG4 + quad;
             let to = (at.tile * X_MEMBERS + at.x_member) * 2u * C4 + channel;
             let inv_std = norm_stats[(at.x_member * 2u + 1u) * C4 + channel];
