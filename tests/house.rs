@@ -21,10 +21,11 @@ const LICENCES: [&str; 10] = [
 ];
 
 /// Dependencies that there are two versions of, none of which is ours to choose.
-const DUPLICATES: [&str; 9] = [
+const DUPLICATES: [&str; 10] = [
     "cpufeatures",
     "getrandom",
     "hashbrown",
+    "itertools",
     "miniz_oxide",
     "syn",
     "thiserror",

@@ -120,16 +120,21 @@ fn hint(name: &str) -> String {
             growth.clamp(1, 512)
         ),
         None => {
-            // How far a name is from what was given; one that only goes on is the nearest.
-            let far = |known: &str| if known.starts_with(name) { 0 } else { distance(name, known) };
-            let known = NAMES.into_iter().min_by_key(|known| far(known)).unwrap_or(NAMES[0]);
-            let meant = if far(known) <= name.len() / 2 { format!("did you mean {known}? ") } else { String::new() };
+            let meant = closest(name, NAMES).map_or_else(String::new, |known| format!("did you mean {known}? "));
             format!(
                 "{meant}known are {}, and other depths, cardinalities and widths of resnetD, resnextD-CxWd and densenet-bc-L-k",
                 NAMES.join(", ")
             )
         }
     }
+}
+
+/// Of the names that are known the one that is most like `name`, if any is: one that only goes on is the nearest, and more
+/// than half of the letters may not differ.
+pub fn closest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let far = |known: &str| if known.starts_with(name) { 0 } else { distance(name, known) };
+    let nearest = known.into_iter().min_by_key(|known| far(known))?;
+    (far(nearest) <= name.len() / 2).then_some(nearest)
 }
 
 /// Letters to insert, remove or replace to make `a` of `b` (Levenshtein).

@@ -16,7 +16,7 @@ pub mod resnet;
 pub mod resnext;
 
 pub use builder::{Builder, ConvSpec, Mode};
-pub use catalog::{architecture, names};
+pub use catalog::{architecture, closest, names};
 pub use cost::Macs;
 pub use error::{Error, Result};
 pub use layers::{Layer, Operation};

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, RangedU64ValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use serde::{Deserialize, Serialize};
 use tensor::DType;
 
@@ -51,6 +52,16 @@ pub enum Command {
     Tune(Box<TrainArgs>),
     /// List the devices of this machine
     Devices,
+    /// Say whether this machine is ready: devices, drivers, disk, data, and a short test with its speed
+    Doctor(DoctorArgs),
+    /// Print the completions of a shell
+    Completions {
+        /// For this shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Print the manual page
+    Man,
 }
 
 /// How a block passes its input on where shapes change.
@@ -194,6 +205,18 @@ pub enum Streaming {
     On,
     /// Never: what does not fit is refused
     Off,
+}
+
+/// What is seen of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Ui {
+    /// A bar on a terminal, elsewhere a line every ten seconds
+    #[default]
+    Plain,
+    /// A screen with curves, losses, gate and speed, and keys to save and to stop; plain where there is no terminal
+    Live,
+    /// The table of epochs alone
+    None,
 }
 
 /// When a checkpoint is saved within an epoch.
@@ -412,6 +435,10 @@ pub struct TrainArgs {
     /// Save within epochs, too: every so many steps, as 500, or minutes, as 10m
     #[arg(long, value_name = "WHEN", help_heading = "Run")]
     pub save_every: Option<SaveEvery>,
+    /// What is seen of the run: a bar or lines now and then; a screen with curves and keys, on a terminal; nothing but the
+    /// table [default: plain]
+    #[arg(long, value_enum, value_name = "UI", help_heading = "Run")]
+    pub ui: Option<Ui>,
     /// Go on with the run in this directory; only --device, --data-dir, --save-every, --stream and
     /// --workers may differ
     #[arg(long, value_name = "DIR", help_heading = "Run")]
@@ -638,6 +665,20 @@ pub struct PredictArgs {
     pub batch: usize,
 }
 
+/// Options of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Folder that holds one folder per dataset [default: datasets]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Device of the test: auto, gpu, cpu, or a part of an adapter's name
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    pub device: String,
+    /// Leave the test out
+    #[arg(long)]
+    pub quick: bool,
+}
+
 /// Options of `fetch`.
 #[derive(Debug, Args)]
 pub struct FetchArgs {
@@ -676,7 +717,8 @@ fn dataset(text: &str) -> Result<String, String> {
     if data::DATASETS.contains(&text) || Path::new(text).is_dir() {
         return Ok(text.to_owned());
     }
-    Err(format!("give one of {}, or a folder of images that is there", data::DATASETS.join(", ")))
+    let meant = nets::closest(text, data::DATASETS).map_or_else(String::new, |name| format!("did you mean {name}? "));
+    Err(format!("{meant}give one of {}, or a folder of images that is there", data::DATASETS.join(", ")))
 }
 
 fn number(text: &str, admitted: impl Fn(f64) -> bool, what: &str) -> Result<f64, String> {

@@ -7,6 +7,8 @@ use anyhow::{Context, Result};
 use crate::output;
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
+static AFTER_EPOCH: AtomicBool = AtomicBool::new(false);
+static SAVE: AtomicBool = AtomicBool::new(false);
 
 /// Has Ctrl-C and SIGTERM ask for an orderly end from now on. The second one ends the program at once, which loses no
 /// file: each is renamed into place when it is whole.
@@ -26,4 +28,29 @@ pub fn catch() -> Result<()> {
 /// Whether the end was asked for.
 pub fn requested() -> bool {
     REQUESTED.load(Ordering::SeqCst)
+}
+
+/// Asks for the end, as Ctrl-C does.
+pub fn request() {
+    REQUESTED.store(true, Ordering::SeqCst);
+}
+
+/// Asks for the end after the epoch under way.
+pub fn request_after_epoch() {
+    AFTER_EPOCH.store(true, Ordering::SeqCst);
+}
+
+/// Whether the end after this epoch was asked for.
+pub fn requested_after_epoch() -> bool {
+    AFTER_EPOCH.load(Ordering::SeqCst)
+}
+
+/// Asks for a checkpoint.
+pub fn request_save() {
+    SAVE.store(true, Ordering::SeqCst);
+}
+
+/// Whether a checkpoint was asked for since this was last asked.
+pub fn take_save() -> bool {
+    SAVE.swap(false, Ordering::SeqCst)
 }

@@ -4,7 +4,9 @@ mod args;
 mod checkpoint;
 mod commands;
 mod config;
+mod dashboard;
 mod divergence;
+mod drivers;
 mod evaluation;
 mod failure;
 mod feeding;
@@ -30,6 +32,7 @@ mod sweep;
 mod table;
 mod teacher;
 mod tensor_file;
+mod tensorboard;
 mod trained;
 mod training;
 mod tuned;
@@ -55,6 +58,9 @@ fn run(cli: Cli) -> Result<()> {
         Some(Command::Profile(args)) => commands::profile::run(&args),
         Some(Command::Tune(args)) => commands::tune::run(&args),
         Some(Command::Devices) => commands::devices::run(),
+        Some(Command::Doctor(args)) => commands::doctor::run(&args),
+        Some(Command::Completions { shell }) => commands::manual::completions(shell),
+        Some(Command::Man) => commands::manual::page(),
     }
 }
 

@@ -136,7 +136,7 @@ pub fn size(bytes: u64) -> String {
 }
 
 /// Memory that this process may still take, where that is known: on Linux, of the machine and of its control group.
-fn free() -> Option<u64> {
+pub fn free() -> Option<u64> {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| field(&text, "MemAvailable:"));
     machine.map(|kibibytes| kibibytes << 10).into_iter().chain(control_group()).min()
 }

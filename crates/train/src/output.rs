@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The reader of stdout has gone: there is nothing left to do for a command that only prints.
 #[derive(Debug)]
@@ -15,11 +16,53 @@ impl Display for ClosedOutput {
 
 impl std::error::Error for ClosedOutput {}
 
+/// What was to be printed while the screen shows something else.
+enum Held {
+    Line(String),
+    Note(String),
+}
+
+static HELD: Mutex<Option<Vec<Held>>> = Mutex::new(None);
+
+fn held() -> MutexGuard<'static, Option<Vec<Held>>> {
+    HELD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps lines back from now on.
+pub fn hold() {
+    held().get_or_insert_default();
+}
+
+/// The notes that are kept back.
+pub fn held_notes() -> Vec<String> {
+    let note = |held: &Held| match held {
+        Held::Note(text) => Some(text.clone()),
+        Held::Line(_) => None,
+    };
+    held().iter().flatten().filter_map(note).collect()
+}
+
+/// Prints what was kept back, and from now on at once.
+pub fn release() {
+    let kept = held().take();
+    for held in kept.into_iter().flatten() {
+        match held {
+            // Whoever prints next hears that nobody reads any more.
+            Held::Line(text) => drop(line(text)),
+            Held::Note(text) => note(text),
+        }
+    }
+}
+
 /// Writes a line to stdout.
 ///
 /// # Errors
 /// [`ClosedOutput`] when the reader has gone, or the system's reason.
 pub fn line(text: impl Display) -> anyhow::Result<()> {
+    if let Some(held) = &mut *held() {
+        held.push(Held::Line(text.to_string()));
+        return Ok(());
+    }
     match writeln!(io::stdout().lock(), "{text}") {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(ClosedOutput.into()),
@@ -29,5 +72,9 @@ pub fn line(text: impl Display) -> anyhow::Result<()> {
 
 /// Writes a line to stderr. Where that fails there is nobody to tell.
 pub fn note(text: impl Display) {
+    if let Some(held) = &mut *held() {
+        held.push(Held::Note(text.to_string()));
+        return;
+    }
     let _ = writeln!(io::stderr().lock(), "{text}");
 }

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use one::Metrics;
 
+use crate::dashboard::{Dashboard, Shared};
+use crate::evaluation::Evaluated;
 use crate::output;
 
 /// How often losses are read from the device: on a terminal, and elsewhere.
@@ -17,6 +19,9 @@ const LINE_PERIOD: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Progress {
     bar: Option<ProgressBar>,
+    /// Where it is shown in place of a bar or lines.
+    dashboard: Option<Shared>,
+    quiet: bool,
     title: String,
     steps: usize,
     first: usize,
@@ -39,6 +44,18 @@ pub struct Span {
     pub batch: usize,
     /// What an evaluation took.
     pub evaluation: Duration,
+    /// Of the epoch's first step.
+    pub learning_rate: f64,
+}
+
+/// What shows the progress of a run.
+#[derive(Debug, Default)]
+pub enum Display {
+    /// A bar on a terminal, elsewhere lines.
+    #[default]
+    Plain,
+    Live(Dashboard),
+    None,
 }
 
 /// `1h 02m`, `3m 04s`, `5s`.
@@ -54,8 +71,19 @@ pub fn duration(time: Duration) -> String {
 
 impl Progress {
     /// The progress of an epoch that begins now.
-    pub fn new(span: Span) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
+    pub fn new(span: Span, display: &Display) -> Self {
+        let dashboard = match display {
+            Display::Live(dashboard) => Some(dashboard.shared()),
+            Display::Plain | Display::None => None,
+        };
+        if let Some(dashboard) = &dashboard {
+            dashboard.update(|view| {
+                (view.epoch, view.step, view.steps) = (span.epoch, span.first, span.steps);
+                (view.evaluating, view.learning_rate) = (None, span.learning_rate);
+            });
+        }
+        let plain = matches!(display, Display::Plain);
+        let bar = (plain && std::io::stderr().is_terminal()).then(|| {
             let style = ProgressStyle::with_template("{prefix} [{bar:24}] {pos}/{len} {wide_msg}");
             let style = style.expect("the template is well-formed").progress_chars("=> ");
             let bar = ProgressBar::new(span.steps as u64).with_style(style);
@@ -67,6 +95,8 @@ impl Progress {
         let epochs_left = span.epochs - span.epoch;
         Self {
             bar,
+            dashboard,
+            quiet: matches!(display, Display::None),
             title: format!("epoch {}/{}", span.epoch, span.epochs),
             steps: span.steps,
             first: span.first,
@@ -82,7 +112,11 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.set_position(step as u64);
         }
-        self.shown.elapsed() >= if self.bar.is_some() { BAR_PERIOD } else { LINE_PERIOD }
+        if let Some(dashboard) = &self.dashboard {
+            dashboard.update(|view| view.step = step);
+        }
+        let often = self.bar.is_some() || self.dashboard.is_some();
+        !self.quiet && self.shown.elapsed() >= if often { BAR_PERIOD } else { LINE_PERIOD }
     }
 
     /// Time since the epoch (or this part of it) began.
@@ -103,6 +137,14 @@ impl Progress {
         let time = |steps: usize| Duration::from_secs_f64((steps * self.batch) as f64 / rate.max(1e-3));
         let epoch = time(self.steps - step);
         let run = epoch + time(self.later.1) + self.later.0;
+        if let Some(dashboard) = &self.dashboard {
+            dashboard.update(|view| {
+                view.losses(metrics, loss);
+                view.speed(rate);
+                view.left = Some((epoch, run));
+            });
+            return;
+        }
         let text = format!(
             "loss {loss:.4}, error {error:.2} %, {rate:.0} images/s, {} left ({} of the run)",
             duration(epoch),
@@ -116,8 +158,25 @@ impl Progress {
 
     /// Shows that the epoch is being evaluated.
     pub fn evaluating(&self, step: usize, steps: usize) {
+        if let Some(dashboard) = &self.dashboard {
+            dashboard.update(|view| view.evaluating = Some((step, steps)));
+        }
         if let Some(bar) = &self.bar {
             bar.set_message(format!("evaluating, {step}/{steps}"));
+        }
+    }
+
+    /// Shows what the epoch came to.
+    pub fn done(&self, epoch: usize, train: &Metrics, test: &Evaluated) {
+        if let Some(dashboard) = &self.dashboard {
+            dashboard.update(|view| view.epoch_done(epoch, train, test));
+        }
+    }
+
+    /// Says something where there is no room to print.
+    pub fn say(&self, message: String) {
+        if let Some(dashboard) = &self.dashboard {
+            dashboard.update(|view| view.say(message));
         }
     }
 

@@ -39,6 +39,19 @@ impl Message {
         self
     }
 
+    /// A field of type `double`.
+    pub fn double(mut self, field: u32, value: f64) -> Self {
+        self.key(field, 1);
+        self.0.extend(value.to_le_bytes());
+        self
+    }
+
+    /// A repeated field of type `double`, packed.
+    pub fn doubles(self, field: u32, values: &[f64]) -> Self {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.bytes(field, &bytes)
+    }
+
     /// A field of type `bytes`.
     pub fn bytes(mut self, field: u32, value: &[u8]) -> Self {
         self.key(field, 2);
@@ -82,6 +95,8 @@ mod tests {
         assert_eq!(Message::new().messages(3, [&inner, &Message::new()]).finish()[5..], [0x1a, 0x00]);
         assert_eq!(Message::new().int(1, -1).finish(), [&[0x08][..], &[0xff; 9], &[0x01]].concat());
         assert_eq!(Message::new().int(16, 0).finish(), [0x80, 0x01, 0x00]);
+        assert_eq!(Message::new().double(1, 1.0).finish(), [0x09, 0, 0, 0, 0, 0, 0, 0xf0, 0x3f]);
+        assert_eq!(Message::new().doubles(6, &[1.0]).finish(), [0x32, 8, 0, 0, 0, 0, 0, 0, 0xf0, 0x3f]);
         assert_eq!(Message::new().float(2, 1.0).finish(), [0x15, 0, 0, 0x80, 0x3f]);
     }
 }

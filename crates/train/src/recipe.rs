@@ -44,7 +44,10 @@ fn parse(text: &str) -> Result<TrainArgs, String> {
     };
     let known = |key: &&String| !headed(key);
     if let Some(key) = table.keys().find(known) {
-        return Err(format!("{key} is no option of the method or the optimiser (see train --help; write _ for -)"));
+        let known = command.get_arguments().map(|arg| arg.get_id().as_str()).filter(|option| headed(option));
+        let meant = nets::closest(key, known).map_or_else(String::new, |name| format!("did you mean {name}? "));
+        let what = "is no option of the method or the optimiser";
+        return Err(format!("{key} {what}: {meant}(see train --help; write _ for -)"));
     }
     read(&arguments(&table, headed)?)
 }
@@ -59,7 +62,9 @@ pub fn arguments(table: &toml::Table, may_be_set: impl Fn(&str) -> bool) -> Resu
     for (key, value) in table {
         let option = command.get_arguments().find(|arg| arg.get_id() == key && may_be_set(key));
         let Some(option) = option.filter(|option| option.get_long().is_some()) else {
-            return Err(format!("{key} is no option here (see train --help; write _ for -)"));
+            let known = command.get_arguments().map(|arg| arg.get_id().as_str()).filter(|option| may_be_set(option));
+            let meant = nets::closest(key, known).map_or_else(String::new, |name| format!("did you mean {name}? "));
+            return Err(format!("{key} is no option here: {meant}(see train --help; write _ for -)"));
         };
         let long = format!("--{}", key.replace('_', "-"));
         match (option.get_action(), value) {
@@ -113,6 +118,7 @@ mod tests {
             ("learning_rate = 0.1", "learning_rate is no option"),
             ("recipe = \"paper\"", "recipe is no option"),
             ("seed = 1", "seed is no option"),
+            ("wieght_decay = 1", "did you mean weight_decay?"),
             ("lr = ", "quoted"),
         ] {
             let problem = parse(text).expect_err(text);

@@ -19,10 +19,11 @@ use crate::evaluation::evaluate;
 use crate::feeding::{Normalisation, Stream, Supply};
 use crate::memory::{self, Need};
 use crate::programs::{EvaluationProgram, Recipe, StepSettings, TrainingProgram, footprint};
-use crate::progress::{Progress, Span};
+use crate::progress::{Display, Progress, Span};
 use crate::run_dir::{self, RunDir};
 use crate::table::Moment;
 use crate::teacher::Teacher;
+use crate::tensorboard::Events;
 use crate::{interrupt, output, snapshots, table};
 
 /// A network in training.
@@ -60,6 +61,10 @@ pub struct Session<'a> {
     pub run: &'a RunDir,
     /// Steps after which it ends as if interrupted.
     pub stop_after: Option<usize>,
+    /// What shows its progress.
+    pub display: Display,
+    /// What TensorBoard reads.
+    pub events: Option<Events>,
     saved: Instant,
     steps: usize,
     evaluation: Duration,
@@ -70,7 +75,17 @@ pub struct Session<'a> {
 impl<'a> Session<'a> {
     /// A session that begins now.
     pub fn new(run: &'a RunDir, stop_after: Option<usize>) -> Self {
-        Self { run, stop_after, saved: Instant::now(), steps: 0, evaluation: Duration::ZERO, training: Duration::ZERO }
+        let (evaluation, training) = (Duration::ZERO, Duration::ZERO);
+        Self {
+            run,
+            stop_after,
+            display: Display::Plain,
+            events: None,
+            saved: Instant::now(),
+            steps: 0,
+            evaluation,
+            training,
+        }
     }
 
     fn must_stop(&self) -> bool {
@@ -248,14 +263,18 @@ impl Trainer {
                 steps: self.sampler.steps(),
                 batch: self.config.batch,
                 evaluation: session.evaluation,
+                learning_rate: self.rate(0),
             };
-            let mut progress = Progress::new(span);
+            let mut progress = Progress::new(span, &session.display);
             let outcome = self.epoch(session, &mut progress);
             progress.finish();
             match outcome? {
                 Some(line) => {
                     // A run goes on when nobody reads its table.
                     let _ = output::line(line);
+                    if interrupt::requested_after_epoch() && self.header.position.epoch < self.config.epochs {
+                        return Ok(Outcome::Interrupted);
+                    }
                 }
                 None => {
                     self.save(session)?;
@@ -289,8 +308,12 @@ impl Trainer {
                 progress.show(step, &metrics, metrics.loss(self.weights()));
             }
             let due = |every: crate::args::SaveEvery| every.is_due(self.header.position.step, session.saved.elapsed());
-            if step < picks.steps() && self.config.save_every.is_some_and(due) {
+            let asked = interrupt::take_save();
+            if asked || (step < picks.steps() && self.config.save_every.is_some_and(due)) {
                 self.save(session)?;
+            }
+            if asked {
+                progress.say(format!("saved after step {}", self.header.position.step));
             }
         }
         let train = self.metrics()?;
@@ -336,7 +359,12 @@ impl Trainer {
         };
         // The metrics come first: what is beyond the checkpoint is dropped on resuming, what is missing is lost. The best
         // weights come last: while they are those of this checkpoint, they can be had from it.
-        session.run.append_metrics(&epoch.records())?;
+        let records = epoch.records();
+        session.run.append_metrics(&records)?;
+        if let Some(events) = &mut session.events {
+            events.epoch(moment.step, &records, test.predictions.shares())?;
+        }
+        progress.done(number + 1, &train, &test);
         let line = epoch.line();
         let error = test.top1_errors()[0];
         let validation_error = validation.as_ref().map(|found| found.top1_errors()[0]);

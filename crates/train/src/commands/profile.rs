@@ -262,7 +262,7 @@ pub fn step_times(trainer: &mut Trainer) -> Result<StepTimes> {
 }
 
 /// The median time of a step, over some seconds.
-fn median(device: &Device, mut step: impl FnMut() -> Result<()>) -> Result<Duration> {
+pub(super) fn median(device: &Device, mut step: impl FnMut() -> Result<()>) -> Result<Duration> {
     let mut times = Vec::new();
     let begun = Instant::now();
     while times.len() < FEWEST_RUNS || (begun.elapsed() < TIME && times.len() < MOST_RUNS as usize) {

@@ -8,15 +8,18 @@ use data::{Dataset, LoadOptions, Pictures};
 use nets::Loaded;
 use tensor::Device;
 
-use crate::args::{Method, TrainArgs};
+use crate::args::{Method, TrainArgs, Ui};
 use crate::checkpoint::{Checkpoint, Damaged, Header};
 use crate::commands::profile::Form;
 use crate::config::Config;
+use crate::dashboard::{Dashboard, View};
 use crate::divergence::Divergence;
+use crate::progress::Display;
 use crate::run_dir::{Kept, RunDir, bring_back};
 use crate::source::Purpose;
+use crate::tensorboard::Events;
 use crate::training::{Outcome, Session, Trainer};
-use crate::{checkpoint, commands, interrupt, output, overview, sessions, snapshots, source, table, tuned};
+use crate::{checkpoint, commands, dashboard, interrupt, output, overview, sessions, snapshots, source, table, tuned};
 
 /// The split under which the ensemble of snapshots is recorded: it is not measured by epochs.
 pub const SNAPSHOTS: &str = "snapshots";
@@ -38,7 +41,7 @@ fn begin(args: &TrainArgs) -> Result<()> {
     }
     let mut trainer = begun(args, true)?;
     let run = RunDir::create(args.out.as_deref(), &trainer.config)?;
-    train(&mut trainer, Session::new(&run, args.stop_after))
+    train(&mut trainer, Session::new(&run, args.stop_after), args.ui.unwrap_or_default())
 }
 
 /// What trains as the options say, with the weights that it begins with; `say` has what runs printed.
@@ -80,7 +83,7 @@ fn resume(args: &TrainArgs, dir: &Path) -> Result<()> {
     trainer.settle_best(&run)?;
     run.trim_metrics(trainer.position().epoch)?;
     run.save_config(&trainer.config)?;
-    train(&mut trainer, Session::new(&run, args.stop_after))
+    train(&mut trainer, Session::new(&run, args.stop_after), args.ui.unwrap_or_default())
 }
 
 /// The state that a run goes on from.
@@ -210,7 +213,7 @@ fn load(config: &Config, device: &Device) -> Result<Dataset<Pictures>> {
     source::load(&config.data, &options, Purpose { device, asked: config.image_size, usual, augment, stream })
 }
 
-fn train(trainer: &mut Trainer, mut session: Session<'_>) -> Result<()> {
+fn train(trainer: &mut Trainer, mut session: Session<'_>, ui: Ui) -> Result<()> {
     interrupt::catch()?;
     let run = session.run;
     let dir = run.path().display();
@@ -233,7 +236,11 @@ fn train(trainer: &mut Trainer, mut session: Session<'_>) -> Result<()> {
     let (validated, streamed) = (trainer.validation.is_some(), trainer.training.stream.is_some());
     say(format!("\n{}", table::heading(trainer.config.network.branches, trainer.config.method, validated, streamed)));
     run.append_session(&sessions::Session::new(position.step, overview::describe_device(&trainer.device)))?;
+    session.display = display(ui, trainer, run)?;
+    session.events = Some(Events::begin(run.path(), &trainer.config, position.step)?);
     let outcome = trainer.run(&mut session);
+    // The screen is as it was before anything else is printed.
+    session.display = Display::None;
     let (speed, broken) = trainer.report_supply(&session);
     broken.iter().for_each(output::note);
     let outcome = outcome.map_err(|error| with_what_is_saved(error, trainer, run))?;
@@ -246,6 +253,9 @@ fn train(trainer: &mut Trainer, mut session: Session<'_>) -> Result<()> {
             trainer.config.epochs
         ),
         Outcome::Complete => {
+            if let Some(events) = &mut session.events {
+                events.end(position.step)?;
+            }
             if let Some(error) = trainer.header().last_error {
                 say(format!("\nlast test error {error:.2} % (branch 0): {}", run.last().display()));
             }
@@ -269,6 +279,21 @@ fn train(trainer: &mut Trainer, mut session: Session<'_>) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// What shows the progress of a run: where there is no terminal, the dashboard is plain.
+fn display(ui: Ui, trainer: &Trainer, run: &RunDir) -> Result<Display> {
+    Ok(match ui {
+        Ui::None => Display::None,
+        Ui::Live if dashboard::possible() => {
+            let config = &trainer.config;
+            let network = format!("{}, method {}", overview::describe(&config.network), config.method.name());
+            let device = overview::describe_device(&trainer.device);
+            let title = [network, config.data.clone(), device, run.path().display().to_string()];
+            Display::Live(Dashboard::open(View::new(title, config.epochs, trainer.need))?)
+        }
+        Ui::Live | Ui::Plain => Display::Plain,
+    })
 }
 
 /// Adds to what ended a run where it can go on. One that diverged would do so again.

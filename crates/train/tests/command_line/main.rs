@@ -13,6 +13,7 @@ mod pytorch;
 mod report;
 mod runs;
 mod sweep;
+mod tensorboard;
 mod trouble;
 mod tuning;
 mod weights;
