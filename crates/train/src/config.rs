@@ -16,8 +16,8 @@ use crate::schedule::{Schedule, distillation_weight};
 /// Options that may be given anew when a run is resumed: they do not change what it computes.
 pub const FREE: [&str; 5] = ["device", "data_dir", "save_every", "stream", "workers"];
 
-/// Options that the data settle where they are not given.
-const SETTLED: [&str; 5] = ["classes", "image_size", "augment", "mean", "std"];
+/// Options that the data settle where they are not given, and the tuning, which the device does.
+const SETTLED: [&str; 6] = ["classes", "image_size", "augment", "mean", "std", "tuning"];
 
 /// A network and the branches around it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -143,7 +143,7 @@ impl Run {
 
     /// What the runs of a group have in common: all settings but the seed and those that do not change what is computed.
     fn key(&self) -> toml::Table {
-        let differs = |key: &str| key == "seed" || FREE.contains(&key);
+        let differs = |key: &str| ["seed", "tuning"].contains(&key) || FREE.contains(&key);
         self.settings.iter().filter(|(key, _)| !differs(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 }

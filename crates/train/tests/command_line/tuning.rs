@@ -95,11 +95,8 @@ fn a_profile_is_measured_against_the_peaks_of_the_device() {
     let number = |value: &serde_json::Value| value.as_f64().expect("a number");
     let (training, peaks) = (&json["training"], &json["peaks"]);
     let kernels = training["kernels"].as_array().expect("kernels");
-    assert!(
-        kernels
-            .iter()
-            .any(|kernel| kernel["kernel"] == "conv2d_forward f32[1,8,32,32,4] f32[1,3,3,4,16] -> f32[1,8,32,32,16]")
-    );
+    let stem = "conv2d_forward f32[1,8,32,32,4] f32[1,3,3,4,16] -> f32[1,8,32,32,16]";
+    assert!(kernels.iter().any(|kernel| kernel["kernel"].as_str().is_some_and(|name| name.starts_with(stem))));
     for key in ["flops", "bytes", "least_seconds"] {
         let sum: f64 = kernels.iter().map(|kernel| number(&kernel[key])).sum();
         assert!((sum / number(&training[key]) - 1.0).abs() < 1e-9, "{key}: {sum} {training}");
