@@ -97,7 +97,7 @@ fn sums_in_subgroups_are_the_same_bits() {
         assert!(filtered || cases.len() > 3, "{}: {} cases have such sums", device.name(), cases.len());
         eprintln!("{}: {} cases in subgroups of {} or more", device.name(), cases.len(), target.subgroup);
         for case in cases {
-            let run = |device: &Device| case.clone().prepare(device).and_then(|mut case| Ok(case.outputs()));
+            let run = |device: &Device| case.clone().prepare(device).map(|mut case| case.outputs());
             let [first, second] = [&device, &plain].map(|device| {
                 run(device).unwrap_or_else(|error| panic!("{error}")).unwrap_or_else(|error| panic!("{error}"))
             });

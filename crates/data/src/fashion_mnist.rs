@@ -31,7 +31,8 @@ pub const TEST_FILES: [&str; 2] = ["t10k-images-idx3-ubyte", "t10k-labels-idx1-u
 /// Height and width in the file, and in memory.
 const FILE_SIZE: usize = 28;
 const SIZE: usize = 32;
-const BORDER: usize = (SIZE - FILE_SIZE) / 2;
+/// Black pixels on every side.
+pub const BORDER: usize = (SIZE - FILE_SIZE) / 2;
 
 /// More images than a file has, and fewer than would fill a memory.
 const MAX_IMAGES: usize = 1_000_000;

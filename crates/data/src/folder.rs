@@ -111,11 +111,17 @@ pub fn load(name: &str, folder: &Path, options: &LoadOptions) -> Result<Dataset>
     Ok(Dataset { augment: Augmentation::Padded, notes: train_notes, ..dataset })
 }
 
+/// Whether a file is an image by its name.
+pub(crate) fn is_image(path: &Path) -> bool {
+    let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
+    ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
+}
+
 /// An image's file, and its class.
 type Listed = (PathBuf, u32);
 
 /// Entries of a folder, by name, without hidden ones.
-fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder).map_err(DataError::io("read", folder))? {
         let entry = entry.map_err(DataError::io("read", folder))?;
@@ -144,15 +150,11 @@ fn class_names(split: &Path) -> Result<Vec<String>> {
 
 /// The first `limit` images of a split: the first of each class, the second of each, and so on.
 fn list_split(split: &Path, classes: &[String], limit: Option<usize>) -> Result<Vec<Listed>> {
-    let is_image = |path: &PathBuf| {
-        let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
-        ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
-    };
     let mut images = Vec::new();
     for (label, class) in classes.iter().enumerate() {
         let folder = split.join(class);
         if folder.is_dir() {
-            let files = entries(&folder)?.into_iter().filter(is_image).enumerate();
+            let files = entries(&folder)?.into_iter().filter(|path| is_image(path)).enumerate();
             images.extend(files.map(|(turn, path)| (turn, label as u32, path)));
         }
     }

@@ -161,6 +161,17 @@ impl Pictures {
         }
     }
 
+    /// The pixels of an image as it is seen where nothing is random; none of one that cannot be decoded.
+    pub fn pixels(&self, image: usize) -> Option<Vec<u32>> {
+        match self {
+            Self::Resident(images) | Self::Memory(images) => Some(images.image(image).to_vec()),
+            Self::Files(files) => {
+                let mut pixels = vec![0; files.size * files.size];
+                files.decode(image, files.still, &mut pixels).ok().map(|()| pixels)
+            }
+        }
+    }
+
     /// Whether batches are prepared by the host.
     pub fn is_streamed(&self) -> bool {
         !matches!(self, Self::Resident(_))
@@ -203,7 +214,8 @@ impl Pictures {
     }
 }
 
-fn contents(path: &Path) -> std::result::Result<Vec<u8>, Problem> {
+/// The bytes of a file.
+pub(crate) fn contents(path: &Path) -> std::result::Result<Vec<u8>, Problem> {
     let unreadable = |error: io::Error| format!("cannot be read ({error})");
     // A pipe or a device would never end.
     if !fs::metadata(path).map_err(unreadable)?.is_file() {

@@ -42,7 +42,7 @@ pub(crate) fn residual(
         x
     } else {
         match shortcut {
-            Shortcut::A => net.graph().shortcut_a(x, filters, stride)?,
+            Shortcut::A => net.shortcut_a(x, filters, stride)?,
             Shortcut::B => {
                 let projected = net.conv(&format!("{name}.downsample.0"), x, ConvSpec::one(filters, stride))?;
                 net.batch_norm(&format!("{name}.downsample.1"), projected, None, false)?

@@ -1,10 +1,11 @@
 //! The builder: layers with parameters, recorded on a graph.
 
-use tensor::ops::{BatchNorm, Conv2d};
+use tensor::ops::{BatchNorm, Conv2d, Pool2d};
 use tensor::{Graph, Kind, Spec, Var};
 
 use crate::cost::Macs;
 use crate::error::Result;
+use crate::layers::{Layer, Operation};
 use crate::layout::Layout;
 use crate::model::{Decay, Declaration, Init, Model};
 
@@ -60,12 +61,13 @@ pub struct Builder<'a> {
     image: Option<Var>,
     macs: Macs,
     vars: Vec<(usize, Var)>,
+    layers: Vec<Layer>,
 }
 
 impl<'a> Builder<'a> {
     /// A builder of layers with one member.
     pub fn new(graph: &'a mut Graph, model: &'a mut Model, mode: Mode) -> Self {
-        Self { graph, model, mode, members: 1, image: None, macs: Macs(0), vars: Vec::new() }
+        Self { graph, model, mode, members: 1, image: None, macs: Macs(0), vars: Vec::new(), layers: Vec::new() }
     }
 
     /// The graph being recorded.
@@ -88,9 +90,16 @@ impl<'a> Builder<'a> {
         self.macs
     }
 
-    /// The parameters recorded so far: index in `Params::entries`, and tensor of the graph.
-    pub fn into_vars(self) -> Vec<(usize, Var)> {
-        self.vars
+    /// The parameters recorded so far (index in `Params::entries`, and tensor of the graph), and the layers.
+    pub fn finish(self) -> (Vec<(usize, Var)>, Vec<Layer>) {
+        (self.vars, self.layers)
+    }
+
+    /// Notes a layer, and gives its output.
+    fn note(&mut self, operation: Operation, inputs: &[Var], output: Var) -> Var {
+        let members = self.graph.spec(output).members();
+        self.layers.push(Layer { operation, inputs: inputs.to_vec(), output, members });
+        output
     }
 
     /// Makes `x` a tensor of all members, by copying one that they share: for layers that do not fan out themselves.
@@ -98,7 +107,54 @@ impl<'a> Builder<'a> {
     /// # Errors
     /// When `x` has another number of members.
     pub fn expand(&mut self, x: Var) -> Result<Var> {
-        Ok(self.graph.expand_members(x, self.members)?)
+        let y = self.graph.expand_members(x, self.members)?;
+        Ok(if y == x { x } else { self.note(Operation::Expand, &[x], y) })
+    }
+
+    /// The largest value in each window.
+    ///
+    /// # Errors
+    /// When the windows do not fit the input.
+    pub fn max_pool(&mut self, x: Var, spec: Pool2d) -> Result<Var> {
+        let y = self.graph.max_pool(x, spec)?;
+        Ok(self.note(Operation::MaxPool(spec), &[x], y))
+    }
+
+    /// The mean of each window, positions outside counted as zeros.
+    ///
+    /// # Errors
+    /// When the windows do not fit the input.
+    pub fn average_pool(&mut self, x: Var, spec: Pool2d) -> Result<Var> {
+        let y = self.graph.average_pool(x, spec)?;
+        Ok(self.note(Operation::AveragePool(spec), &[x], y))
+    }
+
+    /// The mean over all pixels, `[M, N, C]`.
+    ///
+    /// # Errors
+    /// When `x` is not of images.
+    pub fn global_average_pool(&mut self, x: Var) -> Result<Var> {
+        let y = self.graph.global_average_pool(x)?;
+        Ok(self.note(Operation::GlobalAveragePool, &[x], y))
+    }
+
+    /// The channels of `x`, and behind them those of `y`.
+    ///
+    /// # Errors
+    /// When they differ in anything but channels.
+    pub fn concat(&mut self, x: Var, y: Var) -> Result<Var> {
+        let both = self.graph.concat(x, y)?;
+        Ok(self.note(Operation::Concat, &[x, y], both))
+    }
+
+    /// Every `stride`-th pixel of `x`, with zero channels up to `filters`.
+    ///
+    /// # Errors
+    /// When there are fewer filters than channels.
+    pub fn shortcut_a(&mut self, x: Var, filters: usize, stride: usize) -> Result<Var> {
+        let y = self.graph.shortcut_a(x, filters, stride)?;
+        let added = filters - self.graph.spec(x).last();
+        Ok(self.note(Operation::ShortcutA { added, stride }, &[x], y))
     }
 
     /// The kind of parameters that are no weights of a convolution or a linear layer.
@@ -133,7 +189,7 @@ impl<'a> Builder<'a> {
         let y = self.graph.conv2d(x, w, Conv2d { stride: [stride, stride], padding: [padding, padding], groups })?;
         let &[_, _, p, q, _] = self.graph.shape(y) else { unreachable!("convolutions give five axes") };
         self.macs.0 += (self.members * p * q * kernel * kernel * group_channels * filters) as u64;
-        Ok(y)
+        Ok(self.note(Operation::Conv { name: name.to_owned(), spec }, &[x], y))
     }
 
     /// Batch-norm (`{name}.weight`, `.bias`, `.running_mean`, `.running_var`), with a residual added and a ReLU behind it
@@ -154,7 +210,9 @@ impl<'a> Builder<'a> {
         let training = self.mode == Mode::Training;
         let (eps, momentum) = (EPS, MOMENTUM);
         let spec = BatchNorm { gamma, beta, running_mean, running_var, residual, relu, eps, momentum, training };
-        Ok(self.graph.batch_norm(x, spec)?)
+        let y = self.graph.batch_norm(x, spec)?;
+        let inputs: Vec<Var> = [x].into_iter().chain(residual).collect();
+        Ok(self.note(Operation::BatchNorm { name: name.to_owned(), epsilon: eps, relu }, &inputs, y))
     }
 
     /// Linear layer with bias (`{name}.weight`, `.bias`), both initialised as `U(-1/sqrt(C), 1/sqrt(C))`.
@@ -170,6 +228,7 @@ impl<'a> Builder<'a> {
         let bias = self.no_weight();
         let b = self.parameter(&format!("{name}.bias"), &[outputs], bias, Layout::Vector, init)?;
         self.macs.0 += (self.members * inputs * outputs) as u64;
-        Ok(self.graph.linear(x, w, b)?)
+        let y = self.graph.linear(x, w, b)?;
+        Ok(self.note(Operation::Linear { name: name.to_owned() }, &[x], y))
     }
 }

@@ -38,7 +38,7 @@ impl DenseNetBc {
         let y = net.conv(&format!("{name}.conv1"), y, ConvSpec::one(4 * self.growth, 1))?;
         let y = net.batch_norm(&format!("{name}.bn2"), y, None, true)?;
         let y = net.conv(&format!("{name}.conv2"), y, ConvSpec::three(self.growth, 1))?;
-        Ok(net.graph().concat(x, y)?)
+        net.concat(x, y)
     }
 
     /// Half of the channels, and half of the rows and columns.
@@ -46,7 +46,7 @@ impl DenseNetBc {
         let channels = net.graph().spec(x).last();
         let y = net.batch_norm(&format!("{name}.bn1"), x, None, true)?;
         let y = net.conv(&format!("{name}.conv1"), y, ConvSpec::one(channels / 2, 1))?;
-        Ok(net.graph().average_pool(y, Pool2d { kernel: [2, 2], stride: [2, 2], padding: [0, 0] })?)
+        net.average_pool(y, Pool2d { kernel: [2, 2], stride: [2, 2], padding: [0, 0] })
     }
 }
 
@@ -74,7 +74,7 @@ impl Architecture for DenseNetBc {
 
     fn classifier(&self, net: &mut Builder<'_>, x: Var, classes: usize) -> Result<Var> {
         let y = net.batch_norm("bn", x, None, true)?;
-        let pooled = net.graph().global_average_pool(y)?;
+        let pooled = net.global_average_pool(y)?;
         net.linear("fc", pooled, classes)
     }
 }

@@ -81,7 +81,7 @@ impl Architecture for ImageNetResNet {
             let stem = ConvSpec { filters: self.stem, kernel: 7, stride: 2, padding: 3, groups: 1 };
             let y = net.conv("conv1", x, stem)?;
             let y = net.batch_norm("bn1", y, None, true)?;
-            return Ok(net.graph().max_pool(y, Pool2d { kernel: [3, 3], stride: [2, 2], padding: [1, 1] })?);
+            return net.max_pool(y, Pool2d { kernel: [3, 3], stride: [2, 2], padding: [1, 1] });
         }
         let planes = self.stem << (index - 1);
         let mut y = x;
@@ -99,7 +99,7 @@ impl Architecture for ImageNetResNet {
     }
 
     fn classifier(&self, net: &mut Builder<'_>, x: Var, classes: usize) -> Result<Var> {
-        let pooled = net.graph().global_average_pool(x)?;
+        let pooled = net.global_average_pool(x)?;
         net.linear("fc", pooled, classes)
     }
 

@@ -86,7 +86,7 @@ impl Architecture for CifarResNet {
     }
 
     fn classifier(&self, net: &mut Builder<'_>, x: Var, classes: usize) -> Result<Var> {
-        let pooled = net.graph().global_average_pool(x)?;
+        let pooled = net.global_average_pool(x)?;
         net.linear("fc", pooled, classes)
     }
 }

@@ -12,7 +12,7 @@ mod step;
 pub use kernels::distillation_loss::Teacher;
 pub use metrics::{LossWeights, Metrics};
 pub use network::{Config, Heads, MAX_BRANCHES, record};
-pub use predictions::{Network, Predictions};
+pub use predictions::{Bin, Network, Predictions};
 pub use step::{Batch, Evaluation, Optimizer, Training, evaluation, training};
 
 /// What goes wrong here is what goes wrong in a network or in the engine.

@@ -1,6 +1,6 @@
 //! The network of the method: shared stages, the gate at the fan-out point, branches, a classifier each.
 
-use nets::{Architecture, Builder, Macs, Mode, Model, Result};
+use nets::{Architecture, Builder, Layer, Macs, Mode, Model, Result};
 use tensor::{Error, Graph, Var};
 
 use crate::kernels::distillation_loss::Teacher;
@@ -91,6 +91,8 @@ pub struct Heads {
     pub parameters: Vec<(usize, Var)>,
     /// Multiply-accumulates of one image, forward, everything counted.
     pub macs: Macs,
+    /// What it is made of, the gate included.
+    pub layers: Vec<Layer>,
 }
 
 /// Records the network on `image` `[1, N, H, W, 4]`.
@@ -121,12 +123,14 @@ pub fn record(
         x = architecture.stage(stage, &mut net, x)?;
     }
     let logits = architecture.classifier(&mut net, x, config.classes)?;
-    Ok(Heads { logits, gate, macs: net.macs(), parameters: net.into_vars() })
+    let macs = net.macs();
+    let (parameters, layers) = net.finish();
+    Ok(Heads { logits, gate, parameters, macs, layers })
 }
 
 /// The gate: global average pool, linear layer, batch-norm over the batch, ReLU. The softmax is the loss kernel's.
 fn record_gate(net: &mut Builder<'_>, features: Var, branches: usize) -> Result<Var> {
-    let pooled = net.graph().global_average_pool(features)?;
+    let pooled = net.global_average_pool(features)?;
     let scores = net.linear("gate.fc", pooled, branches)?;
     let gate = net.batch_norm("gate.bn", scores, None, true)?;
     let batch = net.graph().shape(gate)[1];

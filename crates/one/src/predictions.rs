@@ -20,6 +20,17 @@ pub enum Network {
     Gated,
 }
 
+/// Images of a similar confidence.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Bin {
+    /// How many there are.
+    pub images: usize,
+    /// Mean of their largest probabilities, 0 to 1.
+    pub confidence: f64,
+    /// Share of them that are predicted right, 0 to 1.
+    pub accuracy: f64,
+}
+
 /// The predictions of every network for every image of a split. Errors are in per cent.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Predictions {
@@ -77,15 +88,28 @@ impl Predictions {
         self.mean(self.column(network, 0))
     }
 
-    /// Expected calibration error, per cent: with the images in 15 bins of equal width by their largest probability, the
-    /// mean over images of `|share of right predictions - mean of the largest probability|` of the image's bin.
-    pub fn calibration_error(&self, network: Network) -> f64 {
-        let mut gaps = [0.0; BINS];
+    /// What a reliability diagram shows: the images in 15 bins of equal width by their largest probability.
+    pub fn reliability(&self, network: Network) -> Vec<Bin> {
+        let mut bins = [Bin::default(); BINS];
         for (confidence, rank) in self.column(network, 1).zip(self.column(network, 3)) {
-            let bin = ((confidence * BINS as f64) as usize).min(BINS - 1);
-            gaps[bin] += f64::from(u8::from(rank < 1.0)) - confidence;
+            let bin = &mut bins[((confidence * BINS as f64) as usize).min(BINS - 1)];
+            bin.images += 1;
+            bin.confidence += confidence;
+            bin.accuracy += f64::from(u8::from(rank < 1.0));
         }
-        100.0 * self.mean(gaps.iter().map(|gap| gap.abs()))
+        for bin in bins.iter_mut().filter(|bin| bin.images > 0) {
+            bin.confidence /= bin.images as f64;
+            bin.accuracy /= bin.images as f64;
+        }
+        bins.to_vec()
+    }
+
+    /// Expected calibration error, per cent: with the images in bins by [`Predictions::reliability`], the mean over images
+    /// of `|share of right predictions - mean of the largest probability|` of the image's bin.
+    pub fn calibration_error(&self, network: Network) -> f64 {
+        let bins = self.reliability(network);
+        let gaps = bins.iter().map(|bin| bin.images as f64 * (bin.accuracy - bin.confidence).abs());
+        100.0 * self.mean(gaps)
     }
 
     /// The class that the network predicts, image by image.
@@ -93,12 +117,16 @@ impl Predictions {
         self.column(network, 2).map(|class| class as usize).collect()
     }
 
+    /// The members' shares in the gated ensemble, image by image; empty without a gate.
+    pub fn shares(&self) -> impl Iterator<Item = &[f32]> {
+        let first = self.kernel.networks() * COLUMNS;
+        self.table.chunks_exact(self.kernel.columns()).map(move |row| &row[first..])
+    }
+
     /// Mean share of each member in the gated ensemble; empty without a gate.
     pub fn mean_shares(&self) -> Vec<f64> {
-        let columns = self.kernel.columns();
-        let first = self.kernel.networks() * COLUMNS;
-        let share = |i: usize| self.table.chunks_exact(columns).map(move |row| f64::from(row[i]));
-        (first..columns).map(|i| self.mean(share(i))).collect()
+        let members = self.kernel.columns() - self.kernel.networks() * COLUMNS;
+        (0..members).map(|i| self.mean(self.shares().map(|shares| f64::from(shares[i])))).collect()
     }
 
     /// Mean and standard deviation (over the members, n - 1 in the denominator as in the paper's tables; 0 of one member)
@@ -140,6 +168,10 @@ mod tests {
         let rows = [[0.0, 0.9, 0.0, 0.0], [0.0, 0.9, 0.0, 1.0], [0.0, 0.3, 0.0, 1.0], [0.0, 0.3, 0.0, 2.0]];
         let error = single(&rows).calibration_error(Network::Member(0));
         assert!((error - 100.0 * (2.0 * 0.4 + 2.0 * 0.3) / 4.0).abs() < 1e-5, "{error}");
+        let bins = single(&rows).reliability(Network::Member(0));
+        let (low, high) = (bins[4], bins[13]);
+        assert_eq!((bins.len(), low.images, high.images, bins.iter().map(|bin| bin.images).sum()), (15, 2, 2, 4));
+        assert!((low.confidence - 0.3).abs() < 1e-6 && (high.accuracy - 0.5).abs() < 1e-9 && low.accuracy < 1e-9);
         // Sure and right is calibrated; the last bin holds its upper end.
         assert!(single(&[[0.0, 1.0, 0.0, 0.0]]).calibration_error(Network::Member(0)) < 1e-9);
     }
@@ -162,5 +194,6 @@ mod tests {
             assert!((found.cross_entropy(network) - expected).abs() < 1e-9);
         }
         assert_eq!(found.mean_shares(), [0.5, 0.25, 0.25]);
+        assert_eq!(found.shares().collect::<Vec<_>>(), [[0.5, 0.25, 0.25]]);
     }
 }

@@ -33,7 +33,13 @@ pub struct Cli {
 pub enum Command {
     /// Measure the test errors of a checkpoint, of each branch and of the ensemble
     Eval(Box<EvalArgs>),
-    /// Write a trained network as PyTorch names it, without what only training needs
+    /// Train many runs from one file, several at once if asked for, and report on them; goes on where it stopped
+    Sweep(SweepArgs),
+    /// Make a page of one or several runs: curves, tables, confusion, calibration, configuration
+    Report(ReportArgs),
+    /// Say what is on images
+    Predict(PredictArgs),
+    /// Write a trained network for use elsewhere: as PyTorch names it, or as an ONNX model
     Export(ExportArgs),
     /// Get a dataset
     Fetch(FetchArgs),
@@ -519,21 +525,117 @@ pub enum Saved {
     Best,
 }
 
+/// Which kind of file `export` writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Named tensors under PyTorch's names
+    Safetensors,
+    /// A model that runs by itself, in onnxruntime and elsewhere
+    Onnx,
+}
+
 /// Options of `export`.
 #[derive(Debug, Args)]
 pub struct ExportArgs {
     /// Directory of the run
-    #[arg(long, value_name = "DIR")]
-    pub run: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "model")]
+    pub run: Option<PathBuf>,
+    /// Or a file that a run or `export` wrote
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["run", "checkpoint"])]
+    pub model: Option<PathBuf>,
     /// Branch to write as a network of its own; or all, with the gate (ONE-E)
     #[arg(long, value_name = "BRANCH", default_value = "0")]
     pub branch: Branches,
     /// File to write; one that is there is replaced
     #[arg(long, value_name = "FILE")]
     pub to: PathBuf,
+    /// Kind of file [default: onnx if --to ends in .onnx, else safetensors]
+    #[arg(long, value_enum)]
+    pub format: Option<Format>,
+    /// Fold batch-norms into the layers before them, where there are such
+    #[arg(long)]
+    pub fold: bool,
+    /// Have the ONNX model normalise: its images are then of pixels in 0 to 1
+    #[arg(long)]
+    pub normalise: bool,
     /// Which state of the run
     #[arg(long, value_enum, default_value = "last")]
     pub checkpoint: Saved,
+}
+
+/// Options of `sweep`.
+#[derive(Debug, Args)]
+pub struct SweepArgs {
+    /// The file, such as those in recipes/; docs/sweeps.md tells what it says
+    #[arg(value_name = "FILE.toml")]
+    pub file: PathBuf,
+    /// Runs at once
+    #[arg(long, value_name = "N", default_value = "1", value_parser = count(1024))]
+    pub jobs: usize,
+    /// Directory of the runs and of the report [default: as the file says]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// List the runs, how they stand and what they are trained with, and end
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Train nothing: write the report of what is there
+    #[arg(long, conflicts_with = "dry_run")]
+    pub report_only: bool,
+    /// Do not measure weights for the report
+    #[arg(long)]
+    pub no_eval: bool,
+    /// Folder that holds one folder per dataset, for all runs [default: as the file says]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Device for all runs: auto, gpu, cpu, or a part of an adapter's name [default: as the file says]
+    #[arg(long, value_name = "NAME")]
+    pub device: Option<String>,
+}
+
+/// Options of `report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Directories of runs; those that differ in their seed only are gathered
+    #[arg(value_name = "DIR", required = true)]
+    pub runs: Vec<PathBuf>,
+    /// The page [default: report.html in the run's directory, of several runs in the current one]
+    #[arg(long, value_name = "FILE.html")]
+    pub to: Option<PathBuf>,
+    /// Do not measure the weights on the test images: leaves out confusion, calibration and the gate by class
+    #[arg(long)]
+    pub no_eval: bool,
+    /// Folder that holds one folder per dataset [default: as the run had it]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// auto, gpu, cpu, or a part of an adapter's name
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    pub device: String,
+}
+
+/// Options of `predict`.
+#[derive(Debug, Args)]
+pub struct PredictArgs {
+    /// A run's best.safetensors or last.safetensors, or what `export` wrote as safetensors
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// Images, JPEG or PNG, of any size; and folders, of which all images are taken
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<PathBuf>,
+    /// Branch that predicts; or all, as an ensemble (ONE-E)
+    #[arg(long, value_name = "BRANCH", default_value = "0")]
+    pub branch: Branches,
+    /// Classes to name for each image, the most probable first
+    #[arg(long, value_name = "K", default_value = "3", value_parser = count(1_000_000))]
+    pub top: usize,
+    /// Write an object of JSON per image, one a line
+    #[arg(long)]
+    pub json: bool,
+    /// auto, gpu, cpu, or a part of an adapter's name
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    pub device: String,
+    /// Images in a step
+    #[arg(long, value_name = "N", default_value = "64", value_parser = count(1 << 20))]
+    pub batch: usize,
 }
 
 /// Options of `fetch`.

@@ -9,12 +9,14 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use nets::{NamedTensor, own_name};
+use nets::{Layer, Mode, Model, NamedTensor, own_name};
 use safetensors::tensor::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
+use tensor::{Graph, Spec};
 
 use crate::args::{Augmentation, Method};
 use crate::config::{Config, Network};
+use crate::fold;
 use crate::run_dir::{self, Kept, write_atomically};
 use crate::tensor_file::{self, Encoded};
 
@@ -86,6 +88,12 @@ pub struct Header {
     /// How training images were changed.
     #[serde(default)]
     pub augment: Option<Augmentation>,
+    /// What the classes are called, in the order of the logits. Files of earlier versions do not say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub class_names: Vec<String>,
+    /// Whether batch-norms are folded into the layers before them ([`crate::fold`]); never of a checkpoint in memory.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub folded: bool,
     /// FNV-1a of all tensors' bytes in the order of their names.
     checksum: String,
     /// FNV-1a of this header with an empty seal, and of all tensors' names, types and shapes. Files of earlier versions
@@ -112,6 +120,8 @@ impl Header {
             last_error: None,
             image_size: config.image_size,
             augment: config.augment,
+            class_names: Vec::new(),
+            folded: false,
             checksum: String::new(),
             seal: String::new(),
         }
@@ -136,6 +146,34 @@ impl Header {
         } else {
             None
         }
+    }
+
+    /// Height and width of the images that the network takes.
+    ///
+    /// # Errors
+    /// When there is no such network.
+    pub fn size(&self) -> Result<usize> {
+        Ok(self.image_size.unwrap_or(self.network.architecture()?.image_size()))
+    }
+
+    /// What the method builds around the network.
+    ///
+    /// # Errors
+    /// When there is no such network or stage.
+    pub fn method_config(&self) -> Result<one::Config> {
+        self.network.method_config(self.method, self.gate, self.classes)
+    }
+
+    /// The network's layers.
+    ///
+    /// # Errors
+    /// When there is no such network, or its images are too small for it.
+    pub fn layers(&self) -> Result<Vec<Layer>> {
+        let (mut graph, mut model) = (Graph::new(), Model::new());
+        let size = self.size()?;
+        let image = graph.input("image", Spec::f32([1, 1, size, size, 4]));
+        let (architecture, method) = (self.network.architecture()?, self.method_config()?);
+        Ok(one::record(&mut graph, &mut model, &*architecture, Mode::Inference, image, &method)?.layers)
     }
 
     /// What branch `branch` says as a network of its own.
@@ -359,6 +397,11 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
             checkpoint.state.push(NamedTensor { name: own, shape, data });
         }
     }
+    if let Some(header) = checkpoint.header.as_mut().filter(|header| header.folded) {
+        let unfolded = fold::unfold(&header.layers()?, std::mem::take(&mut checkpoint.state));
+        checkpoint.state = unfolded.map_err(damaged)?;
+        header.folded = false;
+    }
     Ok(checkpoint)
 }
 
@@ -388,6 +431,8 @@ mod tests {
             last_error: Some(13.0),
             image_size: Some(32),
             augment: Some(Augmentation::None),
+            class_names: vec!["circle".to_owned(), "a \"seal\":\"\"".to_owned()],
+            folded: false,
             checksum: String::new(),
             seal: String::new(),
         };

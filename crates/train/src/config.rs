@@ -14,7 +14,10 @@ use crate::recipe;
 use crate::schedule::{Schedule, distillation_weight};
 
 /// Options that may be given anew when a run is resumed: they do not change what it computes.
-const FREE: [&str; 5] = ["device", "data_dir", "save_every", "stream", "workers"];
+pub const FREE: [&str; 5] = ["device", "data_dir", "save_every", "stream", "workers"];
+
+/// Options that the data settle where they are not given.
+const SETTLED: [&str; 5] = ["classes", "image_size", "augment", "mean", "std"];
 
 /// A network and the branches around it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -278,6 +281,21 @@ impl Config {
             )));
         }
         Ok(config)
+    }
+
+    /// Makes sure that a run of these settings, which is saved, is what `other` describes; what only the data settle may be
+    /// left open there.
+    ///
+    /// # Errors
+    /// When a setting differs, naming it.
+    pub fn same_run(&self, other: &Self) -> Result<()> {
+        let (saved, given) = (toml::Table::try_from(self)?, toml::Table::try_from(other)?);
+        let left_open = |key: &str| SETTLED.contains(&key) && !given.contains_key(key);
+        let differs =
+            |key: &&String| !FREE.contains(&key.as_str()) && !left_open(key) && saved.get(*key) != given.get(*key);
+        let Some(key) = saved.keys().chain(given.keys()).find(differs) else { return Ok(()) };
+        let value = |table: &toml::Table| table.get(key).map_or_else(|| "not set".to_owned(), ToString::to_string);
+        Err(usage(format!("{key} is {} there, and {} here", value(&saved), value(&given))))
     }
 
     fn apply(&mut self, args: &TrainArgs) -> Result<()> {

@@ -8,22 +8,29 @@ mod divergence;
 mod evaluation;
 mod failure;
 mod feeding;
+mod fold;
 mod interrupt;
 mod memory;
+mod onnx;
 mod output;
 mod outputs;
 mod overview;
 mod plot;
 mod programs;
 mod progress;
+mod protobuf;
 mod recipe;
+mod report;
 mod run_dir;
 mod schedule;
+mod sessions;
 mod snapshots;
 mod source;
+mod sweep;
 mod table;
 mod teacher;
 mod tensor_file;
+mod trained;
 mod training;
 mod tuned;
 
@@ -39,6 +46,9 @@ fn run(cli: Cli) -> Result<()> {
     match cli.command {
         None => commands::train::run(&cli.train),
         Some(Command::Eval(args)) => commands::eval::run(&args),
+        Some(Command::Sweep(args)) => commands::sweep::run(&args),
+        Some(Command::Predict(args)) => commands::predict::run(&args),
+        Some(Command::Report(args)) => commands::report::run(&args),
         Some(Command::Export(args)) => commands::export::run(&args),
         Some(Command::Fetch(args)) => commands::fetch::run(&args),
         Some(Command::Info(args)) => commands::info::run(&args),

@@ -36,6 +36,11 @@ impl Outputs {
         }
     }
 
+    /// The images' labels.
+    pub fn labels(&self) -> &[i64] {
+        &self.labels
+    }
+
     /// Writes `logits` `[members, images, classes]`, `gate` `[images, members]` where there is one, and `labels`
     /// `[images]`.
     ///
@@ -55,7 +60,7 @@ impl Outputs {
 }
 
 /// `exp(x_i) / sum_j exp(x_j)`.
-fn softmax(activations: &[f32]) -> impl Iterator<Item = f32> {
+pub fn softmax(activations: &[f32]) -> impl Iterator<Item = f32> {
     let largest = activations.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let powers: Vec<f64> = activations.iter().map(|&x| f64::from(x - largest).exp()).collect();
     let sum: f64 = powers.iter().sum();

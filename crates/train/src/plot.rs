@@ -18,7 +18,7 @@ const BELOW: i32 = 52;
 /// Blue, vermilion, bluish green and reddish purple: told apart with any colour vision (Okabe and Ito, 2008).
 const COLORS: [RGBColor; 4] =
     [RGBColor(0, 114, 178), RGBColor(213, 94, 0), RGBColor(0, 158, 115), RGBColor(204, 121, 167)];
-const INK: RGBColor = RGBColor(45, 45, 45);
+pub const INK: RGBColor = RGBColor(45, 45, 45);
 const GRID: RGBColor = RGBColor(228, 228, 228);
 
 /// Where a line passes, and how far the values that it is the mean of spread.
@@ -74,7 +74,7 @@ impl Line {
 }
 
 /// Text of this size in pixels.
-fn text<'a>(size: f64, horizontal: HPos) -> TextStyle<'a> {
+pub fn text<'a>(size: f64, horizontal: HPos) -> TextStyle<'a> {
     // The backend divides by this factor, and so returns to the size that is asked for.
     const BACKEND: f64 = 1.24;
     ("sans-serif", size * BACKEND).into_font().color(&INK).pos(Pos::new(horizontal, VPos::Center))

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
-use clap::{ArgAction, CommandFactory, Parser};
+use clap::{Arg, ArgAction, CommandFactory, Parser};
 
 use crate::args::{Cli, TrainArgs};
 use crate::failure::usage;
@@ -38,15 +38,28 @@ pub fn load(recipe: &str) -> Result<TrainArgs> {
 fn parse(text: &str) -> Result<TrainArgs, String> {
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| error.message().to_owned())?;
     let command = Cli::command();
-    let known = |key: &str| {
-        let mut options =
-            command.get_arguments().filter(|arg| arg.get_help_heading().is_some_and(|h| HEADINGS.contains(&h)));
-        options.find(|arg| arg.get_id() == key && key != ITSELF)
+    let headed = |option: &str| {
+        let heading = command.get_arguments().find(|arg| arg.get_id() == option).and_then(Arg::get_help_heading);
+        option != ITSELF && heading.is_some_and(|heading| HEADINGS.contains(&heading))
     };
-    let mut line = vec![command.get_name().to_owned()];
-    for (key, value) in &table {
-        let Some(option) = known(key) else {
-            return Err(format!("{key} is no option of the method or the optimiser (see train --help; write _ for -)"));
+    let known = |key: &&String| !headed(key);
+    if let Some(key) = table.keys().find(known) {
+        return Err(format!("{key} is no option of the method or the optimiser (see train --help; write _ for -)"));
+    }
+    read(&arguments(&table, headed)?)
+}
+
+/// The lines of a table as options of training on the command line, of those that `may_be_set`.
+///
+/// # Errors
+/// When a line is no such option, or a switch is neither true nor false, in one sentence.
+pub fn arguments(table: &toml::Table, may_be_set: impl Fn(&str) -> bool) -> Result<Vec<String>, String> {
+    let command = Cli::command();
+    let mut line = Vec::with_capacity(table.len());
+    for (key, value) in table {
+        let option = command.get_arguments().find(|arg| arg.get_id() == key && may_be_set(key));
+        let Some(option) = option.filter(|option| option.get_long().is_some()) else {
+            return Err(format!("{key} is no option here (see train --help; write _ for -)"));
         };
         let long = format!("--{}", key.replace('_', "-"));
         match (option.get_action(), value) {
@@ -54,14 +67,27 @@ fn parse(text: &str) -> Result<TrainArgs, String> {
             (ArgAction::SetTrue, toml::Value::Boolean(false)) => {}
             (ArgAction::SetTrue, _) => return Err(format!("{key} is true or false")),
             (_, toml::Value::String(text)) => line.push(format!("{long}={text}")),
+            (_, toml::Value::Array(values)) => {
+                let values: Vec<String> = values.iter().map(ToString::to_string).collect();
+                line.push(format!("{long}={}", values.join(",")));
+            }
             (_, value) => line.push(format!("{long}={value}")),
         }
     }
+    Ok(line)
+}
+
+/// Options of training as the command line has them.
+///
+/// # Errors
+/// When a value is wrong, in one sentence.
+pub fn read(arguments: &[String]) -> Result<TrainArgs, String> {
     let first = |error: clap::Error| {
         let text = error.to_string();
         let sentence = text.lines().next().unwrap_or_default();
         sentence.strip_prefix("error: ").unwrap_or(sentence).to_owned()
     };
+    let line = std::iter::once("train").chain(arguments.iter().map(String::as_str));
     Cli::try_parse_from(line).map(|cli| cli.train).map_err(first)
 }
 

@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::args::Method;
 use crate::config::Config;
+use crate::sessions::Session;
 
 /// Where runs lie unless `--out` says otherwise.
 const RUNS: &str = "runs";
@@ -172,16 +174,25 @@ impl RunDir {
     /// # Errors
     /// When there is no run, its configuration cannot be read, or another process trains there.
     pub fn open(path: &Path) -> Result<(Self, Config)> {
-        let file = path.join(CONFIG);
-        let text = fs::read_to_string(&file).map_err(|error| match error.kind() {
-            ErrorKind::NotFound => no_run(path),
-            _ => anyhow!("cannot read {}: {error}", file.display()),
-        })?;
-        let config = toml::from_str(&text)
-            .map_err(|error| anyhow!("{} is not what a run writes: {}", file.display(), error.message()))?;
-        let run = Self { _lock: Some(lock(path)?), path: path.to_owned() };
+        let mut run = Self { path: path.to_owned(), _lock: None };
+        let config = run.read_config()?;
+        run._lock = Some(lock(path)?);
         remove_leftovers(path);
         Ok((run, config))
+    }
+
+    /// What the run does.
+    ///
+    /// # Errors
+    /// When there is no run, or its configuration cannot be read.
+    pub fn read_config(&self) -> Result<Config> {
+        let file = self.config();
+        let text = fs::read_to_string(&file).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => no_run(&self.path),
+            _ => anyhow!("cannot read {}: {error}", file.display()),
+        })?;
+        toml::from_str(&text)
+            .map_err(|error| anyhow!("{} is not what a run writes: {}", file.display(), error.message()))
     }
 
     /// The directory of a run that there is, maybe one under way, to read from.
@@ -197,7 +208,16 @@ impl RunDir {
     pub fn owns(&self, path: &Path) -> bool {
         let Kept { current: last, previous: last_but_one } = self.last_saves();
         let Kept { current: best, previous: best_before } = self.best_saves();
-        let files = [self.config(), self.metrics(), self.path.join(LOCK), last, last_but_one, best, best_before];
+        let files = [
+            self.config(),
+            self.metrics(),
+            self.sessions(),
+            self.path.join(LOCK),
+            last,
+            last_but_one,
+            best,
+            best_before,
+        ];
         let inside = || folder(path).canonicalize().ok().zip(self.path.canonicalize().ok());
         files.iter().any(|file| file.file_name() == path.file_name()) && inside().is_some_and(|(a, b)| a == b)
     }
@@ -274,18 +294,30 @@ impl RunDir {
     /// # Errors
     /// When they cannot be written.
     pub fn append_metrics(&self, lines: &[impl Serialize]) -> Result<()> {
-        let path = self.metrics();
-        let mut text = String::new();
-        for line in lines {
-            text.push_str(&serde_json::to_string(line)?);
-            text.push('\n');
-        }
-        let append = || -> io::Result<()> {
-            let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()
-        };
-        append().map_err(|error| cannot_write(&path, &error))
+        append(&self.metrics(), lines)
+    }
+
+    /// Where each process that trains the run says so.
+    fn sessions(&self) -> PathBuf {
+        self.path.join("sessions.jsonl")
+    }
+
+    /// Adds the process that trains the run.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn append_session(&self, session: &Session) -> Result<()> {
+        append(&self.sessions(), &[session])
+    }
+
+    /// The processes that trained the run, as far as they can be read.
+    pub fn read_sessions(&self) -> Vec<Session> {
+        read_lines(&self.sessions())
+    }
+
+    /// What was measured, as far as it can be read.
+    pub fn read_metrics<T: DeserializeOwned>(&self) -> Vec<T> {
+        read_lines(&self.metrics())
     }
 
     /// Drops the metrics of epochs after `epoch`: the run was ended between writing them and saving its state.
@@ -316,6 +348,27 @@ impl RunDir {
         let kept: String = text.lines().filter(kept).flat_map(|line| [line, "\n"]).collect();
         if kept == text { Ok(()) } else { write_atomically(&path, kept.as_bytes()) }
     }
+}
+
+/// Appends an object per line, and has them on the disk when it returns.
+fn append(path: &Path, lines: &[impl Serialize]) -> Result<()> {
+    let mut text = String::new();
+    for line in lines {
+        text.push_str(&serde_json::to_string(line)?);
+        text.push('\n');
+    }
+    let append = || -> io::Result<()> {
+        let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    };
+    append().map_err(|error| cannot_write(path, &error))
+}
+
+/// The objects of a file with one per line. A line that is no such object was cut off when the run was killed.
+fn read_lines<T: DeserializeOwned>(path: &Path) -> Vec<T> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
 /// Makes `runs/NET[-METHOD]-BRANCHES-DATA-seedSEED`, with a number behind it where that is taken.

@@ -96,7 +96,8 @@ impl Trainer {
         let architecture = config.network.architecture()?;
         let method = config.method_config(dataset.classes.len())?;
         let teacher = Teacher::read(&config)?;
-        let header = Header::new(&config);
+        let mut header = Header::new(&config);
+        header.class_names.clone_from(&dataset.classes);
         let mut model = Model::with_decay(config.decay.into());
         let recipe = |batch| Recipe {
             architecture: &*architecture,

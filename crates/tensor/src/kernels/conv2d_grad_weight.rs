@@ -204,7 +204,7 @@ impl Kernel for Conv2dGradWeight {
             return vec![describe(Launch::new(wgsl, 0, 0, workgroups)).size("WORKGROUP", WORKGROUP)];
         }
         let describe = |launch| describe(launch).stored(4);
-        let mut launches = candidates(target, WeightTile::all(g), |tile| {
+        let mut launches = candidates(target, WeightTile::all(g, parts), |tile| {
             let wgsl = include_str!("../../../../shaders/conv2d_grad_weight_tiled.wgsl");
             let workgroups = parts * g.members * g.groups * tile.workgroups(g);
             tile.describe_to(describe(Launch::new(wgsl, 0, 0, workgroups)))

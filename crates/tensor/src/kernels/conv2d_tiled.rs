@@ -168,12 +168,15 @@ pub(super) struct WeightTile {
     kernel_rows: usize,
 }
 
+/// Workgroups that fill a large GPU.
+const ENOUGH_WORKGROUPS: usize = 160;
+
 /// TP: pixels of a row that a thread of the gradient of weights takes at once.
 const WEIGHT_PIXELS: usize = 4;
 
 impl WeightTile {
-    /// The tiles that fit, the one to take first; none where a row is too long to be staged.
-    pub fn all(g: &ConvGeometry) -> Vec<Self> {
+    /// The tiles that fit for a sum in so many parts, the one to take first; none where a row is too long to be staged.
+    pub fn all(g: &ConvGeometry, parts: usize) -> Vec<Self> {
         let [height, width] = g.output_extent();
         let [r, s] = g.kernel;
         let (channel_quads, filter_quads) = (g.group_channels() / 4, g.group_filters() / 4);
@@ -198,6 +201,9 @@ impl WeightTile {
             }
         }
         tiles.dedup();
+        // The largest tile that leaves enough workgroups; with few taps, smaller tiles cost too much.
+        let few = |tile: &Self| parts * g.members * g.groups * tile.workgroups(g) < ENOUGH_WORKGROUPS;
+        tiles.sort_by_key(|tile| r * s >= 4 && few(tile));
         tiles
     }
 

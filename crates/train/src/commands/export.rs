@@ -1,24 +1,65 @@
-//! A trained network for use elsewhere, under PyTorch's names.
+//! A trained network for use elsewhere: named tensors as PyTorch has them, or an ONNX model.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
-use nets::{NamedTensor, deployed};
+use anyhow::{Result, anyhow, bail};
 
-use crate::args::{Branches, ExportArgs, Saved};
-use crate::checkpoint::{self, Header};
+use crate::args::{ExportArgs, Format, Saved};
 use crate::failure::usage;
 use crate::output::line;
-use crate::overview::{describe, grouped};
-use crate::run_dir::{RunDir, check_target};
+use crate::overview::grouped;
+use crate::run_dir::{RunDir, check_target, write_atomically};
+use crate::trained::Trained;
+use crate::{checkpoint, fold, onnx};
 
 /// Writes one branch as a network of its own, or all of them with the gate.
 ///
 /// # Errors
 /// When there is no such run, state or branch, or the file cannot be written.
 pub fn run(args: &ExportArgs) -> Result<()> {
-    let run = RunDir::find(&args.run)?;
+    let format = format(args)?;
     check_target("--to", &args.to)?;
+    let file = source(args)?;
+    let network = Trained::read(&file, args.branch)?;
+    match format {
+        Format::Safetensors => write_tensors(&args.to, &network, args.fold)?,
+        Format::Onnx => {
+            let options = onnx::Options { fold: args.fold, normalise: args.normalise };
+            write_atomically(&args.to, &onnx::model(&network, options)?)?;
+        }
+    }
+    let folded = if args.fold { ", batch-norms folded" } else { "" };
+    let normalised = if args.normalise { ", which normalises its images" } else { "" };
+    let what = network.describe();
+    let step = grouped(network.header.position.step);
+    line(format!("{}: {what}, after step {step}{folded}{normalised}", args.to.display()))
+}
+
+/// What kind of file is asked for.
+fn format(args: &ExportArgs) -> Result<Format> {
+    let by_name = || match args.to.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("onnx")) {
+        true => Format::Onnx,
+        false => Format::Safetensors,
+    };
+    let format = args.format.unwrap_or_else(by_name);
+    if args.normalise && format == Format::Safetensors {
+        return Err(usage(
+            "--normalise is for --format onnx: in safetensors mean and standard deviation stand in the metadata, and \
+             borders of zeros keep them from being folded into the weights",
+        ));
+    }
+    Ok(format)
+}
+
+/// The file that the network is taken from.
+fn source(args: &ExportArgs) -> Result<PathBuf> {
+    let refuse = || usage(format!("--to {} is what is exported: give another name", args.to.display()));
+    let Some(dir) = &args.run else {
+        let file = args.model.clone().ok_or_else(|| usage("give --run DIR or --model FILE"))?;
+        let same = |other: &Path| file.canonicalize().is_ok_and(|file| other.canonicalize().is_ok_and(|to| to == file));
+        return if same(&args.to) { Err(refuse()) } else { Ok(file) };
+    };
+    let run = RunDir::find(dir)?;
     if run.owns(&args.to) {
         return Err(usage(format!("--to {} is a file of the run itself: give another name", args.to.display())));
     }
@@ -27,41 +68,18 @@ pub fn run(args: &ExportArgs) -> Result<()> {
         Saved::Best => run.best(),
     };
     if !file.exists() {
-        bail!("the run has not saved {} yet: train on with --resume {}", file.display(), args.run.display());
+        bail!("the run has not saved {} yet: train on with --resume {}", file.display(), dir.display());
     }
-    let checkpoint = checkpoint::read(&file)?;
-    let Some(header) = checkpoint.header else { bail!("{} was not written by a run", file.display()) };
-    let (what, header, state) = chosen(args.branch, &file, header, checkpoint.state)?;
-    checkpoint::export(&args.to, &header, &state)?;
-    line(format!("{}: {what}", args.to.display()))
+    Ok(file)
 }
 
-/// What is written: in words, and its header and state.
-fn chosen(
-    branch: Branches,
-    file: &Path,
-    header: Header,
-    state: Vec<NamedTensor>,
-) -> Result<(String, Header, Vec<NamedTensor>)> {
-    let branches = header.network.branches;
-    let step = grouped(header.position.step);
-    match branch {
-        Branches::One(branch) if branch < branches => {
-            let header = header.of_branch(branch);
-            let what = format!("branch {branch} of {}, after step {step}", describe(&header.network));
-            Ok((what, header, deployed(&state, branch)))
-        }
-        Branches::One(branch) => {
-            let there_are = match branches {
-                1 => "branch 0 only".to_owned(),
-                _ => format!("branches 0 to {}", branches - 1),
-            };
-            Err(usage(format!("there is no branch {branch} in {}, which has {there_are}", file.display())))
-        }
-        Branches::All => {
-            let gate = if header.gate && branches > 1 { ", and the gate" } else { "" };
-            let what = format!("{}{gate}, after step {step}", describe(&header.network));
-            Ok((what, header, state))
-        }
+fn write_tensors(to: &Path, network: &Trained, folded: bool) -> Result<()> {
+    if !folded {
+        return checkpoint::export(to, &network.header, &network.state);
     }
+    let state = fold::fold(&network.header.layers()?, network.state.clone());
+    let state = state.map_err(|what| anyhow!("the network cannot be folded: {what}"))?;
+    let mut header = network.header.clone();
+    header.folded = true;
+    checkpoint::export(to, &header, &state)
 }

@@ -6,7 +6,10 @@ pub mod export;
 pub mod fetch;
 pub mod info;
 pub mod perturb;
+pub mod predict;
 pub mod profile;
+pub mod report;
+pub mod sweep;
 pub mod train;
 pub mod tune;
 

@@ -16,10 +16,10 @@ use crate::divergence::Divergence;
 use crate::run_dir::{Kept, RunDir, bring_back};
 use crate::source::Purpose;
 use crate::training::{Outcome, Session, Trainer};
-use crate::{checkpoint, commands, interrupt, output, overview, snapshots, source, table, tuned};
+use crate::{checkpoint, commands, interrupt, output, overview, sessions, snapshots, source, table, tuned};
 
 /// The split under which the ensemble of snapshots is recorded: it is not measured by epochs.
-const SNAPSHOTS: &str = "snapshots";
+pub const SNAPSHOTS: &str = "snapshots";
 
 /// Trains.
 ///
@@ -232,6 +232,7 @@ fn train(trainer: &mut Trainer, mut session: Session<'_>) -> Result<()> {
     }
     let (validated, streamed) = (trainer.validation.is_some(), trainer.training.stream.is_some());
     say(format!("\n{}", table::heading(trainer.config.network.branches, trainer.config.method, validated, streamed)));
+    run.append_session(&sessions::Session::new(position.step, overview::describe_device(&trainer.device)))?;
     let outcome = trainer.run(&mut session);
     let (speed, broken) = trainer.report_supply(&session);
     broken.iter().for_each(output::note);

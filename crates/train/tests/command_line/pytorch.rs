@@ -11,16 +11,21 @@ use crate::program::{argument, folder, succeed, text};
 const RECORD: usize = 3073;
 const RECORDS: usize = 10_000;
 
-/// A Python that has PyTorch: the first on the path, or the system's, which others often hide.
-fn python() -> Option<&'static str> {
+/// A Python that has these modules: the first on the path, or the system's, which others often hide.
+pub fn python(modules: &str) -> Option<&'static str> {
     ["python3", "/usr/bin/python3"].into_iter().find(|python| {
-        let output = Command::new(python).args(["-c", "import numpy, torch"]).output();
+        let output = Command::new(python).args(["-c", &format!("import {modules}")]).output();
         output.is_ok_and(|output| output.status.success())
     })
 }
 
+/// Says that a test is left out. Not `eprintln!`, whose lines the test runner keeps to itself.
+pub fn skipped(test: &str, why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
+}
+
 /// A file in CIFAR-10's format of which the first `images` are noise and the others black.
-fn noise(path: &Path, images: usize, mut state: u32) {
+pub fn noise(path: &Path, images: usize, mut state: u32) {
     let mut bytes = vec![0; images * RECORD];
     for (i, byte) in bytes.iter_mut().enumerate() {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -36,12 +41,11 @@ fn noise(path: &Path, images: usize, mut state: u32) {
 
 #[test]
 fn exports_load_strictly_and_give_the_same_logits() {
-    let Some(python) = python() else {
-        // Not `eprintln!`, whose lines the test runner keeps to itself.
-        let reason = "SKIPPED exports_load_strictly_and_give_the_same_logits: no Python with torch and numpy here (on Debian \
-                      and Ubuntu: apt-get install python3-torch python3-numpy)";
-        let _ = writeln!(std::io::stderr(), "{reason}");
-        return;
+    let Some(python) = python("numpy, torch") else {
+        return skipped(
+            "exports_load_strictly_and_give_the_same_logits",
+            "no Python with torch and numpy here (on Debian and Ubuntu: apt-get install python3-torch python3-numpy)",
+        );
     };
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tools/pytorch_load.py");
     let (_folder, path) = folder();

@@ -1,0 +1,62 @@
+//! What a network is made of, layer by layer: what another program needs to know beside the state to compute the same.
+
+use tensor::Var;
+use tensor::ops::Pool2d;
+
+use crate::builder::ConvSpec;
+
+/// What a layer computes, in inference.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Operation {
+    /// A convolution without bias, `{name}.weight`.
+    Conv {
+        /// What its parameters' names begin with.
+        name: String,
+        /// Its shape.
+        spec: ConvSpec,
+    },
+    /// Batch-norm with running statistics; a second input is added to its output, and a ReLU comes last.
+    BatchNorm {
+        /// What its parameters' names begin with.
+        name: String,
+        /// What is added to the variance.
+        epsilon: f32,
+        /// Whether there is a ReLU.
+        relu: bool,
+    },
+    /// A linear layer with bias.
+    Linear {
+        /// What its parameters' names begin with.
+        name: String,
+    },
+    /// The largest value of each window; positions outside are left out.
+    MaxPool(Pool2d),
+    /// The mean of each window; positions outside count as zeros.
+    AveragePool(Pool2d),
+    /// The mean over all pixels.
+    GlobalAveragePool,
+    /// The channels of two inputs, one behind the other.
+    Concat,
+    /// Every `stride`-th pixel, and zero channels, one half (rounded down) in front and one half behind.
+    ShortcutA {
+        /// Channels that are added.
+        added: usize,
+        /// Distance between pixels that are kept.
+        stride: usize,
+    },
+    /// The input, once for each member.
+    Expand,
+}
+
+/// A layer as it was recorded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Layer {
+    /// What it computes.
+    pub operation: Operation,
+    /// Tensors that it reads, without parameters.
+    pub inputs: Vec<Var>,
+    /// The tensor that it makes.
+    pub output: Var,
+    /// Members of its output. An input with one member is read by all.
+    pub members: usize,
+}
