@@ -36,6 +36,7 @@ mod tensorboard;
 mod trained;
 mod training;
 mod tuned;
+mod values;
 
 use std::env;
 use std::process::ExitCode;
