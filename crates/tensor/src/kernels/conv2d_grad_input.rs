@@ -195,13 +195,6 @@ impl Conv2dGradInput {
             .collect()
     }
 
-    /// Whether the first product written to a position may overwrite what is there: nothing is to be added to, and the only
-    /// class has all positions.
-    fn begins(&self) -> bool {
-        let g = &self.geometry;
-        g.stride == [1, 1] && !self.addend && serves(g.group_channels())
-    }
-
     /// Adds to `dx`, which holds whole rows of input member `input` from row `first_row` (counted over the batch)
     /// on, what the positions of one class receive.
     fn add_class(&self, class: &ClassWeights, dy: &[f32], input: usize, first_row: usize, dx: &mut [f32]) {
@@ -238,8 +231,7 @@ impl Conv2dGradInput {
                             let dy = &dy[(member * g.batch + run.image) * dy_image..][..dy_image];
                             strip.fill(dy, group, (run.first + skipped) / row_stride, None, x);
                             let w = &weights[(member * g.groups + group) * depth * channels..][..depth * channels];
-                            let (stride, filters) = (channels, channels);
-                            let accumulate = member > members.start || !self.begins();
+                            let (stride, filters, accumulate) = (channels, channels, true);
                             Convolve { strip, x, w, stride, filters, y: &mut *y, pitch, accumulate }.run();
                         }
                     }
@@ -347,7 +339,6 @@ impl Kernel for Conv2dGradInput {
                     let start = (task.input * g.batch * g.height + task.first_row) * g.width * g.channels;
                     task.dx.copy_from_slice(&addend[start..][..task.dx.len()]);
                 }
-                None if self.begins() => {}
                 None => task.dx.fill(0.0),
             }
             for class in &classes {
