@@ -1,6 +1,7 @@
 //! Whole steps: training (forward, loss, gradients, update) and evaluation, each one graph.
 
 use nets::{Architecture, Mode, Model, Result};
+use tensor::kernels::elementwise::Fill;
 use tensor::kernels::sum_columns::AccumulateColumns;
 use tensor::optim::{SgdConfig, SgdInputs};
 use tensor::{Bank, DType, Device, Graph, Program, Spec, Var};
@@ -75,12 +76,28 @@ struct Totals {
 
 impl Totals {
     fn record(graph: &mut Graph, terms: Var, batch: usize, branches: usize) -> Result<Self> {
+        let totals = Self::new("metrics", branches)?;
+        totals.accumulate(graph, terms, batch)?;
+        Ok(totals)
+    }
+
+    /// Sums that nothing adds to yet.
+    fn new(name: &str, branches: usize) -> Result<Self> {
         let words = (branches + 1) * TERMS;
-        let bank = Bank::new("metrics");
+        let bank = Bank::new(name);
         bank.reserve(words)?;
-        let totals = graph.state(&bank, 0, Spec::f32([words]), false)?;
-        graph.launch_into(AccumulateColumns { rows: batch, columns: words }, &[terms], &[Some(totals)])?;
         Ok(Self { bank, words })
+    }
+
+    fn state(&self, graph: &mut Graph) -> Result<Var> {
+        Ok(graph.state(&self.bank, 0, Spec::f32([self.words]), false)?)
+    }
+
+    /// Records that the sums over the `rows` of terms are added.
+    fn accumulate(&self, graph: &mut Graph, terms: Var, rows: usize) -> Result<()> {
+        let totals = self.state(graph)?;
+        graph.launch_into(AccumulateColumns { rows, columns: self.words }, &[terms], &[Some(totals)])?;
+        Ok(())
     }
 
     fn read(&self, device: &Device) -> Result<Vec<f32>> {
@@ -130,7 +147,8 @@ fn logits_shape(graph: &Graph, heads: &Heads) -> [usize; 3] {
     [branches, batch, classes]
 }
 
-/// Records a whole training step.
+/// Records a whole training step. Where the graph [shares](Graph::share) its work with other processes, the number of valid
+/// rows that is fed is that of all their batches together; gradients and totals are then the same everywhere.
 ///
 /// # Errors
 /// When the configuration is out of range, the image does not fit the architecture, or the teacher's logits are missing
@@ -147,7 +165,17 @@ pub fn training(
     let heads = record(graph, model, architecture, Mode::Training, batch.image, config)?;
     let (settings, outputs) = record_loss(graph, &heads, batch, config, true)?;
     let terms = outputs[0];
-    let totals = Totals::record(graph, terms, graph.shape(terms)[0], config.branches)?;
+    let rows = graph.shape(terms)[0];
+    let totals = Totals::new("metrics", config.branches)?;
+    let shared = graph.sharing().is_some().then(|| Totals::new("metrics of a step", config.branches)).transpose()?;
+    match &shared {
+        None => totals.accumulate(graph, terms, rows)?,
+        Some(step) => {
+            let fresh = step.state(graph)?;
+            graph.launch_into(Fill { words: step.words, value: 0.0 }, &[], &[Some(fresh)])?;
+            step.accumulate(graph, terms, rows)?;
+        }
+    }
     let seeded: Vec<Var> = [heads.logits].into_iter().chain(heads.gate).collect();
     let mut seeds = outputs[1..=seeded.len()].to_vec();
     let mut loss_scale = None;
@@ -158,6 +186,11 @@ pub fn training(
     let seeds: Vec<(Var, Var)> = seeded.into_iter().zip(seeds).collect();
     let gradients = graph.backward(&seeds)?;
     graph.place_gradients(model.params(), &heads.parameters, &gradients)?;
+    if let Some(step) = &shared {
+        graph.sum_over_processes(model.params(), &step.bank)?;
+        let everybodys = step.state(graph)?;
+        totals.accumulate(graph, everybodys, 1)?;
+    }
     let optimizer = graph.sgd(model.params(), optimizer, loss_scale)?;
     Ok(Training { heads, settings, optimizer, terms, totals })
 }

@@ -53,6 +53,14 @@ pub enum Error {
         /// What happened, and at which kernel if known.
         problem: String,
     },
+    /// Other processes, or what connects to them, failed.
+    #[error("cannot {what}: {problem}")]
+    Exchange {
+        /// What was to be done.
+        what: &'static str,
+        /// What happened.
+        problem: String,
+    },
     /// The `--device` name fits nothing on this machine.
     #[error("no device fits \"{wanted}\"; this machine has: {available}")]
     NoSuchDevice {

@@ -15,6 +15,7 @@ use crate::halves::InHalves;
 use crate::kernel::Kernel;
 use crate::kernels::sum_partials::{Sum, SumPartials};
 use crate::shape::{DType, Spec};
+use crate::sharing::Sharing;
 
 /// A symbolic tensor of one graph: a cheap copyable id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -59,6 +60,7 @@ pub struct Graph {
     pub(crate) tape: Vec<TapeEntry>,
     pub(crate) kept: Vec<Var>,
     pub(crate) normalised: HashMap<Var, Normalised>,
+    pub(crate) sharing: Option<Sharing>,
     sums: Vec<PendingSum>,
 }
 

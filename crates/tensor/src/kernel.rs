@@ -10,6 +10,7 @@ use std::fmt::{self, Debug, Write as _};
 use half::f16;
 use rayon::prelude::*;
 
+use crate::host::HostWork;
 use crate::shape::Spec;
 use crate::target::Target;
 
@@ -40,6 +41,11 @@ pub trait Kernel: Any + Debug + Send + Sync {
 
     /// Arithmetic and the traffic it cannot avoid. The default traffic is each operand once, updates twice.
     fn cost(&self) -> Cost;
+
+    /// What the host does in the kernel's place, if it is no computation of a device ([`crate::host`]).
+    fn host_work(&self) -> Option<&dyn HostWork> {
+        None
+    }
 
     /// What the kernel computes. Slices have exactly the declared lengths.
     fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]);

@@ -83,7 +83,7 @@ pub fn plan(graph: &Graph) -> Result<Plan> {
     Ok(Plan { order, slots, slot_words, unshared_words })
 }
 
-/// Nodes that write state or kept tensors, and all that these need.
+/// Nodes that write state or kept tensors, the host's work, and all that these need.
 fn live_nodes(graph: &Graph) -> Vec<usize> {
     let mut needed = vec![false; graph.variables.len()];
     for var in &graph.kept {
@@ -93,7 +93,8 @@ fn live_nodes(graph: &Graph) -> Vec<usize> {
         .rev()
         .filter(|&index| {
             let node = &graph.nodes[index];
-            let live = node.outputs.iter().any(|&var| needed[var.0] || !graph.is_temporary(var));
+            let live = node.kernel.host_work().is_some()
+                || node.outputs.iter().any(|&var| needed[var.0] || !graph.is_temporary(var));
             if live {
                 for var in &node.inputs {
                     needed[var.0] = true;

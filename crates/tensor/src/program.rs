@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use half::f16;
 
@@ -23,10 +23,19 @@ pub struct Program {
     kernels: Vec<Arc<dyn Kernel>>,
     /// What each dispatch writes.
     outputs: Vec<Vec<View>>,
+    /// What the host does, by the dispatch in whose place it stands.
+    host: BTreeMap<usize, HostDispatch>,
     poison: bool,
     readable: BTreeMap<Var, (View, Spec, String)>,
     slots: Vec<Slot>,
     memory: Memory,
+}
+
+/// Work of the host with its operands.
+#[derive(Debug)]
+struct HostDispatch {
+    inputs: Vec<View>,
+    outputs: Vec<View>,
 }
 
 /// Memory that temporaries occupy by turns.
@@ -201,12 +210,18 @@ impl Graph {
             .collect();
         let kernels = dispatches.iter().map(|dispatch| Arc::clone(&dispatch.kernel)).collect();
         let outputs = dispatches.iter().map(|dispatch| dispatch.outputs.clone()).collect();
+        let host = dispatches.iter().enumerate().filter(|(_, dispatch)| dispatch.kernel.host_work().is_some());
+        let host = host.map(|(index, Dispatch { inputs, outputs, .. })| {
+            (index, HostDispatch { inputs: inputs.clone(), outputs: outputs.clone() })
+        });
+        let host = host.collect();
         let readable = self.readable(&views);
         Ok(Program {
             device: device.clone(),
             executable: device.prepare(dispatches)?,
             kernels,
             outputs,
+            host,
             poison: options.poison,
             readable,
             slots,
@@ -258,6 +273,27 @@ fn allocate_slots(device: &Device, plan: &Plan, options: CompileOptions, lent: &
         });
     }
     Ok(slots.into_iter().flatten().collect())
+}
+
+fn add(sums: &mut [Duration], times: Vec<Duration>) {
+    for (sum, time) in sums.iter_mut().zip(times) {
+        *sum += time;
+    }
+}
+
+impl HostDispatch {
+    /// Does the work of `kernel`.
+    fn run(&self, device: &Device, kernel: &dyn Kernel) -> Result<()> {
+        let Some(work) = kernel.host_work() else { return Ok(()) };
+        let read = |view: &View| device.read(&view.buffer, view.offset, view.words).map(bytemuck::cast_vec);
+        let inputs = self.inputs.iter().map(read).collect::<Result<Vec<Vec<f32>>>>()?;
+        let updates = work.updates();
+        let outputs = self.outputs.iter().map(|view| if updates { read(view) } else { Ok(vec![0.0; view.words]) });
+        let mut outputs = outputs.collect::<Result<Vec<Vec<f32>>>>()?;
+        work.run(&inputs, &mut outputs)?;
+        let mut written = self.outputs.iter().zip(&outputs);
+        written.try_for_each(|(view, data)| device.write(&view.buffer, view.offset, bytemuck::cast_slice(data)))
+    }
 }
 
 impl Program {
@@ -316,7 +352,21 @@ impl Program {
     /// # Errors
     /// Anything that failed on the device since the last call.
     pub fn run(&mut self) -> Result<()> {
-        self.executable.run()
+        let mut first = 0;
+        for (&index, work) in &self.host {
+            self.executable.run_part(first..index)?;
+            work.run(&self.device, &*self.kernels[index])?;
+            first = index + 1;
+        }
+        self.executable.run_part(first..self.kernels.len())
+    }
+
+    /// Runs one dispatch alone.
+    fn run_one(&mut self, dispatch: usize) -> Result<()> {
+        match self.host.get(&dispatch) {
+            Some(work) => work.run(&self.device, &*self.kernels[dispatch]),
+            None => self.executable.run_part(dispatch..dispatch + 1),
+        }
     }
 
     /// Runs the step kernel by kernel, to its end, and looks at every float that each kernel has written. Returns the
@@ -330,7 +380,7 @@ impl Program {
             if self.poison {
                 self.poison_outputs(dispatch)?;
             }
-            self.executable.run_one(dispatch)?;
+            self.run_one(dispatch)?;
             if first.is_none() {
                 first = self.first_not_finite(dispatch)?;
             }
@@ -408,9 +458,15 @@ impl Program {
         let runs = runs.max(1);
         let mut times = vec![Duration::ZERO; self.kernels.len()];
         for _ in 0..runs {
-            for (sum, time) in times.iter_mut().zip(self.executable.run_timed()?) {
-                *sum += time;
+            let mut first = 0;
+            for (&index, work) in &self.host {
+                add(&mut times[first..index], self.executable.time_part(first..index)?);
+                let begun = Instant::now();
+                work.run(&self.device, &*self.kernels[index])?;
+                times[index] += begun.elapsed();
+                first = index + 1;
             }
+            add(&mut times[first..], self.executable.time_part(first..self.kernels.len())?);
         }
         Ok(times.into_iter().map(|time| time / runs).collect())
     }

@@ -1,5 +1,6 @@
 //! The CPU device: runs the references over aligned memory.
 
+use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
@@ -109,19 +110,17 @@ impl CpuProgram {
         Ok(Self { dispatches })
     }
 
-    pub(super) fn run(&mut self) -> Result<()> {
-        self.dispatches.iter().for_each(execute);
+    pub(super) fn count(&self) -> usize {
+        self.dispatches.len()
+    }
+
+    pub(super) fn run(&mut self, dispatches: Range<usize>) -> Result<()> {
+        self.dispatches[dispatches].iter().for_each(execute);
         Ok(())
     }
 
-    pub(super) fn run_one(&mut self, index: usize) -> Result<()> {
-        execute(&self.dispatches[index]);
-        Ok(())
-    }
-
-    pub(super) fn run_timed(&mut self) -> Result<Vec<Duration>> {
-        Ok(self
-            .dispatches
+    pub(super) fn run_timed(&mut self, dispatches: Range<usize>) -> Result<Vec<Duration>> {
+        Ok(self.dispatches[dispatches]
             .iter()
             .map(|dispatch| {
                 let start = Instant::now();

@@ -369,13 +369,18 @@ type Wanted<'a> = (&'a str, &'a Launch, &'a str);
 impl GpuProgram {
     pub(super) fn new(device: &Arc<GpuDevice>, dispatches: &[Dispatch]) -> Result<Self> {
         let target = &device.target;
-        let launch = |dispatch: &Dispatch| device.choices.launch(dispatch.kernel.as_ref(), target).in_subgroups(target);
-        let launches: Vec<Launch> = dispatches.iter().map(launch).collect();
+        // What the host does is no pass of the device.
+        let launch = |dispatch: &Dispatch| {
+            let device_work = dispatch.kernel.host_work().is_none();
+            device_work.then(|| device.choices.launch(dispatch.kernel.as_ref(), target).in_subgroups(target))
+        };
+        let launches: Vec<Option<Launch>> = dispatches.iter().map(launch).collect();
         let mut steps: Vec<(&Dispatch, &Launch, String)> = Vec::with_capacity(dispatches.len());
         let mut passes = Vec::with_capacity(dispatches.len());
         for (dispatch, launch) in dispatches.iter().zip(&launches) {
             let first = steps.len();
-            steps.extend(launch.passes().map(|pass| (dispatch, pass, pass.source())));
+            let launched = launch.iter().flat_map(Launch::passes);
+            steps.extend(launched.map(|pass| (dispatch, pass, pass.source())));
             passes.push(first..steps.len());
         }
         let mut index: HashMap<(&str, &str), usize> = HashMap::new();
@@ -396,18 +401,30 @@ impl GpuProgram {
         Ok(Self { device: Arc::clone(device), recorded, passes, in_flight: VecDeque::new() })
     }
 
+    pub(super) fn count(&self) -> usize {
+        self.passes.len()
+    }
+
     /// Passes of all dispatches.
     pub(crate) fn dispatches(&self) -> usize {
         self.recorded.len()
     }
 
-    pub(super) fn run(&mut self) -> Result<()> {
-        let mut start = 0;
-        while start < self.recorded.len() {
+    /// The passes of these dispatches.
+    fn passes(&self, dispatches: Range<usize>) -> Range<usize> {
+        match self.passes.get(dispatches) {
+            Some([first, .., last]) => first.start..last.end,
+            Some([only]) => only.clone(),
+            _ => 0..0,
+        }
+    }
+
+    pub(super) fn run(&mut self, dispatches: Range<usize>) -> Result<()> {
+        let Range { mut start, end: last } = self.passes(dispatches);
+        while start < last {
             let mut end = start;
             let mut weight = 0;
-            while end < self.recorded.len() && (end == start || weight + self.recorded[end].weight <= SUBMISSION_FLOPS)
-            {
+            while end < last && (end == start || weight + self.recorded[end].weight <= SUBMISSION_FLOPS) {
                 weight += self.recorded[end].weight;
                 end += 1;
             }
@@ -433,22 +450,19 @@ impl GpuProgram {
         Ok(())
     }
 
-    pub(super) fn run_one(&mut self, index: usize) -> Result<()> {
-        let Range { start, end } = self.passes[index].clone();
-        self.submit(start, end)?;
-        self.device.check()
-    }
-
-    pub(super) fn run_timed(&mut self) -> Result<Vec<Duration>> {
-        let times = if self.device.timestamps { self.run_timestamped()? } else { self.run_wall_clock()? };
-        Ok(self.passes.iter().map(|passes| times[passes.clone()].iter().sum()).collect())
+    pub(super) fn run_timed(&mut self, dispatches: Range<usize>) -> Result<Vec<Duration>> {
+        let range = self.passes(dispatches.clone());
+        let first = range.start;
+        let times = if self.device.timestamps { self.run_timestamped(range)? } else { self.run_wall_clock(range)? };
+        let of = |passes: &Range<usize>| times[passes.start - first..passes.end - first].iter().sum();
+        Ok(self.passes[dispatches].iter().map(of).collect())
     }
 
     /// A compute pass for each, with timestamps at its ends: the only place where every vendor has them.
-    fn run_timestamped(&mut self) -> Result<Vec<Duration>> {
+    fn run_timestamped(&mut self, passes: Range<usize>) -> Result<Vec<Duration>> {
         let gpu = Arc::clone(&self.device);
-        let mut times = Vec::with_capacity(self.recorded.len());
-        for chunk in self.recorded.chunks(1024) {
+        let mut times = Vec::with_capacity(passes.len());
+        for chunk in self.recorded[passes].chunks(1024) {
             let count = 2 * chunk.len() as u32;
             let queries = gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
                 label: Some("profile"),
@@ -491,9 +505,9 @@ impl GpuProgram {
         Ok(times)
     }
 
-    fn run_wall_clock(&mut self) -> Result<Vec<Duration>> {
-        let mut times = Vec::with_capacity(self.recorded.len());
-        for i in 0..self.recorded.len() {
+    fn run_wall_clock(&mut self, passes: Range<usize>) -> Result<Vec<Duration>> {
+        let mut times = Vec::with_capacity(passes.len());
+        for i in passes {
             self.device.synchronize()?;
             let start = Instant::now();
             self.submit(i, i + 1)?;

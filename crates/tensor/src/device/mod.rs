@@ -4,6 +4,7 @@ mod cpu;
 mod gpu;
 mod select;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -225,26 +226,20 @@ impl Device {
 }
 
 impl Executable {
+    /// Number of dispatches.
+    fn count(&self) -> usize {
+        match self {
+            Self::Cpu(program) => program.count(),
+            Self::Gpu(program) => program.count(),
+        }
+    }
+
     /// Runs all dispatches in order. On a GPU returns when they are submitted.
     ///
     /// # Errors
     /// Anything that failed on the device.
     pub fn run(&mut self) -> Result<()> {
-        match self {
-            Self::Cpu(program) => program.run(),
-            Self::Gpu(program) => program.run(),
-        }
-    }
-
-    /// Runs dispatch `index` alone.
-    ///
-    /// # Errors
-    /// Anything that failed on the device.
-    pub fn run_one(&mut self, index: usize) -> Result<()> {
-        match self {
-            Self::Cpu(program) => program.run_one(index),
-            Self::Gpu(program) => program.run_one(index),
-        }
+        self.run_part(0..self.count())
     }
 
     /// Runs all dispatches once, and returns the time of each.
@@ -252,9 +247,28 @@ impl Executable {
     /// # Errors
     /// Anything that failed on the device.
     pub fn run_timed(&mut self) -> Result<Vec<Duration>> {
+        self.time_part(0..self.count())
+    }
+
+    /// As [`Executable::run`], for some of the dispatches.
+    ///
+    /// # Errors
+    /// Anything that failed on the device.
+    pub fn run_part(&mut self, dispatches: Range<usize>) -> Result<()> {
         match self {
-            Self::Cpu(program) => program.run_timed(),
-            Self::Gpu(program) => program.run_timed(),
+            Self::Cpu(program) => program.run(dispatches),
+            Self::Gpu(program) => program.run(dispatches),
+        }
+    }
+
+    /// As [`Executable::run_timed`], for some of the dispatches.
+    ///
+    /// # Errors
+    /// Anything that failed on the device.
+    pub fn time_part(&mut self, dispatches: Range<usize>) -> Result<Vec<Duration>> {
+        match self {
+            Self::Cpu(program) => program.run_timed(dispatches),
+            Self::Gpu(program) => program.run_timed(dispatches),
         }
     }
 }

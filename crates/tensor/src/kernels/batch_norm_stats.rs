@@ -173,10 +173,10 @@ pub struct BatchNormFinalize {
     pub affine: bool,
 }
 
-impl BatchNormFinalize {
-    /// The statistics of a member.
-    fn member(&self, partials: &[f32], member: usize) -> Vec<Moments> {
-        let Self { members, channels, chunks: Chunks { rows, chunk }, .. } = *self;
+impl Chunks {
+    /// The statistics of a member's channels, of `partials [P, M, 2, C]`.
+    fn moments(self, partials: &[f32], [members, channels]: [usize; 2], member: usize) -> Vec<Moments> {
+        let Self { rows, chunk } = self;
         let mut moments = vec![Moments::default(); channels];
         for (index, partial) in partials.chunks_exact(2 * channels).skip(member).step_by(members).enumerate() {
             let (sums, squares) = partial.split_at(channels);
@@ -187,6 +187,17 @@ impl BatchNormFinalize {
         }
         moments
     }
+}
+
+/// `partials [P, M, 2, C]` -> `[M, 2, C]`, those of all rows as one chunk.
+pub(crate) fn merge_chunks(partials: &[f32], members: usize, channels: usize, chunks: Chunks) -> Vec<f32> {
+    let mut merged = Vec::with_capacity(2 * members * channels);
+    for member in 0..members {
+        let moments = chunks.moments(partials, [members, channels], member);
+        merged.extend(moments.iter().map(|moments| (moments.mean * moments.count) as f32));
+        merged.extend(moments.iter().map(|moments| moments.squares as f32));
+    }
+    merged
 }
 
 /// Mean, and sum of squares of the deviations from it.
@@ -239,12 +250,13 @@ impl Kernel for BatchNormFinalize {
     }
 
     fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
-        let Self { members, channels, eps, momentum, .. } = *self;
+        let Self { members, channels, chunks, eps, momentum, .. } = *self;
         let partials = inputs[0].f32();
         let [stats, running_mean, running_var, affine @ ..] = outputs else { unreachable!("three at least") };
         let (stats, running_mean, running_var) = (stats.f32(), running_mean.f32(), running_var.f32());
         for member in 0..members {
-            for (channel, Moments { count, mean, squares }) in self.member(partials, member).into_iter().enumerate() {
+            let moments = chunks.moments(partials, [members, channels], member);
+            for (channel, Moments { count, mean, squares }) in moments.into_iter().enumerate() {
                 let mean = mean as f32;
                 let inv_std = (1.0 / (squares / count + f64::from(eps)).sqrt()) as f32;
                 let unbiased = (squares / (count - 1.0).max(1.0)) as f32;

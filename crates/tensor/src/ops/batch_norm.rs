@@ -100,10 +100,11 @@ impl Graph {
             let y = self.launch_one(kernel, &inputs)?;
             return self.set_shape(y, shape);
         }
-        if shape.len() == 3 && rows <= MAX_ROWS && residual == Residual::None {
+        if shape.len() == 3 && rows <= MAX_ROWS && residual == Residual::None && !self.shares_batch_norm() {
             return self.small_batch_norm(x, [members, rows, channels], spec);
         }
         let (partials, chunks) = self.statistics(x, [members, rows, channels])?;
+        let (partials, chunks) = self.share_moments(partials, [members, channels], chunks)?;
         let BatchNorm { eps, momentum, .. } = spec;
         let finalize = BatchNormFinalize { members, channels, chunks, eps, momentum, affine: false };
         let outputs = [None, Some(spec.running_mean), Some(spec.running_var)];
@@ -290,6 +291,7 @@ impl Differentiable for Backward {
                 (behind, [sums[0], sums[1]])
             }
         };
+        let [dbeta, dgamma] = graph.share_sums([dbeta, dgamma])?;
         if graph.needs_gradient(spec.gamma) {
             gradients.add(graph, spec.gamma, dgamma)?;
         }
