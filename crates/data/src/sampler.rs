@@ -1,5 +1,6 @@
 //! The order in which samples are visited, and how each is augmented: pure functions of (seed, epoch, image).
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use tensor::Rng;
@@ -111,6 +112,22 @@ impl Epoch {
         &self.picks[first..self.picks.len().min(first + self.batch)]
     }
 
+    /// What part `index` of `parts` takes of every step: as many picks as every other one, none of which another part has.
+    ///
+    /// # Panics
+    ///
+    /// The batch does not divide into the parts, or there is no such part.
+    #[must_use]
+    pub fn part(&self, index: usize, parts: usize) -> Self {
+        assert!(index < parts && self.batch.is_multiple_of(parts), "part {index} of {parts} of {}", self.batch);
+        if parts == 1 {
+            return self.clone();
+        }
+        let own = self.batch / parts;
+        let picks = self.iter().flat_map(|step| &step[index * own..(index + 1) * own]).copied().collect();
+        Self { picks, batch: own, ..self.clone() }
+    }
+
     /// The picks of every step, in order.
     pub fn iter(&self) -> impl Iterator<Item = &[Pick]> {
         self.picks.chunks(self.batch)
@@ -120,6 +137,7 @@ impl Epoch {
 /// Images in order, without augmentation, for measuring errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Evaluation {
+    first: usize,
     count: usize,
     batch: usize,
 }
@@ -146,12 +164,26 @@ impl Evaluation {
         if batch == 0 {
             return Err(DataError::Batch { batch, count });
         }
-        Ok(Self { count, batch })
+        Ok(Self { first: 0, count, batch })
+    }
+
+    /// Part `index` of `parts`: images that follow each other, and that no other part has. Where there are fewer images than
+    /// parts, some have none.
+    #[must_use]
+    pub fn part(self, index: usize, parts: usize) -> Self {
+        let begin = |index: usize| self.count * index / parts;
+        Self { first: self.first + begin(index), count: begin(index + 1) - begin(index), ..self }
     }
 
     /// Samples in a batch.
     pub fn batch(&self) -> usize {
         self.batch
+    }
+
+    /// The images of a step, by their numbers. `step` must be below [`Evaluation::steps`].
+    pub fn images(&self, step: usize) -> Range<usize> {
+        let done = step * self.batch;
+        self.first + done..self.first + self.count.min(done + self.batch)
     }
 
     /// Number of steps: the last batch is padded.
@@ -161,9 +193,9 @@ impl Evaluation {
 
     /// What a step takes. `step` must be below [`Evaluation::steps`].
     pub fn step(&self, step: usize) -> EvalBatch {
-        let first = step * self.batch;
-        let valid = (self.count - first).min(self.batch);
-        let index = |i: usize| if i < valid { (first + i) as u32 } else { 0 };
+        let images = self.images(step);
+        let valid = images.len();
+        let index = |i: usize| if i < valid { (images.start + i) as u32 } else { 0 };
         EvalBatch { picks: (0..self.batch).map(|i| [index(i), pack(PADDING, PADDING, false)]).collect(), valid }
     }
 
@@ -174,7 +206,8 @@ impl Evaluation {
 
     /// The picks of all steps, without those that fill up the last one.
     pub fn epoch(&self) -> Epoch {
-        let picks = (0..self.count as u32).map(|image| [image, pack(PADDING, PADDING, false)]).collect();
+        let images = self.first as u32..(self.first + self.count) as u32;
+        let picks = images.map(|image| [image, pack(PADDING, PADDING, false)]).collect();
         Epoch { number: 0, picks, batch: self.batch, crops: None }
     }
 }
@@ -184,6 +217,31 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+
+    #[test]
+    fn parts_share_a_step_and_an_evaluation_without_overlap() {
+        let epoch = Sampler::new(3, 1000, 64, Augmentation::Padded).expect("valid").epoch(5);
+        for parts in [1, 2, 4, 64] {
+            let shares: Vec<Epoch> = (0..parts).map(|index| epoch.part(index, parts)).collect();
+            for step in 0..epoch.steps() {
+                let together: Vec<Pick> = shares.iter().flat_map(|share| share.step(step)).copied().collect();
+                assert_eq!(together, epoch.step(step), "in the order of the parts they are the whole");
+            }
+            assert!(shares.iter().all(|share| share.steps() == epoch.steps()));
+        }
+        for (count, batch, parts) in [(10, 4, 3), (7, 7, 2), (2, 1, 4), (1000, 64, 7)] {
+            let whole = Evaluation::new(count, batch).expect("valid");
+            let shares = (0..parts).map(|index| whole.part(index, parts));
+            let mut images: Vec<u32> = Vec::new();
+            for share in shares {
+                let stepwise: Vec<u32> =
+                    share.iter().flat_map(|step| step.picks[..step.valid].to_vec()).map(|pick| pick[0]).collect();
+                assert_eq!(stepwise, share.epoch().iter().flatten().map(|pick| pick[0]).collect::<Vec<_>>());
+                images.extend(stepwise);
+            }
+            assert_eq!(images, (0..count as u32).collect::<Vec<_>>());
+        }
+    }
 
     #[test]
     fn an_epoch_visits_each_image_at_most_once_and_drops_less_than_a_batch() {

@@ -45,6 +45,17 @@ impl Predictions {
         Self { kernel, table }
     }
 
+    /// What was found of each image, row by row.
+    pub fn rows(&self) -> &[f32] {
+        &self.table
+    }
+
+    /// The same of other images, or of more, of which these are the rows.
+    #[must_use]
+    pub fn with_rows(self, rows: Vec<f32>) -> Self {
+        Self { table: rows, ..self }
+    }
+
     /// Number of images.
     pub fn images(&self) -> usize {
         self.table.len() / self.kernel.columns()
