@@ -21,12 +21,14 @@ const LICENCES: [&str; 10] = [
 ];
 
 /// Dependencies that there are two versions of, none of which is ours to choose.
-const DUPLICATES: [&str; 10] = [
+const DUPLICATES: [&str; 12] = [
     "cpufeatures",
     "getrandom",
     "hashbrown",
     "itertools",
     "miniz_oxide",
+    "rustc-hash",
+    "shlex",
     "syn",
     "thiserror",
     "thiserror-impl",

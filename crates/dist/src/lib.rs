@@ -1,0 +1,86 @@
+//! What stands between the trainer and MPI for data-parallel training: a few collectives, with sums in a fixed order, and
+//! with ranks named that keep the others waiting.
+//!
+//! Without the feature `mpi` there is [`Single`] only, and no system library is needed.
+
+mod error;
+mod launcher;
+mod pending;
+mod single;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use error::{Error, Result};
+pub use pending::Pending;
+pub use single::Single;
+
+/// Processes that train together, each known by its rank.
+///
+/// All ranks call the same functions in the same order. An error cannot be got over: [`Communicator::abort`] is what is
+/// left to do, and every later call returns the same error.
+pub trait Communicator: fmt::Debug + Send + Sync {
+    /// The number of this process, from 0.
+    fn rank(&self) -> usize;
+
+    /// The number of processes.
+    fn size(&self) -> usize;
+
+    /// Name of the host this rank runs on.
+    fn host(&self) -> &str;
+
+    /// Rank 0's bytes on all ranks; `data` is only looked at on rank 0.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Silent`], [`Error::Order`], [`Error::Mpi`], [`Error::Launcher`].
+    fn broadcast(&self, data: Vec<u8>) -> Result<Vec<u8>>;
+
+    /// The blocks of all ranks, by rank; they may differ in length.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Silent`], [`Error::Order`], [`Error::Mpi`], [`Error::Launcher`].
+    fn all_gather(&self, block: Vec<u8>) -> Result<Vec<Vec<u8>>>;
+
+    /// Replaces `data`, as long on all ranks, by its sum over them. Every element is added in the order of the ranks,
+    /// ((r0 + r1) + r2) + …, so the same values give the same bits, and all ranks get the same bits.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Length`] if the lengths differ; [`Error::Silent`], [`Error::Order`], [`Error::Mpi`], [`Error::Launcher`].
+    fn all_reduce(&self, data: Vec<f32>) -> Result<Vec<f32>>;
+
+    /// Begins a sum, as of [`Communicator::all_reduce`], that goes on while the caller computes. Sums are made in the order
+    /// in which they were begun, and are best waited for in that order.
+    ///
+    /// # Errors
+    ///
+    /// What is known to be wrong already; the rest comes from [`Pending::wait`].
+    fn start_all_reduce(&self, data: Vec<f32>) -> Result<Pending>;
+
+    /// How long a rank may keep the others waiting from now on; `None`, for ever, is what holds at first: at the start, a
+    /// rank may load data for long.
+    fn set_time_limit(&self, limit: Option<Duration>);
+
+    /// Ends all ranks at once with this exit status. Any thread may call it at any time.
+    fn abort(&self, status: i32) -> !;
+}
+
+/// The processes that were started together with this one: through MPI if the feature `mpi` is there, and [`Single`] where
+/// this process is alone.
+///
+/// # Errors
+///
+/// [`Error::NoMpi`] without the feature `mpi`, if a launcher (mpirun, srun) started several of these processes;
+/// [`Error::OtherMpi`] or [`Error::Mpi`] with it.
+pub fn start() -> Result<Arc<dyn Communicator>> {
+    let launch = launcher::launch(|variable| std::env::var(variable).ok());
+    match launch {
+        Some(launch) if launch.processes > 1 => {
+            Err(Error::NoMpi { processes: launch.processes, variable: launch.variable })
+        }
+        _ => Ok(Arc::new(Single)),
+    }
+}
