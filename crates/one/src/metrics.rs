@@ -44,6 +44,19 @@ impl Metrics {
         self.samples += samples;
     }
 
+    /// The sums.
+    pub fn totals(&self) -> &[f64] {
+        &self.totals
+    }
+
+    /// Adds the sums of other samples.
+    pub fn add_totals(&mut self, totals: &[f64], samples: usize) {
+        for (sum, value) in self.totals.iter_mut().zip(totals) {
+            *sum += value;
+        }
+        self.samples += samples;
+    }
+
     /// Number of branches.
     pub fn branches(&self) -> usize {
         self.branches

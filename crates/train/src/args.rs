@@ -179,12 +179,18 @@ pub struct TrainArgs {
     /// Epochs [default: 300]
     #[arg(long, value_name = "N", value_parser = count(1_000_000), help_heading = "Optimiser")]
     pub epochs: Option<usize>,
-    /// Images in a step [default: 128]
+    /// Images in a step; of several ranks, of all of them together [default: 128]
     #[arg(long, value_name = "N", value_parser = count(1 << 20), help_heading = "Optimiser")]
     pub batch: Option<usize>,
     /// Initial learning rate [default: 0.1]
     #[arg(long, value_name = "RATE", value_parser = positive, help_heading = "Optimiser")]
     pub lr: Option<f64>,
+    /// Take --lr as the rate for a batch of 128: it is multiplied by --batch / 128, after a warm-up of 5 epochs
+    #[arg(long, help_heading = "Optimiser")]
+    pub scale_lr: bool,
+    /// Epochs over which the learning rate grows to its value, step by step [default: 0; with --scale-lr 5]
+    #[arg(long, value_name = "EPOCHS", help_heading = "Optimiser")]
+    pub warmup: Option<usize>,
     /// Momentum [default: 0.9]
     #[arg(long, value_name = "M", value_parser = fraction, help_heading = "Optimiser")]
     pub momentum: Option<f64>,
@@ -201,7 +207,21 @@ pub struct TrainArgs {
     #[arg(long, value_enum, help_heading = "Optimiser")]
     pub schedule: Option<Schedule>,
 
-    /// auto (a hardware GPU, else the CPU), gpu, cpu, or a part of an adapter's name [default: auto]
+    /// Images in a step of each rank, in place of --batch
+    #[arg(long, value_name = "N", value_parser = count(1 << 20), help_heading = "Ranks (mpirun)", conflicts_with = "batch")]
+    pub batch_per_rank: Option<usize>,
+    /// Normalise over the batches of all ranks together, as one process would [default: each rank over its own]
+    #[arg(long, help_heading = "Ranks (mpirun)")]
+    pub sync_bn: bool,
+    /// Parts in which gradients are summed over the ranks, each as soon as it is there [default: 1]
+    #[arg(long, value_name = "N", value_parser = count(256), help_heading = "Ranks (mpirun)")]
+    pub gradient_parts: Option<usize>,
+    /// How long a rank may keep the others waiting before the run is ended [default: 300]
+    #[arg(long, value_name = "SECONDS", value_parser = count(1 << 20), help_heading = "Ranks (mpirun)")]
+    pub rank_timeout: Option<usize>,
+
+    /// auto (a hardware GPU, else the CPU), gpu, cpu, or a part of an adapter's name; several, separated by commas, are
+    /// those of a host's ranks in turn [default: auto]
     #[arg(long, value_name = "NAME", help_heading = "Run")]
     pub device: Option<String>,
     /// Run the variants of kernels that a static rule takes, whatever `train tune` has found on this adapter
@@ -227,8 +247,8 @@ pub struct TrainArgs {
     /// table [default: plain]
     #[arg(long, value_enum, value_name = "UI", help_heading = "Run")]
     pub ui: Option<Ui>,
-    /// Go on with the run in this directory; only --device, --data-dir, --save-every, --stream and
-    /// --workers may differ
+    /// Go on with the run in this directory; only --device, --data-dir, --save-every, --stream, --workers and
+    /// --gradient-parts may differ, and the number of ranks
     #[arg(long, value_name = "DIR", help_heading = "Run")]
     pub resume: Option<PathBuf>,
     /// Stop after so many steps, as Ctrl-C would

@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use crate::args::{Augmentation, Decay, Method, NetworkArgs, Precision, SaveEvery, Shortcut, Streaming, TrainArgs};
 use crate::failure::usage;
 use crate::recipe;
-use crate::schedule::{Schedule, distillation_weight};
+use crate::schedule::{Schedule, distillation_weight, warmed};
 
 /// Options that may be given anew when a run is resumed: they do not change what it computes.
-pub const FREE: [&str; 5] = ["device", "data_dir", "save_every", "stream", "workers"];
+pub const FREE: [&str; 7] = ["device", "data_dir", "save_every", "stream", "workers", "ranks", "gradient_parts"];
 
 /// Options that the data settle where they are not given, and the tuning, which the device does.
 const SETTLED: [&str; 6] = ["classes", "image_size", "augment", "mean", "std", "tuning"];
@@ -83,6 +83,22 @@ pub struct Config {
     pub weight_decay: f64,
     pub decay: Decay,
     pub schedule: Schedule,
+    /// Whether `lr` is the rate for a batch of [`USUAL_BATCH`].
+    #[serde(default)]
+    pub scale_lr: bool,
+    /// Epochs of the warm-up.
+    #[serde(default)]
+    pub warmup: Option<usize>,
+
+    /// How many processes train together; the batch is that of all.
+    #[serde(default = "one_rank")]
+    pub ranks: usize,
+    /// Whether batch-norms normalise over the batches of all ranks.
+    #[serde(default)]
+    pub sync_bn: bool,
+    /// Parts in which the gradients are summed over the ranks.
+    #[serde(default = "one_rank")]
+    pub gradient_parts: usize,
 
     pub device: String,
     pub seed: u64,
@@ -91,6 +107,15 @@ pub struct Config {
     /// Which variants of kernels `train tune` had chosen when it ran last; nothing where the static rule chose all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tuning: Option<String>,
+}
+
+/// The batch that learning rates are meant for where they are scaled: that of the paper.
+const USUAL_BATCH: usize = 128;
+/// Epochs of the warm-up where the rate is scaled (Goyal et al., "Accurate, large minibatch SGD", 2017).
+const SCALED_WARMUP: usize = 5;
+
+fn one_rank() -> usize {
+    1
 }
 
 fn assign<T: Clone>(target: &mut T, given: &Option<T>) {
@@ -246,6 +271,11 @@ impl Config {
             weight_decay: 1e-4,
             decay: Decay::All,
             schedule: Schedule::Steps,
+            scale_lr: false,
+            warmup: None,
+            ranks: 1,
+            sync_bn: false,
+            gradient_parts: 1,
             device: "auto".to_owned(),
             seed: 0,
             eval_batch: batch,
@@ -261,23 +291,67 @@ impl Config {
         Ok(config)
     }
 
+    /// Has the run trained by so many ranks, which share its batch, or bring `batch_per_rank` images each.
+    ///
+    /// # Errors
+    /// When the batch cannot be shared equally.
+    pub fn share_among(&mut self, ranks: usize, batch_per_rank: Option<usize>) -> Result<()> {
+        if let Some(own) = batch_per_rank {
+            if self.eval_batch == self.batch {
+                self.eval_batch = own * ranks;
+            }
+            self.batch = own * ranks;
+        }
+        self.ranks = ranks;
+        if self.batch.is_multiple_of(ranks) {
+            return Ok(());
+        }
+        let below = self.batch / ranks * ranks;
+        let fitting = if below > 0 { format!("{below} or {}", below + ranks) } else { ranks.to_string() };
+        Err(usage(format!(
+            "a batch of {} cannot be shared equally by {ranks} ranks: give --batch {fitting}",
+            self.batch
+        )))
+    }
+
+    /// Images in a step of one rank.
+    pub fn own_batch(&self) -> usize {
+        self.batch / self.ranks
+    }
+
+    /// Images in an evaluation step of one rank.
+    pub fn own_eval_batch(&self) -> usize {
+        self.eval_batch.div_ceil(self.ranks)
+    }
+
+    /// The learning rate at `step` of `epoch` (both from 0), of an epoch with so many steps.
+    pub fn rate(&self, (epoch, step): (usize, usize), steps: usize) -> f64 {
+        let &Self { lr, scale_lr, schedule, cycles, epochs, batch, .. } = self;
+        let full = if scale_lr { lr * batch as f64 / USUAL_BATCH as f64 } else { lr };
+        let rate = schedule.rate(full, cycles, (epoch, step), (epochs, steps));
+        let warmup = self.warmup.unwrap_or(if scale_lr { SCALED_WARMUP } else { 0 });
+        let from = if scale_lr { lr.min(full) } else { 0.0 };
+        warmed(rate, from, epoch * steps + step, warmup * steps)
+    }
+
     /// The options on top of a saved run, which must not change what it computes.
     ///
     /// # Errors
     /// When they would, naming the first that does.
-    pub fn resumed(&self, args: &TrainArgs) -> Result<Self> {
+    pub fn resumed(&self, args: &TrainArgs, ranks: usize) -> Result<Self> {
         let mut config = self.clone();
         if let Some(recipe) = &args.recipe {
             config.apply(&recipe::load(recipe)?)?;
         }
         config.apply(args)?;
+        config.share_among(ranks, args.batch_per_rank)?;
         let (saved, given) = (toml::Table::try_from(self)?, toml::Table::try_from(&config)?);
         let changed = given.iter().find(|(key, value)| !FREE.contains(&key.as_str()) && saved.get(*key) != Some(value));
         if let Some((key, value)) = changed {
             let was = saved.get(key).map_or_else(|| "not set".to_owned(), ToString::to_string);
             return Err(usage(format!(
                 "this run has {key} = {was}, and resuming it with {value} would make it another run: leave the option out, \
-                 or start anew (only --device, --data-dir, --save-every, --stream and --workers may differ)"
+                 or start anew (only --device, --data-dir, --save-every, --stream, --workers and --gradient-parts may differ)"
             )));
         }
         Ok(config)
@@ -336,6 +410,10 @@ impl Config {
         assign(&mut self.weight_decay, &args.weight_decay);
         assign(&mut self.decay, &args.decay);
         assign(&mut self.schedule, &args.schedule);
+        self.scale_lr |= args.scale_lr;
+        assign_some(&mut self.warmup, &args.warmup);
+        self.sync_bn |= args.sync_bn;
+        assign(&mut self.gradient_parts, &args.gradient_parts);
         assign(&mut self.device, &args.device);
         assign(&mut self.seed, &args.seed);
         assign(&mut self.eval_batch, &args.eval_batch);
@@ -437,7 +515,7 @@ mod tests {
         let saved = config("train --recipe strong --lr 0.05").expect("valid");
         assert!((saved.lr - 0.05).abs() < 1e-12 && (saved.weight_decay - 5e-4).abs() < 1e-12 && saved.nesterov);
         let resume =
-            |line: &str| saved.resumed(&Cli::try_parse_from(line.split_whitespace()).expect("valid options").train);
+            |line: &str| saved.resumed(&Cli::try_parse_from(line.split_whitespace()).expect("valid options").train, 1);
         let same = resume("train --resume x --lr 0.05 --device cpu --save-every 5").expect("nothing that counts");
         assert_eq!(
             (same.device.as_str(), same.save_every.map(|every| every.to_string())),

@@ -5,13 +5,14 @@
 
 use std::fmt;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use nets::{Model, NamedTensor};
 use one::Training;
 use tensor::{Bank, Device, NotFinite};
 
 use crate::checkpoint::Position;
 use crate::output;
+use crate::ranks::Ranks;
 use crate::training::Trainer;
 
 /// Steps from one look at the losses to the next.
@@ -100,9 +101,21 @@ enum Origin {
     Unknown,
 }
 
+/// The values are not finite any more: what is known of it, in a sentence.
+#[derive(Debug)]
+pub struct Divergence(String);
+
+impl fmt::Display for Divergence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Divergence {}
+
 /// What is known of values that are not finite.
 #[derive(Debug)]
-pub struct Divergence {
+struct Finding {
     /// The step after which it was noticed; where the loss shows it, the first whose loss does.
     step: usize,
     /// Which epoch, from 1.
@@ -113,7 +126,7 @@ pub struct Divergence {
     rate: f64,
 }
 
-impl fmt::Display for Divergence {
+impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { step, epoch, networks, origin, rate } = self;
         match networks {
@@ -129,7 +142,29 @@ impl fmt::Display for Divergence {
     }
 }
 
-impl std::error::Error for Divergence {}
+impl Finding {
+    /// Where it began: the step, and the dispatch in it. Of several ranks' findings, the earliest is the cause of the others.
+    fn began(&self) -> (usize, usize) {
+        match &self.origin {
+            Origin::Kernel(step, found) => (*step, found.dispatch),
+            Origin::Parameter(step, _) => (*step, 0),
+            Origin::Unknown => (usize::MAX, usize::MAX),
+        }
+    }
+}
+
+/// What is to be said of a finding, by all ranks alike: that of the rank where it began, with its number. Not every one has to
+/// have found something.
+fn tell(ranks: &Ranks, own: Option<&Finding>) -> Result<Option<Divergence>> {
+    if ranks.is_alone() {
+        return Ok(own.map(|finding| Divergence(finding.to_string())));
+    }
+    let all: Vec<Option<((usize, usize), String)>> =
+        ranks.gather(&own.map(|finding| (finding.began(), finding.to_string())))?;
+    let found = all.into_iter().enumerate().filter_map(|(rank, told)| Some((rank, told?)));
+    let first = found.min_by_key(|(_, (began, _))| *began);
+    Ok(first.map(|(rank, (_, sentence))| Divergence(format!("rank {rank}: {sentence}"))))
+}
 
 /// A number in as few digits as tell it.
 fn decimal(x: f64) -> String {
@@ -162,22 +197,23 @@ fn networks(totals: &[f32], branches: usize) -> Option<String> {
 /// What has happened, after the losses or the state were found not to be finite: the steps since the last look are run again.
 pub fn explain(trainer: &mut Trainer) -> anyhow::Error {
     output::note("not finite: the last steps are run again, kernel by kernel, to find out where it began");
-    match replay(trainer) {
+    let told = replay(trainer).and_then(|finding| tell(&trainer.ranks, Some(&finding)));
+    match told.and_then(|told| told.context("no rank has found anything")) {
         Ok(divergence) => divergence.into(),
         Err(error) => error.context("the loss is not finite any more, and the steps could not be run again to see why"),
     }
 }
 
-fn replay(trainer: &mut Trainer) -> Result<Divergence> {
+fn replay(trainer: &mut Trainer) -> Result<Finding> {
     let noticed = trainer.position();
     let Position { epoch, step, .. } = trainer.return_to_good_state()?;
     let branches = trainer.config.network.branches;
     let rate = trainer.config.lr;
-    let mut known = Divergence { step: noticed.step, epoch: epoch + 1, networks: None, origin: Origin::Unknown, rate };
+    let mut known = Finding { step: noticed.step, epoch: epoch + 1, networks: None, origin: Origin::Unknown, rate };
     if let Some(tensor) = first_not_finite(&trainer.model.state(&trainer.device)?) {
         known.origin = Origin::Parameter(step, tensor.name.clone());
     }
-    let order = trainer.sampler.epoch(epoch);
+    let order = trainer.order(epoch);
     while trainer.position().step < noticed.step && known.networks.is_none() {
         let at = trainer.position().epoch_step;
         trainer.training.feed(&order, at, trainer.settings(at))?;
@@ -201,20 +237,22 @@ fn replay(trainer: &mut Trainer) -> Result<Divergence> {
     Ok(known)
 }
 
-/// Adds to what a check of the step just done has found what the losses say.
+/// What there is to say of the step just done, in which every value was looked at, and this was `found`: adds what the losses
+/// say. Nothing if no rank has found anything.
 ///
 /// # Errors
-/// When the device fails.
-pub fn checked(trainer: &Trainer, found: &NotFinite) -> Result<Divergence> {
+/// When the device fails, or a rank cannot be reached any more.
+pub fn checked(trainer: &Trainer, found: Option<&NotFinite>) -> Result<Option<Divergence>> {
     let Position { epoch, step, .. } = trainer.position();
     let totals = trainer.training.step.totals(&trainer.device)?;
-    Ok(Divergence {
+    let finding = found.map(|found| Finding {
         step,
         epoch: epoch + 1,
         networks: networks(&totals, trainer.config.network.branches),
         origin: Origin::Kernel(step, found.clone()),
         rate: trainer.config.lr,
-    })
+    });
+    tell(&trainer.ranks, finding.as_ref())
 }
 
 #[cfg(test)]

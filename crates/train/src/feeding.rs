@@ -249,7 +249,7 @@ impl Stream {
         for broken in &batch.broken {
             self.named += 1;
             if self.named <= NAMED {
-                output::note(format!("skipped: {broken}"));
+                output::note_of_rank(format!("skipped: {broken}"));
             }
         }
         fed.feed_batch(program, batch)?;

@@ -50,6 +50,11 @@ pub fn request_save() {
     SAVE.store(true, Ordering::SeqCst);
 }
 
+/// Whether a checkpoint was asked for, and not taken since.
+pub fn save_requested() -> bool {
+    SAVE.load(Ordering::SeqCst)
+}
+
 /// Whether a checkpoint was asked for since this was last asked.
 pub fn take_save() -> bool {
     SAVE.swap(false, Ordering::SeqCst)

@@ -21,9 +21,11 @@ mod plot;
 mod programs;
 mod progress;
 mod protobuf;
+mod ranks;
 mod recipe;
 mod report;
 mod run_dir;
+mod same;
 mod schedule;
 mod sessions;
 mod snapshots;
@@ -45,10 +47,11 @@ use anyhow::Result;
 use clap::Parser;
 
 use crate::args::{Cli, Command};
+use crate::ranks::Ranks;
 
-fn run(cli: Cli) -> Result<()> {
+fn run(cli: Cli, ranks: &mut Ranks) -> Result<()> {
     match cli.command {
-        None => commands::train::run(&cli.train),
+        None => commands::train::run(&cli.train, ranks),
         Some(Command::Eval(args)) => commands::eval::run(&args),
         Some(Command::Sweep(args)) => commands::sweep::run(&args),
         Some(Command::Predict(args)) => commands::predict::run(&args),
@@ -77,8 +80,10 @@ fn silence_mesa_without_a_session() {
 
 fn main() -> ExitCode {
     silence_mesa_without_a_session();
-    match run(Cli::parse()) {
+    let cli = Cli::parse();
+    let mut ranks = Ranks::alone();
+    match run(cli, &mut ranks) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failure::report(&error),
+        Err(error) => failure::report(&error, &ranks),
     }
 }

@@ -7,6 +7,8 @@ use anyhow::{Result, bail};
 use data::{Loader, Pictures};
 use tensor::{Device, Footprint, Params};
 
+use crate::ranks::Ranks;
+
 /// How many of the largest tensors a refusal names.
 const NAMED: usize = 3;
 
@@ -63,10 +65,12 @@ struct Limits {
 }
 
 impl Limits {
-    fn of(device: &Device) -> Self {
+    fn of(device: &Device, ranks: &Ranks) -> Self {
+        // All ranks of a host want as much.
+        let share = |free: u64| free / ranks.place().count as u64;
         Self {
             device: device.name().to_owned(),
-            free: if device.uses_host_memory() { free() } else { None },
+            free: if device.uses_host_memory() { free().map(share) } else { None },
             buffer: device.max_buffer_bytes(),
             binding: device.max_binding_bytes(),
         }
@@ -97,22 +101,23 @@ impl Limits {
 }
 
 /// Refuses a run that does not fit, naming what it needs and what there is, the largest tensors, and the largest batch
-/// that fits. `plan` tells what a batch needs.
+/// that fits. `batch` is that of one of the `ranks`; `plan` tells what such a one needs.
 ///
 /// # Errors
 /// When it does not fit, or cannot be planned.
-pub fn check(device: &Device, batch: usize, plan: impl Fn(usize) -> Result<Need>) -> Result<Need> {
-    let limits = Limits::of(device);
+pub fn check(device: &Device, batch: usize, ranks: &Ranks, plan: impl Fn(usize) -> Result<Need>) -> Result<Need> {
+    let limits = Limits::of(device, ranks);
     let need = plan(batch)?;
     let Some(problem) = limits.problem(&need) else { return Ok(need) };
     let fits = |batch: usize| plan(batch).is_ok_and(|need| limits.problem(&need).is_none());
     let advice = match largest_batch(batch, fits) {
-        Some(batch) => format!("--batch {batch} fits"),
+        Some(batch) => format!("--batch {} fits", batch * ranks.count()),
         None => "no batch fits: take a smaller network, or fewer images by --limit-train".to_owned(),
     };
     let largest: Vec<String> =
         need.programs.largest(NAMED).into_iter().map(|(what, bytes)| format!("{what} ({})", size(bytes))).collect();
-    bail!("a batch of {batch} {problem}; the largest tensors are {}; {advice}", largest.join(", "))
+    let whose = if ranks.is_alone() { "" } else { " for each rank" };
+    bail!("a batch of {batch}{whose} {problem}; the largest tensors are {}; {advice}", largest.join(", "))
 }
 
 /// The largest batch below `batch` that fits, if a smaller one always fits where a larger one does.

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// The reader of stdout has gone: there is nothing left to do for a command that only prints.
 #[derive(Debug)]
@@ -20,6 +20,28 @@ impl std::error::Error for ClosedOutput {}
 enum Held {
     Line(String),
     Note(String),
+}
+
+/// The number of this process among several that train together; nothing where it is alone.
+static RANK: OnceLock<usize> = OnceLock::new();
+
+/// Has a process that trains together with others, of which it is the `rank`th, leave the talking to the first.
+pub fn set_rank(rank: usize) {
+    // Processes have one rank as long as they live.
+    let _ = RANK.set(rank);
+}
+
+/// Whether another process does the talking.
+fn is_silent() -> bool {
+    RANK.get().is_some_and(|&rank| rank > 0)
+}
+
+/// Writes a line to stderr that only this rank can tell of.
+pub fn note_of_rank(text: impl Display) {
+    match RANK.get() {
+        Some(rank) => write_note(format!("rank {rank}: {text}")),
+        None => write_note(text),
+    }
 }
 
 static HELD: Mutex<Option<Vec<Held>>> = Mutex::new(None);
@@ -59,6 +81,9 @@ pub fn release() {
 /// # Errors
 /// [`ClosedOutput`] when the reader has gone, or the system's reason.
 pub fn line(text: impl Display) -> anyhow::Result<()> {
+    if is_silent() {
+        return Ok(());
+    }
     if let Some(held) = &mut *held() {
         held.push(Held::Line(text.to_string()));
         return Ok(());
@@ -70,8 +95,14 @@ pub fn line(text: impl Display) -> anyhow::Result<()> {
     }
 }
 
-/// Writes a line to stderr. Where that fails there is nobody to tell.
+/// Writes a line to stderr; of several ranks, the first does. Where that fails there is nobody to tell.
 pub fn note(text: impl Display) {
+    if !is_silent() {
+        write_note(text);
+    }
+}
+
+fn write_note(text: impl Display) {
     if let Some(held) = &mut *held() {
         held.push(Held::Note(text.to_string()));
         return;

@@ -120,6 +120,26 @@ pub fn describe_device(device: &Device) -> String {
     }
 }
 
+/// Devices in words, those alike together.
+pub fn devices(names: &[String]) -> String {
+    let mut kinds: Vec<(&String, usize)> = Vec::new();
+    for name in names {
+        match kinds.iter_mut().find(|(kind, _)| *kind == name) {
+            Some((_, count)) => *count += 1,
+            None => kinds.push((name, 1)),
+        }
+    }
+    let kinds =
+        kinds.into_iter().map(|(kind, count)| if count == 1 { kind.clone() } else { format!("{count} x {kind}") });
+    kinds.collect::<Vec<_>>().join(", ")
+}
+
+/// How ranks share a run, in words.
+pub fn describe_ranks(config: &Config, names: &[String]) -> String {
+    let statistics = if config.sync_bn { "over all ranks" } else { "within each rank" };
+    format!("{}: {}; batch {} each, batch-norm {statistics}", config.ranks, devices(names), config.own_batch())
+}
+
 /// The images of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct ImageCounts {

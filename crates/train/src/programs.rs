@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use data::{Epoch, Missing, Pictures};
 use nets::{Architecture, Model};
 use one::{Batch, Evaluation, LossWeights, Metrics, Optimizer, Training};
-use tensor::{CompileOptions, DType, Device, Error, Footprint, Graph, Program};
+use tensor::{CompileOptions, DType, Device, Error, Footprint, Graph, Program, Sharing};
 
 use crate::evaluation::Evaluated;
 use crate::feeding::{Fed, Normalisation, Sample, Split, Stream};
@@ -27,9 +27,18 @@ pub struct Recipe<'a> {
     pub workers: usize,
     /// Whether every kernel's outputs are looked at, and memory begins as NaN.
     pub checks: bool,
+    /// How training is shared with other ranks, if it is.
+    pub sharing: Option<&'a Sharing>,
+    /// Which part of the images is evaluated, of how many.
+    pub part: (usize, usize),
 }
 
 impl Recipe<'_> {
+    /// Images in a step of all ranks.
+    fn rows(&self) -> usize {
+        self.batch * self.sharing.map_or(1, |sharing| sharing.exchange.processes())
+    }
+
     fn options(&self) -> CompileOptions {
         CompileOptions { poison: self.checks }
     }
@@ -51,7 +60,8 @@ pub struct TrainingProgram {
     /// What prepares the batches, where images are streamed.
     pub stream: Option<Stream>,
     fed: Fed,
-    batch: usize,
+    /// Images in a step of all ranks.
+    rows: usize,
     checks: bool,
 }
 
@@ -71,6 +81,9 @@ fn record_training(
     teacher: Option<&Teacher>,
 ) -> Result<RecordedTraining> {
     let mut graph = Graph::new();
+    if let Some(sharing) = recipe.sharing {
+        graph.share(sharing.clone());
+    }
     let Sample { fed, image, labels } =
         split.record(&mut graph, recipe.batch, recipe.normalisation, recipe.precision)?;
     let mut trained = Model::new();
@@ -115,7 +128,7 @@ impl TrainingProgram {
         if let Some(scale) = &step.optimizer.loss_scale {
             scale.initialize(device)?;
         }
-        Ok(Self { program, step, stream, fed, batch: recipe.batch, checks: recipe.checks })
+        Ok(Self { program, step, stream, fed, rows: recipe.rows(), checks: recipe.checks })
     }
 
     /// The evaluation of the same model on `images`, in the memory of the training step: the two run by turns.
@@ -168,7 +181,7 @@ impl TrainingProgram {
 
     fn set(&mut self, settings: StepSettings) -> Result<()> {
         let sgd = [settings.rate, settings.momentum, settings.weight_decay].map(|x| x as f32);
-        self.step.feed(&mut self.program, sgd, settings.weights, self.batch)?;
+        self.step.feed(&mut self.program, sgd, settings.weights, self.rows)?;
         Ok(())
     }
 }
@@ -251,7 +264,7 @@ impl EvaluationProgram {
     ) -> Result<Self> {
         let images = split.images();
         let batch = recipe.batch.min(images);
-        let batches = data::Evaluation::new(images, batch)?;
+        let batches = data::Evaluation::new(images, batch)?.part(recipe.part.0, recipe.part.1);
         let recipe = Recipe { batch, ..recipe };
         let (graph, step, fed) = record_evaluation(&split, model, recipe)?;
         let program = compile(&graph).context("cannot prepare the evaluation step")?;
@@ -301,8 +314,7 @@ impl EvaluationProgram {
             None => {
                 let batch = self.batches.step(index);
                 self.fed.feed_picks(&mut self.program, &batch.picks)?;
-                let begin = index * self.batches.batch();
-                &self.pictures.labels()[begin..begin + batch.valid]
+                &self.pictures.labels()[self.batches.images(index)]
             }
             Some(stream) => stream.feed(&mut self.program, self.fed, &self.order, index)?,
         };

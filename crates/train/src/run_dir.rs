@@ -26,6 +26,8 @@ pub struct RunDir {
     path: PathBuf,
     /// What keeps other processes from training here; the system releases it when this one ends, however it does.
     _lock: Option<File>,
+    /// Whether this process is one that writes here.
+    writes: bool,
 }
 
 /// A file that is replaced now and then, and the one that it replaced.
@@ -160,7 +162,7 @@ impl RunDir {
             }
             None => make_numbered(config)?,
         };
-        let run = Self { _lock: Some(lock(&path)?), path };
+        let run = Self { _lock: Some(lock(&path)?), path, writes: true };
         if [run.config(), run.last(), run.metrics()].iter().any(|file| file.exists()) {
             let dir = run.path.display();
             bail!("{dir} holds a run already: give another --out, or go on with it by --resume {dir}");
@@ -174,7 +176,7 @@ impl RunDir {
     /// # Errors
     /// When there is no run, its configuration cannot be read, or another process trains there.
     pub fn open(path: &Path) -> Result<(Self, Config)> {
-        let mut run = Self { path: path.to_owned(), _lock: None };
+        let mut run = Self { path: path.to_owned(), _lock: None, writes: true };
         let config = run.read_config()?;
         run._lock = Some(lock(path)?);
         remove_leftovers(path);
@@ -200,8 +202,18 @@ impl RunDir {
     /// # Errors
     /// When there is no run.
     pub fn find(path: &Path) -> Result<Self> {
-        let run = Self { path: path.to_owned(), _lock: None };
+        let run = Self { path: path.to_owned(), _lock: None, writes: true };
         if run.config().is_file() { Ok(run) } else { Err(no_run(path)) }
+    }
+
+    /// The directory of a run in which another process writes: this one leaves it alone.
+    pub fn of_another(path: PathBuf) -> Self {
+        Self { path, _lock: None, writes: false }
+    }
+
+    /// Whether this process is one that writes here.
+    pub fn writes(&self) -> bool {
+        self.writes
     }
 
     /// Whether a file of the run itself lies under `path`.
@@ -289,11 +301,14 @@ impl RunDir {
         self.path.join("metrics.jsonl")
     }
 
-    /// Appends lines to the metrics, and has them on the disk when it returns.
+    /// Appends lines to the metrics, and has them on the disk when it returns, if this process is one that writes here.
     ///
     /// # Errors
     /// When they cannot be written.
     pub fn append_metrics(&self, lines: &[impl Serialize]) -> Result<()> {
+        if !self.writes {
+            return Ok(());
+        }
         append(&self.metrics(), lines)
     }
 

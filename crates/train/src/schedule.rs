@@ -48,6 +48,14 @@ fn half_cosine(lr: f64, done: f64) -> f64 {
     0.5 * lr * (1.0 + (std::f64::consts::PI * done).cos())
 }
 
+/// A rate during the warm-up: after `done` of its `steps`, on the way from `from` to what it will be, `rate`.
+pub fn warmed(rate: f64, from: f64, done: usize, steps: usize) -> f64 {
+    if done >= steps {
+        return rate;
+    }
+    from + (rate - from) * (done + 1) as f64 / steps as f64
+}
+
 /// Weight of the distillation term in `epoch` (from 0): `exp(-5 (1 - min(e, R) / R)^2)` for a ramp of R epochs, which is
 /// the authors' code; 1 without a ramp, as in the paper.
 pub fn distillation_weight(epoch: usize, ramp: Option<usize>) -> f64 {
@@ -58,7 +66,7 @@ pub fn distillation_weight(epoch: usize, ramp: Option<usize>) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Schedule, cycle_steps, distillation_weight};
+    use super::{Schedule, cycle_steps, distillation_weight, warmed};
 
     #[test]
     fn steps_fall_at_half_and_three_quarters() {
@@ -88,6 +96,13 @@ mod tests {
             assert!((at(start) - 0.2).abs() < 1e-12 && (at(start + 12) - 0.1).abs() < 1e-12);
         }
         assert!(at(23) > 0.0 && at(23) < 1e-3 && at(47) < 1e-3);
+    }
+
+    #[test]
+    fn a_warm_up_ends_at_the_rate() {
+        assert!((warmed(0.8, 0.1, 0, 10) - 0.17).abs() < 1e-12);
+        assert!((warmed(0.8, 0.1, 9, 10) - 0.8).abs() < 1e-12 && (warmed(0.8, 0.1, 10, 10) - 0.8).abs() < 1e-12);
+        assert!((warmed(0.8, 0.0, 0, 0) - 0.8).abs() < 1e-12);
     }
 
     #[test]

@@ -42,7 +42,7 @@ fn weights(state: Vec<NamedTensor>) -> Checkpoint {
 pub fn save_if_due(trainer: &Trainer, run: &RunDir) -> Result<()> {
     let (all, cycle) = steps(trainer);
     let step = trainer.position().step;
-    if trainer.config.method != Method::Snapshot || (!step.is_multiple_of(cycle) && step != all) {
+    if trainer.config.method != Method::Snapshot || !run.writes() || (!step.is_multiple_of(cycle) && step != all) {
         return Ok(());
     }
     let state = weights(trainer.model.state(&trainer.device)?);
@@ -77,6 +77,8 @@ pub fn finish(trainer: &Trainer, run: &RunDir) -> Result<Option<(PathBuf, Evalua
         batch: trainer.config.eval_batch,
         workers: trainer.config.worker_threads(),
         checks: false,
+        sharing: None,
+        part: (0, 1),
     };
     let mut model = Model::new();
     let mut program = trainer.evaluation.of_another(&mut model, recipe)?;

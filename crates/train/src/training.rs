@@ -6,25 +6,31 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use data::{Dataset, Epoch, Pictures, Sampler};
 use nets::{Loaded, Model};
 use one::{LossWeights, Metrics};
-use tensor::{Device, Error};
+use tensor::{Device, Error, Sharing};
 
 use crate::checkpoint::{self, Best, Checkpoint, Header, Position};
 use crate::config::Config;
 use crate::divergence::{self, GoodState, finite, first_not_finite};
-use crate::evaluation::evaluate;
+use crate::evaluation::{Evaluated, evaluate, evaluate_together};
+use crate::failure::Agreed;
 use crate::feeding::{Normalisation, Stream, Supply};
 use crate::memory::{self, Need};
 use crate::programs::{EvaluationProgram, Recipe, StepSettings, TrainingProgram, footprint};
 use crate::progress::{Display, Progress, Span};
+use crate::ranks::{Ranks, Requests, Traffic};
 use crate::run_dir::{self, RunDir};
+use crate::same;
 use crate::table::Moment;
 use crate::teacher::Teacher;
 use crate::tensorboard::Events;
 use crate::{interrupt, output, snapshots, table};
+
+/// Steps from one comparison of the ranks' parameters to the next.
+const COMPARE_EVERY: usize = 100;
 
 /// A network in training.
 #[derive(Debug)]
@@ -44,6 +50,10 @@ pub struct Trainer {
     checks: bool,
     /// Memory of everything, in bytes.
     pub need: u64,
+    /// The processes that train the run together.
+    pub ranks: Ranks,
+    /// Whether their devices are of several kinds, which round differently.
+    mixed: bool,
 }
 
 /// How a run ended.
@@ -69,7 +79,9 @@ pub struct Session<'a> {
     steps: usize,
     evaluation: Duration,
     /// Time of the epochs' training steps.
-    training: Duration,
+    pub training: Duration,
+    /// What the training steps exchanged with other ranks.
+    pub traffic: Traffic,
 }
 
 impl<'a> Session<'a> {
@@ -85,11 +97,14 @@ impl<'a> Session<'a> {
             steps: 0,
             evaluation,
             training,
+            traffic: Traffic::default(),
         }
     }
 
-    fn must_stop(&self) -> bool {
-        interrupt::requested() || self.stop_after.is_some_and(|steps| self.steps >= steps)
+    /// Whether the end was asked for, by all ranks alike.
+    fn must_stop(&self, ranks: &Ranks) -> bool {
+        let asked = if ranks.is_alone() { interrupt::requested() } else { ranks.agreed().stop };
+        asked || self.stop_after.is_some_and(|steps| self.steps >= steps)
     }
 }
 
@@ -105,6 +120,7 @@ impl Trainer {
         dataset: Dataset<Arc<Pictures>>,
         validation: Option<&Arc<Pictures>>,
         checks: bool,
+        ranks: Ranks,
     ) -> Result<Self> {
         let augment = config.augment.map_or(data::Augmentation::None, Into::into);
         let sampler = Sampler::new(config.seed, dataset.train.len(), config.batch, augment)?;
@@ -114,6 +130,11 @@ impl Trainer {
         let mut header = Header::new(&config);
         header.class_names.clone_from(&dataset.classes);
         let mut model = Model::with_decay(config.decay.into());
+        let sharing = ranks.exchange().map(|exchange| Sharing {
+            exchange,
+            batch_norm: config.sync_bn,
+            parts: config.gradient_parts,
+        });
         let recipe = |batch| Recipe {
             architecture: &*architecture,
             method: &method,
@@ -122,9 +143,12 @@ impl Trainer {
             batch,
             workers: config.worker_threads(),
             checks,
+            sharing: sharing.as_ref(),
+            part: (ranks.rank(), ranks.count()),
         };
-        let need = memory::check(&device, config.batch, |batch| {
-            let evaluated = if batch == config.batch { config.eval_batch } else { config.eval_batch.min(batch) };
+        let (own_batch, own_eval_batch) = (config.own_batch(), config.own_eval_batch());
+        let need = memory::check(&device, own_batch, &ranks, |batch| {
+            let evaluated = if batch == own_batch { own_eval_batch } else { own_eval_batch.min(batch) };
             let measured: Vec<&Pictures> =
                 [&dataset.test].into_iter().chain(validation).map(|split| &**split).collect();
             let (train, test) = ((recipe(batch), &*dataset.train), (recipe(evaluated), measured.as_slice()));
@@ -138,15 +162,14 @@ impl Trainer {
         // What the check cannot know, a GPU says while it allocates.
         let whole = |error: anyhow::Error| match error.downcast_ref() {
             Some(Error::Device { .. }) => {
-                error.context(format!("a batch of {} needs {} in all", config.batch, memory::size(need.total())))
+                error.context(format!("a batch of {own_batch} needs {} in all", memory::size(need.total())))
             }
             _ => error,
         };
         let (nesterov, teacher) = (config.nesterov, teacher.as_ref());
-        let training =
-            TrainingProgram::new(&device, &mut model, recipe(config.batch), dataset.train, nesterov, teacher)
-                .map_err(whole)?;
-        let mut evaluate = |images| training.evaluation(&mut model, recipe(config.eval_batch), images).map_err(whole);
+        let training = TrainingProgram::new(&device, &mut model, recipe(own_batch), dataset.train, nesterov, teacher)
+            .map_err(whole)?;
+        let mut evaluate = |images| training.evaluation(&mut model, recipe(own_eval_batch), images).map_err(whole);
         let evaluation = evaluate(&dataset.test)?;
         let validation = validation.map(evaluate).transpose()?;
         model.initialize(&device, config.seed)?;
@@ -164,7 +187,57 @@ impl Trainer {
             good,
             checks,
             need: need.total(),
+            ranks,
+            mixed: false,
         })
+    }
+
+    /// Has all ranks begin from the state of rank 0, whether it is new or was read; `kinds` are those of the ranks' devices.
+    ///
+    /// # Errors
+    /// When a rank cannot be reached any more, or the device fails.
+    pub fn begin_together(&mut self, kinds: &[String]) -> Result<()> {
+        if self.ranks.is_alone() {
+            return Ok(());
+        }
+        self.mixed = kinds.iter().any(|kind| *kind != kinds[0]);
+        let own = self.ranks.is_root().then(|| (self.header.clone(), self.saved));
+        (self.header, self.saved) = self.ranks.of_root(own.as_ref())?;
+        for bank in same::banks(&self.model) {
+            let words = self.ranks.words_of_root(&bank.read(&self.device)?)?;
+            bank.write(&self.device, 0, &words)?;
+        }
+        let totals: Vec<u32> = self.training.step.totals(&self.device)?.into_iter().map(f32::to_bits).collect();
+        let totals: Vec<f32> = self.ranks.words_of_root(&totals)?.into_iter().map(f32::from_bits).collect();
+        self.training.step.restore_totals(&self.device, &totals)?;
+        if let Some(scale) = &self.training.step.optimizer.loss_scale {
+            let own = scale.read(&self.device)?.map(f32::to_bits);
+            let state: Vec<f32> = self.ranks.words_of_root(&own)?.into_iter().map(f32::from_bits).collect();
+            scale.write(&self.device, state.try_into().map_err(|_| anyhow!("rank 0 sent no loss scale"))?)?;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that all ranks have the same parameters. Where their devices round differently, they take rank 0's, if
+    /// theirs are close to them.
+    fn compare_parameters(&self) -> Result<()> {
+        let step = self.header.position.step;
+        let banks = same::banks(&self.model);
+        let odd = match self.mixed {
+            true => same::take_roots(&self.ranks, &self.device, banks)?,
+            false => same::other_than_most(&self.ranks, &self.device, banks)?,
+        };
+        let Some(rank) = odd else { return Ok(()) };
+        let sentence = format!(
+            "rank {rank} has other parameters than the other ranks after step {step}: its device, driver or memory is at \
+             fault; the run is ended, since what it trains would be of no use"
+        );
+        Err(Agreed { sentence, usage: false }.into())
+    }
+
+    /// What this rank takes of the images of an epoch.
+    pub fn order(&self, epoch: usize) -> Epoch {
+        self.sampler.epoch(epoch).part(self.ranks.rank(), self.ranks.count())
     }
 
     /// Takes over weights to begin with, by [`Model::load_start`].
@@ -272,7 +345,9 @@ impl Trainer {
                 Some(line) => {
                     // A run goes on when nobody reads its table.
                     let _ = output::line(line);
-                    if interrupt::requested_after_epoch() && self.header.position.epoch < self.config.epochs {
+                    let asked = interrupt::requested_after_epoch();
+                    let asked = if self.ranks.is_alone() { asked } else { self.ranks.agreed().stop_after_epoch };
+                    if asked && self.header.position.epoch < self.config.epochs {
                         return Ok(Outcome::Interrupted);
                     }
                 }
@@ -289,13 +364,14 @@ impl Trainer {
     fn epoch(&mut self, session: &mut Session<'_>, progress: &mut Progress) -> Result<Option<String>> {
         let started = Instant::now();
         let number = self.header.position.epoch;
-        let picks = self.sampler.epoch(number);
-        let supplied = self.supply();
+        let picks = self.order(number);
+        let (supplied, traffic) = (self.supply(), self.ranks.traffic());
         self.look()?;
         while self.header.position.epoch_step < picks.steps() {
-            if session.must_stop() {
+            if session.must_stop(&self.ranks) {
                 return Ok(None);
             }
+            self.ask(session);
             self.step(&picks)?;
             snapshots::save_if_due(self, session.run)?;
             session.steps += 1;
@@ -303,17 +379,24 @@ impl Trainer {
             if step.is_multiple_of(divergence::LOOK_EVERY) {
                 self.look()?;
             }
+            if !self.ranks.is_alone() && self.header.position.step.is_multiple_of(COMPARE_EVERY) {
+                self.compare_parameters()?;
+            }
             if progress.advance(step) {
-                let metrics = self.metrics()?;
+                // Losses that are not finite any more are explained at the next look, by all ranks together.
+                let totals = self.training.step.totals(&self.device)?;
+                let metrics = self.means_of(&totals);
                 progress.show(step, &metrics, metrics.loss(self.weights()));
             }
-            let due = |every: crate::args::SaveEvery| every.is_due(self.header.position.step, session.saved.elapsed());
-            let asked = interrupt::take_save();
-            if asked || (step < picks.steps() && self.config.save_every.is_some_and(due)) {
-                self.save(session)?;
+            if self.ranks.is_alone() {
+                self.ask(session);
             }
-            if asked {
-                progress.say(format!("saved after step {}", self.header.position.step));
+            // At its end, an epoch is saved in any case.
+            if self.ranks.agreed().save && step < picks.steps() {
+                self.save(session)?;
+                if interrupt::take_save() {
+                    progress.say(format!("saved after step {}", self.header.position.step));
+                }
             }
         }
         let train = self.metrics()?;
@@ -321,11 +404,16 @@ impl Trainer {
         let (time, supplied) =
             (progress.elapsed(), supplied.zip(self.supply()).map(|(before, now)| now.since(&before)));
         session.training += time;
-        if session.must_stop() {
+        session.traffic.add(self.ranks.traffic().since(&traffic));
+        if session.must_stop(&self.ranks) {
             return Ok(None);
         }
-        if let Some(stream) = self.training.stream.as_mut().filter(|_| number + 1 < self.config.epochs) {
-            stream.prepare(&self.sampler.epoch(number + 1), 0);
+        if number + 1 < self.config.epochs {
+            let next = self.order(number + 1);
+            self.training.stream.iter_mut().for_each(|stream| stream.prepare(&next, 0));
+        }
+        if !self.ranks.is_alone() {
+            self.compare_parameters()?;
         }
 
         let evaluating = Instant::now();
@@ -335,13 +423,14 @@ impl Trainer {
         let context = || format!("in the evaluation of epoch {}", number + 1);
         let mut validation = None;
         if let Some(program) = &mut self.validation {
-            validation = evaluate(program, weights, |step| progress.evaluating(step, steps)).with_context(context)?;
+            let advance = |step| progress.evaluating(step, steps);
+            validation = measure(program, &self.ranks, weights, advance).with_context(context)?;
             if validation.is_none() {
                 return Ok(None);
             }
         }
-        let evaluated = evaluate(&mut self.evaluation, weights, |step| progress.evaluating(held_out + step, steps))
-            .with_context(context)?;
+        let advance = |step| progress.evaluating(held_out + step, steps);
+        let evaluated = measure(&mut self.evaluation, &self.ranks, weights, advance).with_context(context)?;
         let Some(test) = evaluated else { return Ok(None) };
         session.evaluation = evaluating.elapsed();
 
@@ -406,8 +495,24 @@ impl Trainer {
         (speed, broken.collect())
     }
 
+    /// What a session exchanged with other ranks, and how long this one waited for it, in a sentence.
+    pub fn report_traffic(&self, session: &Session<'_>) -> String {
+        let steps = session.steps.max(1) as f64;
+        let Traffic { waited, bytes } = session.traffic;
+        format!(
+            "{:<12} a step gave {:.2} MB to sums, and waited {:.1} ms for them: {:.1} % of the training time",
+            "exchange",
+            bytes as f64 / steps / 1e6,
+            1e3 * waited.as_secs_f64() / steps,
+            100.0 * waited.as_secs_f64() / session.training.as_secs_f64().max(1e-9)
+        )
+    }
+
     /// Writes `best.safetensors`.
     fn save_best(&self, run: &RunDir) -> Result<()> {
+        if !run.writes() {
+            return Ok(());
+        }
         let state = self.model.state(&self.device)?;
         let weights = Checkpoint { header: None, state, velocities: Vec::new(), totals: Vec::new(), loss_scale: None };
         checkpoint::replace(&run.best_saves(), &self.header, &weights).context("cannot save the best weights")
@@ -434,9 +539,19 @@ impl Trainer {
     }
 
     fn rate(&self, step: usize) -> f64 {
-        let at = (self.header.position.epoch, step);
-        let &Config { schedule, lr, cycles, epochs, .. } = &self.config;
-        schedule.rate(lr, cycles, at, (epochs, self.sampler.steps()))
+        self.config.rate((self.header.position.epoch, step), self.sampler.steps())
+    }
+
+    /// Asks for what the clock, a signal or a key wants done after the step that comes, or, alone, now.
+    fn ask(&self, session: &Session<'_>) {
+        let coming = if self.ranks.is_alone() { 0 } else { 1 };
+        let step = self.header.position.step + coming;
+        let due = |every: crate::args::SaveEvery| every.is_due(step, session.saved.elapsed());
+        self.ranks.ask(Requests {
+            stop: interrupt::requested(),
+            save: interrupt::save_requested() || self.config.save_every.is_some_and(due),
+            stop_after_epoch: interrupt::requested_after_epoch(),
+        });
     }
 
     fn weights(&self) -> LossWeights {
@@ -447,10 +562,17 @@ impl Trainer {
         let step = self.header.position.epoch_step;
         let outcome = self.training.run(epoch, step, self.settings(step));
         self.advance();
-        let Err(error) = outcome else { return Ok(()) };
-        match error.downcast_ref::<Error>() {
-            Some(Error::NotFinite(found)) => Err(divergence::checked(self, found)?.into()),
-            _ => Err(error),
+        let error = outcome.err();
+        let found = error.as_ref().and_then(|error| match error.downcast_ref::<Error>() {
+            Some(Error::NotFinite(found)) => Some(&**found),
+            _ => None,
+        });
+        match (&error, found) {
+            (None, _) | (Some(_), Some(_)) if self.checks => match divergence::checked(self, found)? {
+                None => Ok(()),
+                Some(divergence) => Err(divergence.into()),
+            },
+            _ => error.map_or(Ok(()), Err),
         }
     }
 
@@ -484,9 +606,13 @@ impl Trainer {
     /// When anything failed on the device, or the loss is not finite.
     fn metrics(&mut self) -> Result<Metrics> {
         let totals = self.totals()?;
+        Ok(self.means_of(&totals))
+    }
+
+    fn means_of(&self, totals: &[f32]) -> Metrics {
         let mut metrics = Metrics::new(self.evaluation.method());
-        metrics.add(&totals, self.header.position.epoch_step * self.config.batch);
-        Ok(metrics)
+        metrics.add(totals, self.header.position.epoch_step * self.config.batch);
+        metrics
     }
 
     /// The sums of the losses of the epoch so far, which are finite.
@@ -504,11 +630,26 @@ impl Trainer {
         }
         let loss_scale = self.training.step.loss_scale(&self.device)?;
         let checkpoint = Checkpoint { header: None, state, velocities, totals, loss_scale };
-        checkpoint::replace(&session.run.last_saves(), &self.header, &checkpoint).context("cannot save the run")?;
+        if session.run.writes() {
+            checkpoint::replace(&session.run.last_saves(), &self.header, &checkpoint).context("cannot save the run")?;
+        }
         self.saved = Some(self.header.position);
         session.saved = Instant::now();
         Ok(())
     }
+}
+
+/// Measures a split, alone or with the other ranks; `None` when the end was asked for meanwhile.
+fn measure(
+    program: &mut EvaluationProgram,
+    ranks: &Ranks,
+    weights: LossWeights,
+    advance: impl FnMut(usize),
+) -> Result<Option<Evaluated>> {
+    if ranks.is_alone() {
+        return evaluate(program, weights, advance);
+    }
+    evaluate_together(program, ranks, weights, advance).map(Some)
 }
 
 /// Worker threads in words.

@@ -171,22 +171,32 @@ fn read(path: &Path, adapter: &Adapter) -> Result<Stored, String> {
 /// # Errors
 /// When there is no such device, or it cannot be opened.
 pub fn open_untuned(wanted: &str) -> Result<Device> {
-    let device = tensor::device::open(wanted)?;
+    open_one_of(wanted, 0)
+}
+
+/// As [`open_untuned`], for process `index` of those on this machine that train together.
+fn open_one_of(wanted: &str, index: usize) -> Result<Device> {
+    let device = tensor::device::open_one_of(wanted, index, GpuOptions::default())?;
     match device.target() {
         Some(target) if target.software && env::var_os(VARIANTS).is_some_and(|value| value == "hardware") => {
             let target = Some(Target { software: false, ..target });
-            Ok(tensor::device::open_with(wanted, GpuOptions { target, ..GpuOptions::default() })?)
+            Ok(tensor::device::open_one_of(wanted, index, GpuOptions { target, ..GpuOptions::default() })?)
         }
         _ => Ok(device),
     }
 }
 
-/// As [`open_untuned`], with the choices that were made for its adapter unless they are not wanted.
+/// As [`open_untuned`], with the choices that were made for its adapter unless they are not wanted. Of several processes on
+/// this machine that train together, process `index` takes the next device in turn: of a list, or of those that fit.
 ///
 /// # Errors
 /// When there is no such device, or it cannot be opened.
-pub fn open(wanted: &str, untuned: bool) -> Result<(Device, Option<Tuned>)> {
-    let device = open_untuned(wanted)?;
+pub fn open(wanted: &str, untuned: bool, index: usize) -> Result<(Device, Option<Tuned>)> {
+    let names: Vec<&str> = wanted.split(',').map(str::trim).collect();
+    let device = match names.as_slice() {
+        [name] => open_one_of(name, index)?,
+        several => open_one_of(several[index % several.len()], index / several.len())?,
+    };
     let tuned = device.adapter().filter(|_| !untuned).and_then(Tuned::read);
     Ok(match tuned {
         Some(tuned) => (device.tuned(tuned.choices()), Some(tuned)),

@@ -16,7 +16,7 @@ use crate::tuning::Choices;
 
 pub use cpu::{CpuBuffer, CpuDevice};
 pub use gpu::{GpuDevice, GpuOptions};
-pub use select::{Adapter, AdapterSummary, adapters, open, open_noop, open_with};
+pub use select::{Adapter, AdapterSummary, adapters, open, open_noop, open_one_of, open_with};
 
 /// Something that holds buffers and runs programs. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -72,6 +72,15 @@ pub enum Executable {
     Cpu(cpu::CpuProgram),
     /// Pipelines and bind groups.
     Gpu(gpu::GpuProgram),
+}
+
+/// Has the CPU device, and whatever else computes on the host, use so many threads. Good before anything is computed.
+///
+/// # Errors
+/// When something was computed already.
+pub fn limit_threads(threads: usize) -> Result<()> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    pool.map_err(|error| Error::Device { device: "cpu".to_owned(), problem: error.to_string() })
 }
 
 impl Device {

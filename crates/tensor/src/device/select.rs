@@ -73,6 +73,11 @@ fn kind(info: &wgpu::AdapterInfo) -> (&'static str, bool) {
 
 /// Index of the adapter that `auto` takes: a discrete GPU before an integrated one before any other hardware.
 fn automatic(adapters: &[wgpu::Adapter]) -> Option<usize> {
+    hardware(adapters).first().copied()
+}
+
+/// Indices of the adapters that are hardware, in the order in which `auto` takes them.
+fn hardware(adapters: &[wgpu::Adapter]) -> Vec<usize> {
     let rank = |adapter: &wgpu::Adapter| match adapter.get_info().device_type {
         wgpu::DeviceType::DiscreteGpu => Some(0),
         wgpu::DeviceType::IntegratedGpu => Some(1),
@@ -80,7 +85,10 @@ fn automatic(adapters: &[wgpu::Adapter]) -> Option<usize> {
         wgpu::DeviceType::Other => Some(3),
         wgpu::DeviceType::Cpu => None,
     };
-    (0..adapters.len()).filter_map(|i| rank(&adapters[i]).map(|rank| (rank, i))).min().map(|(_, i)| i)
+    let mut found: Vec<(usize, usize)> =
+        (0..adapters.len()).filter_map(|i| rank(&adapters[i]).map(|rank| (rank, i))).collect();
+    found.sort_unstable();
+    found.into_iter().map(|(_, i)| i).collect()
 }
 
 /// The adapters of this machine.
@@ -141,33 +149,38 @@ pub fn open(wanted: &str) -> Result<Device> {
 /// # Errors
 /// As [`open`].
 pub fn open_with(wanted: &str, options: GpuOptions) -> Result<Device> {
+    open_one_of(wanted, 0, options)
+}
+
+/// As [`open_with`], for one of several processes of a machine: where several adapters fit, process `index` takes the next
+/// one in turn.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_one_of(wanted: &str, index: usize, options: GpuOptions) -> Result<Device> {
     if wanted == "cpu" {
         return Ok(Device::cpu());
     }
     let adapters = enumerate();
-    let found = match wanted {
-        "auto" => match automatic(&adapters) {
-            Some(i) => Some(i),
-            None => return Ok(Device::cpu()),
-        },
-        "gpu" => automatic(&adapters),
+    let fitting = match wanted {
+        "auto" | "gpu" => hardware(&adapters),
         name => {
             let name = name.to_lowercase();
-            adapters
-                .iter()
-                .position(|adapter| !name.is_empty() && adapter.get_info().name.to_lowercase().contains(&name))
+            let fits = |i: &usize| !name.is_empty() && adapters[*i].get_info().name.to_lowercase().contains(&name);
+            (0..adapters.len()).filter(fits).collect()
         }
     };
-    match found {
-        Some(i) => GpuDevice::open(&adapters[i], options).map(|device| Device::Gpu(Arc::new(device))),
-        None => {
-            let mut names = vec!["cpu".to_owned()];
-            for adapter in &adapters {
-                let info = adapter.get_info();
-                let (kind, _) = kind(&info);
-                names.push(format!("\"{}\" ({kind}, {:?})", info.name, info.backend));
-            }
-            Err(Error::NoSuchDevice { wanted: wanted.to_owned(), available: names.join(", ") })
-        }
+    if fitting.is_empty() && wanted == "auto" {
+        return Ok(Device::cpu());
     }
+    if let Some(&i) = fitting.get(index % fitting.len().max(1)) {
+        return GpuDevice::open(&adapters[i], options).map(|device| Device::Gpu(Arc::new(device)));
+    }
+    let mut names = vec!["cpu".to_owned()];
+    for adapter in &adapters {
+        let info = adapter.get_info();
+        let (kind, _) = kind(&info);
+        names.push(format!("\"{}\" ({kind}, {:?})", info.name, info.backend));
+    }
+    Err(Error::NoSuchDevice { wanted: wanted.to_owned(), available: names.join(", ") })
 }

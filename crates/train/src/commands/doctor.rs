@@ -18,6 +18,7 @@ use crate::memory;
 use crate::output::line;
 use crate::overview::{describe, describe_device, grouped};
 use crate::progress::duration;
+use crate::ranks::Ranks;
 
 /// The paper's run on CIFAR-10: epochs, and images of each for training and for testing.
 const EPOCHS: f64 = 300.0;
@@ -126,7 +127,7 @@ fn dataset(name: &str, data_dir: Option<&Path>) -> String {
 fn test(device: &str) -> Result<()> {
     let options = ["train", "--data", "shapes", "--limit-train", "1024", "--limit-test", "256", "--device", device];
     let cli = <Cli as clap::Parser>::try_parse_from(options).map_err(|error| anyhow!("{error}"))?;
-    let mut trainer = begun(&cli.train, false)?;
+    let mut trainer = begun(&cli.train, false, &Ranks::alone())?;
     let (order, settings, device) = (trainer.sampler.epoch(0), trainer.settings(0), trainer.device.clone());
     trainer.training.run(&order, 0, settings)?;
     let step = median(&device, || trainer.training.run_fed(settings))?;

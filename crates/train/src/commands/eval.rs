@@ -110,6 +110,8 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         workers,
         precision: DType::F32,
         checks: false,
+        sharing: None,
+        part: (0, 1),
     };
     let mut program = EvaluationProgram::new(&device, &mut model, recipe, &dataset.test)?;
     model.load(&device, &checkpoint.state).with_context(|| format!("cannot use {}", args.weights.display()))?;

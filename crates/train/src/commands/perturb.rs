@@ -234,6 +234,8 @@ impl Landscape {
             workers,
             precision: DType::F32,
             checks: false,
+            sharing: None,
+            part: (0, 1),
         };
         let mut model = Model::new();
         let train = EvaluationProgram::new(&device, &mut model, recipe, &dataset.train)?;
@@ -359,6 +361,8 @@ mod tests {
                 workers: 0,
                 precision: DType::F32,
                 checks: false,
+                sharing: None,
+                part: (0, 1),
             };
             let mut program = EvaluationProgram::new(&device, &mut model, recipe, images)?;
             model.initialize(&device, 3)?;

@@ -9,6 +9,7 @@ use tensor::{Cost, Device, Peaks, Program};
 use crate::args::{ProfileArgs, TrainArgs};
 use crate::commands::{refuse_options_of_runs, train};
 use crate::output;
+use crate::ranks::Ranks;
 use crate::training::{Trainer, workers};
 
 /// How long to measure, about, and how many steps at most.
@@ -40,7 +41,7 @@ pub fn run(args: &ProfileArgs) -> Result<()> {
 /// # Errors
 /// As [`run`].
 pub fn measure(args: &TrainArgs, form: Form) -> Result<()> {
-    let mut trainer = train::begun(args, !form.json)?;
+    let mut trainer = train::begun(args, !form.json, &Ranks::alone())?;
     let peaks = Peaks::measure(&trainer.device).context("cannot measure what the device can do")?;
     let steps = step_times(&mut trainer)?;
     let runs = (TIME.as_secs_f64() / steps.training.as_secs_f64().max(1e-6)).clamp(1.0, MOST_RUNS.into()) as u32;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use data::{Dataset, LoadOptions, Pictures};
@@ -11,79 +12,131 @@ use tensor::Device;
 use crate::args::{Method, TrainArgs, Ui};
 use crate::checkpoint::{Checkpoint, Damaged, Header};
 use crate::commands::profile::Form;
-use crate::config::Config;
+use crate::config::{Config, processors};
 use crate::dashboard::{Dashboard, View};
 use crate::divergence::Divergence;
+use crate::failure::{self, Agreed, usage};
 use crate::progress::Display;
+use crate::ranks::Ranks;
 use crate::run_dir::{Kept, RunDir, bring_back};
 use crate::source::Purpose;
 use crate::tensorboard::Events;
 use crate::training::{Outcome, Session, Trainer};
-use crate::{checkpoint, commands, dashboard, interrupt, output, overview, sessions, snapshots, source, table, tuned};
+use crate::{
+    checkpoint, commands, dashboard, interrupt, output, overview, same, sessions, snapshots, source, table, tuned,
+};
 
 /// The split under which the ensemble of snapshots is recorded: it is not measured by epochs.
 pub const SNAPSHOTS: &str = "snapshots";
 
-/// Trains.
+/// How long a rank may keep the others waiting, unless that is said, in seconds.
+const PATIENCE: usize = 300;
+
+/// Trains. Of several processes that were started together, `ranks` becomes what connects them.
 ///
 /// # Errors
 /// When anything that was asked for is not there or cannot be done; and when the run was interrupted, after saving it.
-pub fn run(args: &TrainArgs) -> Result<()> {
+pub fn run(args: &TrainArgs, ranks: &mut Ranks) -> Result<()> {
+    *ranks = Ranks::start()?;
+    if !ranks.is_alone() {
+        output::set_rank(ranks.rank());
+        tensor::device::limit_threads((processors() / ranks.place().sharing).max(1))?;
+    }
     match &args.resume {
-        Some(dir) => resume(args, dir),
-        None => begin(args),
+        Some(dir) => resume(args, dir, ranks),
+        None => begin(args, ranks),
     }
 }
 
-fn begin(args: &TrainArgs) -> Result<()> {
+fn begin(args: &TrainArgs, ranks: &Ranks) -> Result<()> {
     if args.profile {
-        return commands::profile::measure(args, Form::default());
+        return match ranks.is_alone() {
+            true => commands::profile::measure(args, Form::default()),
+            false => ranks.together(Err(usage("--profile measures one process: start it without mpirun"))),
+        };
     }
-    let mut trainer = begun(args, true)?;
-    let run = RunDir::create(args.out.as_deref(), &trainer.config)?;
-    train(&mut trainer, Session::new(&run, args.stop_after), args.ui.unwrap_or_default())
+    let mut trainer = begun(args, true, ranks)?;
+    let run = if ranks.is_root() { RunDir::create(args.out.as_deref(), &trainer.config).map(Some) } else { Ok(None) };
+    let run = directory(ranks, run)?;
+    train(&mut trainer, Session::new(&run, args.stop_after), args)
 }
 
 /// What trains as the options say, with the weights that it begins with; `say` has what runs printed.
 ///
 /// # Errors
 /// When anything that was asked for is not there or cannot be done.
-pub fn begun(args: &TrainArgs, say: bool) -> Result<Trainer> {
-    let config = Config::new(args)?;
-    let weights = initial_weights(&config)?;
-    let mut trainer = prepare(config, args, say)?;
-    begin_with(&mut trainer, weights.as_ref(), say)?;
+pub fn begun(args: &TrainArgs, say: bool, ranks: &Ranks) -> Result<Trainer> {
+    let own = || -> Result<(Config, Option<Checkpoint>)> {
+        let mut config = Config::new(args)?;
+        config.share_among(ranks.count(), args.batch_per_rank)?;
+        let weights = if ranks.is_root() { initial_weights(&config)? } else { None };
+        Ok((config, weights))
+    };
+    let (config, weights) = ranks.together(own())?;
+    let mut trainer = prepare(config, args, say, ranks)?;
+    ranks.together(begin_with(&mut trainer, weights.as_ref(), say))?;
     Ok(trainer)
 }
 
-fn resume(args: &TrainArgs, dir: &Path) -> Result<()> {
-    let (run, saved) = RunDir::open(dir)?;
-    let config = saved.resumed(args)?;
-    // A run that was ended before its first checkpoint begins anew.
-    let saved = Saved::find(&run)?;
-    let weights = if saved.is_some() { None } else { initial_weights(&config)? };
-    let tuning = config.tuning.clone();
-    let mut trainer = prepare(config, args, true)?;
-    match &saved {
-        Some(Saved { file, header, checkpoint, trouble }) => {
-            trainer.restore(header, checkpoint).with_context(|| format!("cannot resume from {}", file.display()))?;
-            if let Some(trouble) = trouble {
-                let aside = run.set_aside_last()?;
-                output::note(format!(
-                    "{trouble}; it is now {}, and the run goes on from the one before, after step {}",
-                    aside.display(),
-                    header.position.step
-                ));
-                bring_back(&run.last_saves())?;
-            }
-            warn_of_other_variants(tuning.as_deref(), &trainer);
-        }
-        None => begin_with(&mut trainer, weights.as_ref(), true)?,
+/// The directory of a run, which rank 0 has: the others only know where it is.
+fn directory(ranks: &Ranks, own: Result<Option<RunDir>>) -> Result<RunDir> {
+    let own = ranks.together(own)?;
+    if ranks.is_alone() {
+        return own.context("a run without a directory");
     }
-    trainer.settle_best(&run)?;
-    run.trim_metrics(trainer.position().epoch)?;
-    run.save_config(&trainer.config)?;
-    train(&mut trainer, Session::new(&run, args.stop_after), args.ui.unwrap_or_default())
+    let path = ranks.of_root(own.as_ref().map(|run| run.path().to_owned()).as_ref())?;
+    Ok(own.unwrap_or_else(|| RunDir::of_another(path)))
+}
+
+fn resume(args: &TrainArgs, dir: &Path, ranks: &Ranks) -> Result<()> {
+    let opened = ranks.together(if ranks.is_root() { RunDir::open(dir).map(Some) } else { Ok(None) })?;
+    let (run, saved) = opened.unzip();
+    let saved = match saved {
+        Some(config) if ranks.is_alone() => config,
+        saved => ranks.of_root(saved.as_ref())?,
+    };
+    let run = directory(ranks, Ok(run))?;
+    let config = ranks.together(saved.resumed(args, ranks.count()))?;
+    // A run that was ended before its first checkpoint begins anew.
+    let found = || -> Result<(Option<Saved>, Option<Checkpoint>)> {
+        let found = Saved::find(&run)?;
+        let weights = if found.is_some() { None } else { initial_weights(&config)? };
+        Ok((found, weights))
+    };
+    let (state, weights) = ranks.together(if run.writes() { found() } else { Ok((None, None)) })?;
+    let tuning = config.tuning.clone();
+    let mut trainer = prepare(config, args, true, ranks)?;
+    ranks.together(match &state {
+        Some(state) => state.take_up(&mut trainer, &run, tuning.as_deref()),
+        None => begin_with(&mut trainer, weights.as_ref(), true),
+    })?;
+    if saved.ranks != ranks.count() {
+        say_of_other_ranks(&saved, &trainer.config);
+    }
+    if run.writes() {
+        trainer.settle_best(&run)?;
+        run.trim_metrics(trainer.position().epoch)?;
+        run.save_config(&trainer.config)?;
+    }
+    train(&mut trainer, Session::new(&run, args.stop_after), args)
+}
+
+/// Says what changes where a run goes on with another number of ranks.
+fn say_of_other_ranks(before: &Config, now: &Config) {
+    let ranks = |count: usize| if count == 1 { "1 rank".to_owned() } else { format!("{count} ranks") };
+    let statistics = match now.sync_bn {
+        true => "batch-norms still normalise over all of them",
+        false => "batch-norms normalise over fewer or more images than before",
+    };
+    output::note(format!(
+        "this run was on {} and goes on with {}: a step still takes {} images, {} on each rank in place of {}; {statistics}, and \
+         sums are taken in another order, so its numbers go on, but not to the last bit as they would have",
+        ranks(before.ranks),
+        ranks(now.ranks),
+        now.batch,
+        now.own_batch(),
+        before.own_batch()
+    ));
 }
 
 /// The state that a run goes on from.
@@ -96,6 +149,23 @@ struct Saved {
 }
 
 impl Saved {
+    /// Goes on from it.
+    fn take_up(&self, trainer: &mut Trainer, run: &RunDir, tuning: Option<&str>) -> Result<()> {
+        let Self { file, header, checkpoint, trouble } = self;
+        trainer.restore(header, checkpoint).with_context(|| format!("cannot resume from {}", file.display()))?;
+        if let Some(trouble) = trouble {
+            let aside = run.set_aside_last()?;
+            output::note(format!(
+                "{trouble}; it is now {}, and the run goes on from the one before, after step {}",
+                aside.display(),
+                header.position.step
+            ));
+            bring_back(&run.last_saves())?;
+        }
+        warn_of_other_variants(tuning, trainer);
+        Ok(())
+    }
+
     /// The last state if it can be read, or else the one before; `None` if the run was never saved.
     fn find(run: &RunDir) -> Result<Option<Self>> {
         let Kept { current, previous } = run.last_saves();
@@ -155,9 +225,14 @@ fn warn_of_other_variants(before: Option<&str>, trainer: &Trainer) {
 }
 
 /// Opens the device, with the choices that were made for it, loads the data, and compiles the programs.
-fn prepare(config: Config, args: &TrainArgs, say: bool) -> Result<Trainer> {
-    let (device, tuned) = tuned::open(&config.device, args.untuned)?;
-    let mut trainer = build(config, device, args.checks, say)?;
+fn prepare(config: Config, args: &TrainArgs, say: bool, ranks: &Ranks) -> Result<Trainer> {
+    if !ranks.is_alone() {
+        let facts = ranks.together(same::facts(&config, args))?;
+        same::check(ranks, &facts, "start all ranks with the same program and options")?;
+    }
+    let opened = tuned::open(&config.device, args.untuned, ranks.place().index);
+    let (device, tuned) = ranks.together(opened)?;
+    let mut trainer = build(config, device, args.checks, say, ranks)?;
     if let (Some(tuned), Some(target)) = (tuned, trainer.device.target()) {
         let kernels = trainer.training.program.kernels().iter().chain(trainer.evaluation.program.kernels());
         let choices = tuned.choices().among(kernels, &target);
@@ -176,11 +251,17 @@ fn prepare(config: Config, args: &TrainArgs, say: bool) -> Result<Trainer> {
 }
 
 /// Loads the data, compiles the programs for `device`, and prints what runs.
-pub fn build(mut config: Config, device: Device, checks: bool, say: bool) -> Result<Trainer> {
-    let mut dataset = load(&config, &device)?;
+pub fn build(mut config: Config, device: Device, checks: bool, say: bool, ranks: &Ranks) -> Result<Trainer> {
+    // What is missing is fetched once for each host.
+    let mut dataset = ranks.one_first(|| load(&config, &device))?;
     config.settle(&dataset);
     let classes = dataset.classes.len();
-    let validation = config.validation.map(|n| dataset.train.hold_out(n, classes)).transpose()?;
+    let validation = config.validation.map(|n| dataset.train.hold_out(n, classes)).transpose();
+    let validation = ranks.together(validation.map_err(Into::into))?;
+    if !ranks.is_alone() {
+        let facts = same::data_facts(&dataset, validation.as_ref());
+        same::check(ranks, &facts, "all ranks need the same data")?;
+    }
     let counts = overview::ImageCounts {
         train: dataset.train.len(),
         validation: validation.as_ref().map_or(0, Pictures::len),
@@ -189,7 +270,8 @@ pub fn build(mut config: Config, device: Device, checks: bool, say: bool) -> Res
     };
     let share = |pictures| anyhow::Ok(Arc::new(pictures));
     let (dataset, validation) = (dataset.try_map(share, share)?, validation.map(Arc::new));
-    let trainer = Trainer::new(config, device, dataset, validation.as_ref(), checks)?;
+    let trainer = Trainer::new(config, device, dataset, validation.as_ref(), checks, ranks.clone());
+    let trainer = ranks.together(trainer)?;
     let Trainer { device, config, training, evaluation, need, .. } = &trainer;
     if say {
         let _ = output::line(overview::overview(device, config, counts, (training, evaluation), *need)?);
@@ -213,8 +295,11 @@ fn load(config: &Config, device: &Device) -> Result<Dataset<Pictures>> {
     source::load(&config.data, &options, Purpose { device, asked: config.image_size, usual, augment, stream })
 }
 
-fn train(trainer: &mut Trainer, mut session: Session<'_>, ui: Ui) -> Result<()> {
+fn train(trainer: &mut Trainer, mut session: Session<'_>, args: &TrainArgs) -> Result<()> {
     interrupt::catch()?;
+    let ranks = trainer.ranks.clone();
+    let devices = ranks.gather(&overview::describe_device(&trainer.device))?;
+    trainer.begin_together(&devices)?;
     let run = session.run;
     let dir = run.path().display();
     let position = trainer.position();
@@ -223,6 +308,10 @@ fn train(trainer: &mut Trainer, mut session: Session<'_>, ui: Ui) -> Result<()> 
         // A run goes on when nobody reads what it prints.
         let _ = output::line(text);
     };
+    if !ranks.is_alone() {
+        say(format!("{:<12} {}", "ranks", overview::describe_ranks(&trainer.config, &devices)));
+        ranks.set_time_limit(Duration::from_secs(args.rank_timeout.unwrap_or(PATIENCE) as u64));
+    }
     say(format!("{:<12} {dir}", "run"));
     if position.step > 0 {
         say(format!(
@@ -235,9 +324,12 @@ fn train(trainer: &mut Trainer, mut session: Session<'_>, ui: Ui) -> Result<()> 
     }
     let (validated, streamed) = (trainer.validation.is_some(), trainer.training.stream.is_some());
     say(format!("\n{}", table::heading(trainer.config.network.branches, trainer.config.method, validated, streamed)));
-    run.append_session(&sessions::Session::new(position.step, overview::describe_device(&trainer.device)))?;
-    session.display = display(ui, trainer, run)?;
-    session.events = Some(Events::begin(run.path(), &trainer.config, position.step)?);
+    session.display = Display::None;
+    if run.writes() {
+        run.append_session(&sessions::Session::new(position.step, overview::devices(&devices)))?;
+        session.display = display(args.ui.unwrap_or_default(), trainer, run)?;
+        session.events = Some(Events::begin(run.path(), &trainer.config, position.step)?);
+    }
     let outcome = trainer.run(&mut session);
     // The screen is as it was before anything else is printed.
     session.display = Display::None;
@@ -246,12 +338,15 @@ fn train(trainer: &mut Trainer, mut session: Session<'_>, ui: Ui) -> Result<()> 
     let outcome = outcome.map_err(|error| with_what_is_saved(error, trainer, run))?;
     let position = trainer.position();
     match outcome {
-        Outcome::Interrupted => bail!(
-            "interrupted after step {} (epoch {} of {}): everything is saved, and `train --resume {dir}` goes on",
-            position.step,
-            position.epoch + 1,
-            trainer.config.epochs
-        ),
+        Outcome::Interrupted => {
+            let sentence = format!(
+                "interrupted after step {} (epoch {} of {}): everything is saved, and `train --resume {dir}` goes on",
+                position.step,
+                position.epoch + 1,
+                trainer.config.epochs
+            );
+            Err(Agreed { sentence, usage: false }.into())
+        }
         Outcome::Complete => {
             if let Some(events) = &mut session.events {
                 events.end(position.step)?;
@@ -273,7 +368,10 @@ fn train(trainer: &mut Trainer, mut session: Session<'_>, ui: Ui) -> Result<()> 
             if let Some(speed) = speed {
                 say(speed);
             }
-            if trainer.config.method == Method::Snapshot {
+            if !ranks.is_alone() {
+                say(trainer.report_traffic(&session));
+            }
+            if trainer.config.method == Method::Snapshot && run.writes() {
                 report_snapshots(trainer, run)?;
             }
             Ok(())
@@ -301,14 +399,19 @@ fn with_what_is_saved(error: anyhow::Error, trainer: &Trainer, run: &RunDir) -> 
     if error.is::<Divergence>() {
         return error;
     }
+    if failure::is_exchange(&error) && !run.writes() {
+        // Rank 0 knows the same, and says it in full.
+        return error;
+    }
     let dir = run.path().display();
-    match trainer.saved() {
-        Some(position) => anyhow!(
+    let sentence = match trainer.saved() {
+        Some(position) => format!(
             "{error:#}; the state after step {} is saved, and `train --resume {dir}` goes on from it",
             position.step
         ),
-        None => anyhow!("{error:#}; nothing was saved before, and `train --resume {dir}` begins anew"),
-    }
+        None => format!("{error:#}; nothing was saved before, and `train --resume {dir}` begins anew"),
+    };
+    if error.is::<Agreed>() { Agreed { sentence, usage: false }.into() } else { anyhow!(sentence) }
 }
 
 /// Measures the ensemble of the snapshots.

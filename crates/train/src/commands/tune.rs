@@ -11,6 +11,7 @@ use crate::commands::profile::{StepTimes, step_times};
 use crate::commands::{refuse_options_of_runs, train};
 use crate::config::Config;
 use crate::output;
+use crate::ranks::Ranks;
 use crate::tuned::{self, Tuned};
 
 /// Measures the candidates of every kernel of a training step and an evaluation step, and keeps what is faster than the
@@ -34,7 +35,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         Some(tuned) => tuned,
         None => Tuned::new(adapter)?,
     };
-    let mut trainer = train::build(config.clone(), device.clone(), false, true)?;
+    let mut trainer = train::build(config.clone(), device.clone(), false, true, &Ranks::alone())?;
     let before = step_times(&mut trainer)?;
     let (training, evaluation) = (trainer.training.program.kernels(), trainer.evaluation.program.kernels());
     let counts = |key| {
@@ -66,7 +67,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     if changed == 0 {
         return output::line("so nothing changes: the static rule's variants are the fastest here");
     }
-    let mut trainer = train::build(config, device.tuned(found.choices()), false, false)?;
+    let mut trainer = train::build(config, device.tuned(found.choices()), false, false, &Ranks::alone())?;
     let after = step_times(&mut trainer)?;
     report(before, after)?;
     output::line("later runs on this adapter use them, and say so; --untuned does not")

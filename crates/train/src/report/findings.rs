@@ -115,6 +115,8 @@ impl<'a> Loader<'a> {
             batch: run.config.eval_batch,
             workers: run.config.workers.unwrap_or_else(processors),
             checks: false,
+            sharing: None,
+            part: (0, 1),
         };
         let mut model = Model::new();
         let mut program = EvaluationProgram::new(&self.device, &mut model, recipe, &dataset.test)?;
