@@ -80,6 +80,14 @@ pub enum Error {
     },
 }
 
+#[cfg(feature = "mpi")]
+impl Error {
+    /// The thread that owns MPI is no more, which only a panic brings about.
+    pub(crate) fn ended() -> Self {
+        Self::Mpi("its thread has ended; please report what it said".to_owned())
+    }
+}
+
 /// `rank 2 has`, `ranks 1 and 2 have`, `ranks 1, 2 and 3 have`.
 fn has(ranks: &[usize]) -> String {
     let names: Vec<String> = ranks.iter().map(ToString::to_string).collect();

@@ -3,11 +3,22 @@
 //!
 //! Without the feature `mpi` there is [`Single`] only, and no system library is needed.
 
+#[cfg(feature = "mpi")]
+mod collectives;
 mod error;
+#[cfg(feature = "mpi")]
+mod exchange;
 mod launcher;
+#[cfg(feature = "mpi")]
+mod patience;
 mod pending;
 mod single;
+#[cfg(any(test, feature = "mpi"))]
+mod slices;
+#[cfg(feature = "mpi")]
+mod world;
 
+use std::env;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,14 +84,25 @@ pub trait Communicator: fmt::Debug + Send + Sync {
 ///
 /// # Errors
 ///
-/// [`Error::NoMpi`] without the feature `mpi`, if a launcher (mpirun, srun) started several of these processes;
-/// [`Error::OtherMpi`] or [`Error::Mpi`] with it.
+/// [`Error::NoMpi`] without the feature `mpi`, if a launcher (mpirun, srun) started several of these processes: each would
+/// train alone, and overwrite what the others write. With it, [`Error::OtherMpi`] and [`Error::Mpi`].
 pub fn start() -> Result<Arc<dyn Communicator>> {
-    let launch = launcher::launch(|variable| std::env::var(variable).ok());
-    match launch {
-        Some(launch) if launch.processes > 1 => {
-            Err(Error::NoMpi { processes: launch.processes, variable: launch.variable })
-        }
-        _ => Ok(Arc::new(Single)),
+    // Nobody else is there where no launcher says so. MPI alone would take a quarter of a second to find that out.
+    launcher::launch(|variable| env::var(variable).ok()).map_or_else(|| Ok(Arc::new(Single) as Arc<_>), join)
+}
+
+#[cfg(feature = "mpi")]
+fn join(launch: launcher::Launch) -> Result<Arc<dyn Communicator>> {
+    let launcher::Launch { processes, variable } = launch;
+    match world::World::start()? {
+        Some(world) => Ok(Arc::new(world)),
+        None if processes > 1 => Err(Error::OtherMpi { processes, variable }),
+        None => Ok(Arc::new(Single)),
     }
+}
+
+#[cfg(not(feature = "mpi"))]
+fn join(launch: launcher::Launch) -> Result<Arc<dyn Communicator>> {
+    let launcher::Launch { processes, variable } = launch;
+    if processes > 1 { Err(Error::NoMpi { processes, variable }) } else { Ok(Arc::new(Single)) }
 }

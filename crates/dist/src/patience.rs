@@ -1,0 +1,178 @@
+//! How a rank waits for others: without a core to itself, for so long, and not beyond the end of all.
+
+use std::hint;
+#[cfg(unix)]
+use std::os::unix::process::parent_id;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Looks that are taken one after the other.
+const SPINS: usize = 200;
+/// For so long after the last message, other threads get the core between two looks; after that, the thread sleeps.
+const YIELD: Duration = Duration::from_micros(500);
+/// One sleep.
+const SLEEP: Duration = Duration::from_micros(50);
+/// Time between two looks at the launcher.
+const LAUNCHER: Duration = Duration::from_millis(100);
+
+/// What the threads of a rank tell the one that waits.
+#[derive(Debug)]
+pub(crate) struct Control {
+    limit: Mutex<Option<Duration>>,
+    abort: Mutex<Option<i32>>,
+    launcher: u32,
+}
+
+/// Why a rank waits no longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// This long it has waited, longer than it may.
+    Limit(Duration),
+    /// All ranks are to end with this status.
+    Abort(i32),
+    /// The launcher is gone.
+    Launcher,
+}
+
+impl Control {
+    /// Of a process whose parent is the launcher, or what the launcher left on this host.
+    pub fn new() -> Self {
+        Self { limit: Mutex::new(None), abort: Mutex::new(None), launcher: parent() }
+    }
+
+    pub fn set_limit(&self, limit: Option<Duration>) {
+        *self.limit.lock().unwrap_or_else(PoisonError::into_inner) = limit;
+    }
+
+    pub fn ask_abort(&self, status: i32) {
+        self.abort.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(status);
+    }
+
+    /// Whether all are to end, and with which status.
+    pub fn aborted(&self) -> Option<i32> {
+        *self.abort.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the process that started this one has ended: the system then gives it another parent.
+    pub fn orphaned(&self) -> bool {
+        parent() != self.launcher
+    }
+}
+
+#[cfg(unix)]
+fn parent() -> u32 {
+    parent_id()
+}
+
+/// Elsewhere a process keeps the number of its parent, whatever becomes of that.
+#[cfg(not(unix))]
+fn parent() -> u32 {
+    0
+}
+
+/// One wait.
+#[derive(Debug)]
+pub(crate) struct Patience<'a> {
+    control: &'a Control,
+    since: Instant,
+    progress: Instant,
+    launcher: Instant,
+    looks: usize,
+}
+
+impl<'a> Patience<'a> {
+    pub fn new(control: &'a Control) -> Self {
+        let now = Instant::now();
+        Self { control, since: now, progress: now, launcher: now, looks: 0 }
+    }
+
+    /// A message has arrived or gone: the next ones are not far.
+    pub fn progress(&mut self) {
+        self.progress = Instant::now();
+        self.looks = 0;
+    }
+
+    /// A moment until the next look, or why there is none.
+    pub fn pause(&mut self) -> Result<(), Stop> {
+        self.looks += 1;
+        if self.looks < SPINS {
+            hint::spin_loop();
+            return Ok(());
+        }
+        if let Some(status) = self.control.aborted() {
+            return Err(Stop::Abort(status));
+        }
+        let now = Instant::now();
+        let limit = *self.control.limit.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = now - self.since;
+        if limit.is_some_and(|limit| waited > limit) {
+            return Err(Stop::Limit(waited));
+        }
+        if now - self.launcher > LAUNCHER {
+            self.launcher = now;
+            if self.control.orphaned() {
+                return Err(Stop::Launcher);
+            }
+        }
+        if now - self.progress < YIELD {
+            thread::yield_now();
+        } else {
+            thread::sleep(SLEEP);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wait(control: &Control) -> Stop {
+        let mut patience = Patience::new(control);
+        loop {
+            if let Err(stop) = patience.pause() {
+                return stop;
+            }
+        }
+    }
+
+    #[test]
+    fn patience_ends_at_the_limit() {
+        let control = Control::new();
+        control.set_limit(Some(Duration::from_millis(30)));
+        let Stop::Limit(waited) = wait(&control) else { panic!("another reason") };
+        assert!(waited >= Duration::from_millis(30) && waited < Duration::from_secs(5), "{waited:?}");
+    }
+
+    #[test]
+    fn a_limit_holds_from_when_it_is_set() {
+        let control = Control::new();
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| wait(&control));
+            thread::sleep(Duration::from_millis(50));
+            assert!(!waiting.is_finished());
+            control.set_limit(Some(Duration::from_millis(60)));
+            let Ok(Stop::Limit(_)) = waiting.join() else { panic!("another reason") };
+        });
+    }
+
+    #[test]
+    fn another_thread_ends_a_wait_and_the_first_status_counts() {
+        let control = Control::new();
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| wait(&control));
+            control.ask_abort(3);
+            control.ask_abort(4);
+            assert_eq!(waiting.join().ok(), Some(Stop::Abort(3)));
+        });
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn who_has_another_parent_has_lost_its_launcher() {
+        let control = Control { launcher: parent_id() + 1, ..Control::new() };
+        assert_eq!(wait(&control), Stop::Launcher);
+        assert!(!Control::new().orphaned());
+    }
+}
