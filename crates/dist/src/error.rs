@@ -50,12 +50,6 @@ pub enum Error {
     /// MPI reports an error.
     #[error("MPI: {0}")]
     Mpi(String),
-    /// The launcher has ended, and left its ranks behind.
-    #[error("the launcher (mpirun) has ended without its ranks: rank {rank} ends, too")]
-    Launcher {
-        /// This rank.
-        rank: usize,
-    },
     /// Several processes were started of a program that knows nothing of the others.
     #[error(
         "{processes} of these processes were started together ({variable}), but the program is built without MPI, and each would \

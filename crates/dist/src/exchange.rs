@@ -123,7 +123,6 @@ impl Mpi {
             match patience.pause() {
                 Ok(()) => {}
                 Err(Stop::Abort(status)) => self.abort(status),
-                Err(Stop::Launcher) => return Err(Error::Launcher { rank: self.rank() }),
                 Err(Stop::Limit(waited)) => {
                     let mut ranks: Vec<usize> = requests.iter().map(|request| request.peer).collect();
                     ranks.sort_unstable();

@@ -45,14 +45,14 @@ pub trait Communicator: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`Error::Silent`], [`Error::Order`], [`Error::Mpi`], [`Error::Launcher`].
+    /// [`Error::Silent`], [`Error::Order`], [`Error::Mpi`].
     fn broadcast(&self, data: Vec<u8>) -> Result<Vec<u8>>;
 
     /// The blocks of all ranks, by rank; they may differ in length.
     ///
     /// # Errors
     ///
-    /// [`Error::Silent`], [`Error::Order`], [`Error::Mpi`], [`Error::Launcher`].
+    /// [`Error::Silent`], [`Error::Order`], [`Error::Mpi`].
     fn all_gather(&self, block: Vec<u8>) -> Result<Vec<Vec<u8>>>;
 
     /// Replaces `data`, as long on all ranks, by its sum over them. Every element is added in the order of the ranks,
@@ -60,7 +60,7 @@ pub trait Communicator: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`Error::Length`] if the lengths differ; [`Error::Silent`], [`Error::Order`], [`Error::Mpi`], [`Error::Launcher`].
+    /// [`Error::Length`] if the lengths differ; [`Error::Silent`], [`Error::Order`], [`Error::Mpi`].
     fn all_reduce(&self, data: Vec<f32>) -> Result<Vec<f32>>;
 
     /// Begins a sum, as of [`Communicator::all_reduce`], that goes on while the caller computes. Sums are made in the order

@@ -1,8 +1,6 @@
-//! How a rank waits for others: without a core to itself, for so long, and not beyond the end of all.
+//! How a rank waits for others: without a core to itself, and for so long.
 
 use std::hint;
-#[cfg(unix)]
-use std::os::unix::process::parent_id;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,15 +11,12 @@ const SPINS: usize = 200;
 const YIELD: Duration = Duration::from_micros(500);
 /// One sleep.
 const SLEEP: Duration = Duration::from_micros(50);
-/// Time between two looks at the launcher.
-const LAUNCHER: Duration = Duration::from_millis(100);
 
 /// What the threads of a rank tell the one that waits.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Control {
     limit: Mutex<Option<Duration>>,
     abort: Mutex<Option<i32>>,
-    launcher: u32,
 }
 
 /// Why a rank waits no longer.
@@ -31,16 +26,9 @@ pub(crate) enum Stop {
     Limit(Duration),
     /// All ranks are to end with this status.
     Abort(i32),
-    /// The launcher is gone.
-    Launcher,
 }
 
 impl Control {
-    /// Of a process whose parent is the launcher, or what the launcher left on this host.
-    pub fn new() -> Self {
-        Self { limit: Mutex::new(None), abort: Mutex::new(None), launcher: parent() }
-    }
-
     pub fn set_limit(&self, limit: Option<Duration>) {
         *self.limit.lock().unwrap_or_else(PoisonError::into_inner) = limit;
     }
@@ -53,22 +41,6 @@ impl Control {
     pub fn aborted(&self) -> Option<i32> {
         *self.abort.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Whether the process that started this one has ended: the system then gives it another parent.
-    pub fn orphaned(&self) -> bool {
-        parent() != self.launcher
-    }
-}
-
-#[cfg(unix)]
-fn parent() -> u32 {
-    parent_id()
-}
-
-/// Elsewhere a process keeps the number of its parent, whatever becomes of that.
-#[cfg(not(unix))]
-fn parent() -> u32 {
-    0
 }
 
 /// One wait.
@@ -77,14 +49,13 @@ pub(crate) struct Patience<'a> {
     control: &'a Control,
     since: Instant,
     progress: Instant,
-    launcher: Instant,
     looks: usize,
 }
 
 impl<'a> Patience<'a> {
     pub fn new(control: &'a Control) -> Self {
         let now = Instant::now();
-        Self { control, since: now, progress: now, launcher: now, looks: 0 }
+        Self { control, since: now, progress: now, looks: 0 }
     }
 
     /// A message has arrived or gone: the next ones are not far.
@@ -108,12 +79,6 @@ impl<'a> Patience<'a> {
         let waited = now - self.since;
         if limit.is_some_and(|limit| waited > limit) {
             return Err(Stop::Limit(waited));
-        }
-        if now - self.launcher > LAUNCHER {
-            self.launcher = now;
-            if self.control.orphaned() {
-                return Err(Stop::Launcher);
-            }
         }
         if now - self.progress < YIELD {
             thread::yield_now();
@@ -139,7 +104,7 @@ mod tests {
 
     #[test]
     fn patience_ends_at_the_limit() {
-        let control = Control::new();
+        let control = Control::default();
         control.set_limit(Some(Duration::from_millis(30)));
         let Stop::Limit(waited) = wait(&control) else { panic!("another reason") };
         assert!(waited >= Duration::from_millis(30) && waited < Duration::from_secs(5), "{waited:?}");
@@ -147,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_limit_holds_from_when_it_is_set() {
-        let control = Control::new();
+        let control = Control::default();
         thread::scope(|scope| {
             let waiting = scope.spawn(|| wait(&control));
             thread::sleep(Duration::from_millis(50));
@@ -159,20 +124,12 @@ mod tests {
 
     #[test]
     fn another_thread_ends_a_wait_and_the_first_status_counts() {
-        let control = Control::new();
+        let control = Control::default();
         thread::scope(|scope| {
             let waiting = scope.spawn(|| wait(&control));
             control.ask_abort(3);
             control.ask_abort(4);
             assert_eq!(waiting.join().ok(), Some(Stop::Abort(3)));
         });
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn who_has_another_parent_has_lost_its_launcher() {
-        let control = Control { launcher: parent_id() + 1, ..Control::new() };
-        assert_eq!(wait(&control), Stop::Launcher);
-        assert!(!Control::new().orphaned());
     }
 }

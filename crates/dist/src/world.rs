@@ -40,7 +40,7 @@ pub(crate) struct World {
 impl World {
     /// Starts MPI on a thread of its own; `None` where this process is alone.
     pub fn start() -> Result<Option<Self>> {
-        let control = Arc::new(Control::new());
+        let control = Arc::new(Control::default());
         let (jobs, todo) = mpsc::channel();
         let (told, introduction) = mpsc::channel();
         let shared = control.clone();
