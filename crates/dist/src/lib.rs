@@ -106,3 +106,16 @@ fn join(launch: launcher::Launch) -> Result<Arc<dyn Communicator>> {
     let launcher::Launch { processes, variable } = launch;
     if processes > 1 { Err(Error::NoMpi { processes, variable }) } else { Ok(Arc::new(Single)) }
 }
+
+#[cfg(all(test, not(feature = "mpi")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_of_several_processes_is_refused_where_there_is_no_mpi() {
+        let join = |processes| join(launcher::Launch { processes, variable: "PMI_SIZE" });
+        assert!(join(1).is_ok_and(|alone| alone.size() == 1));
+        let Err(error) = join(3) else { panic!("three processes that know nothing of each other") };
+        assert!(error.to_string().starts_with("3 of these processes were started together (PMI_SIZE), but"), "{error}");
+    }
+}

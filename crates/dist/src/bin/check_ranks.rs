@@ -40,16 +40,18 @@ fn main() -> ExitCode {
         "order" => ranks.all_gather(Vec::new()).map(drop),
         "abort" => abort(&ranks, last),
         "panic" => panic_of(ranks.as_ref(), last),
-        "wait" => wait(ranks.as_ref(), last),
+        "wait" => wait(ranks.as_ref()),
         _ => {
             eprintln!("there is no check {mode:?}");
             return ExitCode::from(2);
         }
     };
     let Err(error) = result else { return ExitCode::SUCCESS };
-    eprintln!("rank {}: {error}", ranks.rank());
+    // In one piece: the launcher passes on the pieces of all ranks as they come.
+    let line = format!("rank {}: {error}\n", ranks.rank());
+    eprint!("{line}");
     // Every rank gets to say what it saw before the first one ends them all.
-    thread::sleep(Duration::from_millis(500));
+    thread::sleep(Duration::from_secs(2));
     ranks.abort(7)
 }
 
@@ -152,7 +154,7 @@ fn silent(ranks: &dyn Communicator, last: bool) -> Result<()> {
 /// The last rank never comes, and while rank 0 waits for it, another thread of rank 0 ends all.
 fn abort(ranks: &Arc<dyn Communicator>, last: bool) -> Result<()> {
     if last {
-        thread::sleep(Duration::from_secs(60));
+        thread::sleep(Duration::from_secs(120));
     }
     if ranks.rank() == 0 {
         let ranks = ranks.clone();
@@ -170,7 +172,7 @@ fn panic_of(ranks: &dyn Communicator, last: bool) -> Result<()> {
 }
 
 /// All tell their process, and then rank 0 computes without an end, while the others wait for it.
-fn wait(ranks: &dyn Communicator, _last: bool) -> Result<()> {
+fn wait(ranks: &dyn Communicator) -> Result<()> {
     let pids = ranks.all_gather(process::id().to_string().into_bytes())?;
     if ranks.rank() == 0 {
         let pids: Vec<_> = pids.iter().map(|pid| String::from_utf8_lossy(pid)).collect();

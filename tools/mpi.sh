@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Trains on several processes: `tools/mpi.sh -n 2 --net resnet20` installs Open MPI if this machine has no MPI, builds `train`
+# with it, and starts two ranks with the arguments that follow. Without arguments it only installs and builds.
+#
+# Ranks on several hosts, or by another launcher (srun): build by this, then start target/debug/train by that.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+ranks=""
+if [ $# -gt 0 ]; then
+    if [ "$1" != -n ] || ! [[ "${2:-}" =~ ^[1-9][0-9]*$ ]]; then
+        echo "usage: tools/mpi.sh [-n RANKS [OPTIONS OF train]]" >&2
+        exit 2
+    fi
+    ranks="$2"
+    shift 2
+fi
+
+# What building needs: MPI's compiler, its launcher, and the library by which bindgen reads MPI's header, which it finds in
+# LLVM's folders, too.
+libclang() {
+    local found
+    found="$({ ldconfig -p | grep 'libclang[-.0-9]*\.so'; ls -d /usr/lib/llvm*/lib/libclang*.so*; } 2>/dev/null || true)"
+    [ -n "$found${LIBCLANG_PATH:-}" ]
+}
+ready() { command -v mpicc >/dev/null && command -v mpirun >/dev/null && { [ "$(uname)" != Linux ] || libclang; }; }
+
+if ! ready; then
+    if ! command -v apt-get >/dev/null; then
+        echo "no MPI, or no libclang, and this system has no apt-get: install them (Fedora: openmpi-devel clang-devel, Arch:" \
+            "openmpi clang, macOS: brew install open-mpi llvm), so that mpicc and mpirun are in the PATH" >&2
+        exit 1
+    fi
+    as_root=""
+    if [ "$(id -u)" -ne 0 ]; then
+        as_root="sudo"
+    fi
+    echo "no MPI here: installing Open MPI and libclang (openmpi-bin, libopenmpi-dev, libclang-dev)" >&2
+    $as_root apt-get update -q
+    $as_root apt-get install -y -q openmpi-bin libopenmpi-dev libclang-dev
+    if ! ready; then
+        echo "Open MPI and libclang are installed, and mpicc, mpirun or libclang is still not found: see the PATH" >&2
+        exit 1
+    fi
+fi
+
+cargo build --locked -p train --features mpi
+[ -n "$ranks" ] || exit 0
+
+# For Open MPI; others overlook them. In a container one is often root, and a test may start more ranks than there are cores.
+if [ "$(id -u)" -eq 0 ]; then
+    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+fi
+export OMPI_MCA_rmaps_base_oversubscribe="${OMPI_MCA_rmaps_base_oversubscribe:-1}"
+# Each rank has threads of its own: none is tied to one core.
+export OMPI_MCA_hwloc_base_binding_policy="${OMPI_MCA_hwloc_base_binding_policy:-none}"
+# After Ctrl-C a rank gets this many seconds to finish its step and save; mpirun's own setting is one.
+export OMPI_MCA_odls_base_sigkill_timeout="${OMPI_MCA_odls_base_sigkill_timeout:-5}"
+exec mpirun -n "$ranks" "${CARGO_TARGET_DIR:-target}/debug/train" "$@"
