@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Trains on several processes: `tools/mpi.sh -n 2 --net resnet20` installs Open MPI if this machine has no MPI, builds `train`
-# with it, and starts two ranks with the arguments that follow. Without arguments it only installs and builds.
+# with it, and starts two ranks with the arguments that follow. Without arguments it only installs and builds; with
+# --install it only installs.
 #
 # Ranks on several hosts, or by another launcher (srun): build by this, then start target/debug/train by that.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 ranks=""
-if [ $# -gt 0 ]; then
+if [ "${1:-}" != --install ] && [ $# -gt 0 ]; then
     if [ "$1" != -n ] || ! [[ "${2:-}" =~ ^[1-9][0-9]*$ ]]; then
         echo "usage: tools/mpi.sh [-n RANKS [OPTIONS OF train]]" >&2
         exit 2
@@ -44,6 +45,7 @@ if ! ready; then
     fi
 fi
 
+[ "${1:-}" != --install ] || exit 0
 cargo build --locked -p train --features mpi
 [ -n "$ranks" ] || exit 0
 

@@ -39,7 +39,7 @@ impl std::fmt::Display for Agreed {
 impl std::error::Error for Agreed {}
 
 /// How long rank 0 has to tell what the others have found out, too, before they do.
-const TURN: Duration = Duration::from_secs(1);
+const TURN: Duration = Duration::from_secs(10);
 
 /// An error of wrong usage.
 pub fn usage(sentence: impl Into<String>) -> anyhow::Error {

@@ -10,6 +10,7 @@ mod perturb;
 mod predict;
 mod program;
 mod pytorch;
+mod records;
 mod report;
 mod runs;
 mod sweep;

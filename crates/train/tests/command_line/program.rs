@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+pub use crate::records::{comparable, last, metrics, text};
+
 /// A network and data so small that an epoch takes a second.
 pub const SMALL: &str = "--net resnet8 --branches 2 --data shapes --limit-train 96 --limit-test 50 --batch 16 --eval-batch 32 --epochs 2 --lr 0.02 --device cpu";
 
@@ -12,10 +14,6 @@ pub fn command(arguments: &str) -> Command {
     // Mesa's device selection otherwise complains on stderr where there is no desktop.
     command.args(arguments.split_whitespace()).env("NODEVICE_SELECT", "1");
     command
-}
-
-pub fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// Runs the program, which must succeed, and returns its stdout.
@@ -47,29 +45,6 @@ pub fn fail(arguments: &str, status: i32, parts: &[&str]) {
 /// A path as an argument. Temporary folders have no spaces in their names.
 pub fn argument(path: &Path) -> String {
     path.to_str().expect("temporary folders have plain names").to_owned()
-}
-
-/// The bytes of a run's complete state.
-pub fn last(run: &Path) -> Vec<u8> {
-    std::fs::read(run.join("last.safetensors")).expect("saved")
-}
-
-/// The objects of a run's metrics.
-pub fn metrics(run: &Path) -> Vec<serde_json::Value> {
-    let text = std::fs::read_to_string(run.join("metrics.jsonl")).expect("written");
-    text.lines().map(|line| serde_json::from_str(line).expect("an object per line")).collect()
-}
-
-/// Metrics without what depends on the machine.
-pub fn comparable(run: &Path) -> Vec<serde_json::Value> {
-    let mut objects = metrics(run);
-    for object in &mut objects {
-        let fields = object.as_object_mut().expect("an object");
-        assert!(fields.remove("images_per_second").is_some() && fields.remove("device").is_some());
-        fields.remove("data_wait_share");
-        fields.remove("prepared_images_per_second");
-    }
-    objects
 }
 
 /// A folder for the runs of one test.
