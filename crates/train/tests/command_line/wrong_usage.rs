@@ -28,6 +28,19 @@ fn options_that_mean_nothing() {
     fail("--nonsense", 2, &["--nonsense"]);
 }
 
+#[cfg(not(feature = "mpi"))]
+#[test]
+fn several_processes_of_a_build_that_knows_of_one() {
+    for (variable, value) in [("OMPI_COMM_WORLD_SIZE", "2"), ("PMI_SIZE", "4"), ("PMIX_RANK", "1")] {
+        let output = command(SMALL).env(variable, value).output().expect("started");
+        let line = error_line(&output, 1);
+        assert!(
+            line.contains("built without MPI") && line.contains("--features mpi") && line.contains(variable),
+            "{line}"
+        );
+    }
+}
+
 #[test]
 fn a_device_that_is_not_there() {
     fail(&format!("{SMALL} --device abacus"), 2, &["no device fits \"abacus\"", "cpu"]);
