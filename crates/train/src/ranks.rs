@@ -134,7 +134,14 @@ impl Ranks {
     /// # Errors
     /// When they cannot be reached, or this program is built without what reaches them.
     pub fn start() -> Result<Self> {
-        let communicator = dist::start()?;
+        Self::over(dist::start()?)
+    }
+
+    /// The processes that a communicator connects.
+    ///
+    /// # Errors
+    /// When they cannot be reached.
+    pub fn over(communicator: Arc<dyn Communicator>) -> Result<Self> {
         if communicator.size() == 1 {
             return Ok(Self::alone());
         }

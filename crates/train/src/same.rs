@@ -140,7 +140,9 @@ pub fn take_roots(ranks: &Ranks, device: &Device, banks: [&Bank; 3]) -> Result<O
 fn distance(own: &[u32], expected: &[u32]) -> f64 {
     let float = |word: &u32| f64::from(f32::from_bits(*word));
     let scale = (expected.iter().map(|word| float(word).powi(2)).sum::<f64>() / expected.len().max(1) as f64).sqrt();
-    let largest = own.iter().zip(expected).map(|(a, b)| (float(a) - float(b)).abs()).fold(0.0, f64::max);
+    // A difference that is no number is no small one.
+    let size = |x: f64| if x.is_nan() { f64::INFINITY } else { x.abs() };
+    let largest = own.iter().zip(expected).map(|(a, b)| size(float(a) - float(b))).fold(0.0, f64::max);
     if own == expected { 0.0 } else { largest / scale }
 }
 
@@ -153,7 +155,96 @@ pub fn odd_one(numbers: &[u64]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Barrier, Mutex};
+    use std::thread;
+    use std::time::Duration;
+
+    use dist::{Communicator, Pending};
+
     use super::*;
+
+    /// Threads that stand for ranks.
+    #[derive(Debug)]
+    struct Threads {
+        rank: usize,
+        blocks: Arc<(Mutex<Vec<Vec<u8>>>, Barrier)>,
+    }
+
+    impl Communicator for Threads {
+        fn rank(&self) -> usize {
+            self.rank
+        }
+
+        fn size(&self) -> usize {
+            self.blocks.0.lock().expect("no panic").len()
+        }
+
+        fn host(&self) -> &str {
+            "here"
+        }
+
+        fn broadcast(&self, data: Vec<u8>) -> dist::Result<Vec<u8>> {
+            Ok(self.all_gather(data)?.swap_remove(0))
+        }
+
+        fn all_gather(&self, block: Vec<u8>) -> dist::Result<Vec<Vec<u8>>> {
+            self.blocks.0.lock().expect("no panic")[self.rank] = block;
+            self.blocks.1.wait();
+            let all = self.blocks.0.lock().expect("no panic").clone();
+            self.blocks.1.wait();
+            Ok(all)
+        }
+
+        fn all_reduce(&self, _: Vec<f32>) -> dist::Result<Vec<f32>> {
+            unreachable!("nothing is summed here")
+        }
+
+        fn start_all_reduce(&self, _: Vec<f32>) -> dist::Result<Pending> {
+            unreachable!("nothing is summed here")
+        }
+
+        fn set_time_limit(&self, _: Option<Duration>) {}
+
+        fn abort(&self, status: i32) -> ! {
+            panic!("aborted with {status}")
+        }
+    }
+
+    /// Has each of `count` ranks do something.
+    fn on_ranks<T: Send>(count: usize, work: impl Fn(Ranks) -> T + Sync) -> Vec<T> {
+        let blocks = Arc::new((Mutex::new(vec![Vec::new(); count]), Barrier::new(count)));
+        let run = |rank| work(Ranks::over(Arc::new(Threads { rank, blocks: Arc::clone(&blocks) })).expect("connected"));
+        let run = &run;
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..count).map(|rank| scope.spawn(move || run(rank))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+        })
+    }
+
+    #[test]
+    fn a_rank_that_drifts_is_found_or_brought_back() {
+        let begin: Vec<f32> = (0..100).map(|i| 0.1 + i as f32).collect();
+        // Rank 1's parameters, by how much the 8th of them differs.
+        let compare = |change: f32, close: bool| {
+            on_ranks(3, |ranks| {
+                let device = Device::cpu();
+                let mut own = begin.clone();
+                own[7] += if ranks.rank() == 1 { change } else { 0.0 };
+                let words: Vec<u32> = own.iter().map(|value| value.to_bits()).collect();
+                let bank = |words: &[u32]| Bank::with_data("bank", &device, words).expect("memory");
+                let banks = [bank(&words), bank(&[0; 64]), bank(&[1; 64])];
+                let all = [&banks[0], &banks[1], &banks[2]];
+                let odd = if close { take_roots(&ranks, &device, all) } else { other_than_most(&ranks, &device, all) };
+                let after = banks[0].read(&device).expect("readable");
+                (odd.expect("compared"), f32::from_bits(after[7]).to_bits() == begin[7].to_bits())
+            })
+        };
+        assert_eq!(compare(0.0, false), [(None, true); 3]);
+        assert_eq!(compare(1e-6, false), [(Some(1), true), (Some(1), false), (Some(1), true)], "one bit is enough");
+        assert_eq!(compare(1e-6, true), [(None, true); 3], "what is close takes rank 0's");
+        assert_eq!(compare(1.0, true), [(Some(1), true); 3]);
+        assert_eq!(compare(f32::NAN, true), [(Some(1), true); 3]);
+    }
 
     #[test]
     fn the_first_difference_is_named() {
