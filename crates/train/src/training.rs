@@ -3,31 +3,32 @@
 //! What a step does is a pure function of the configuration and of the state in the banks, so a run that is interrupted
 //! and resumed at any step goes on to the same bits as one that was not.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+mod session;
+mod state;
 
-use anyhow::{Context, Result, anyhow, bail};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
 use data::{Dataset, Epoch, Pictures, Sampler};
-use nets::{Loaded, Model};
+use nets::Model;
 use one::{LossWeights, Metrics};
 use tensor::{Device, Error, Sharing};
 
-use crate::checkpoint::{self, Best, Checkpoint, Header, Position};
+use crate::checkpoint::{Best, Header, Position};
 use crate::config::Config;
-use crate::divergence::{self, GoodState, finite, first_not_finite};
+use crate::divergence::{self, GoodState, finite};
 use crate::evaluation::{Evaluated, evaluate, evaluate_together};
-use crate::failure::Agreed;
-use crate::feeding::{Normalisation, Stream, Supply};
+use crate::feeding::Normalisation;
 use crate::memory::{self, Need};
 use crate::programs::{EvaluationProgram, Recipe, StepSettings, TrainingProgram, footprint};
-use crate::progress::{Display, Progress, Span};
-use crate::ranks::{Ranks, Requests, Traffic};
-use crate::run_dir::{self, RunDir};
-use crate::same;
+use crate::progress::{Progress, Span};
+use crate::ranks::{Ranks, Requests};
 use crate::table::Moment;
 use crate::teacher::Teacher;
-use crate::tensorboard::Events;
 use crate::{interrupt, output, snapshots, table};
+
+pub use session::{Outcome, Session, workers};
 
 /// Steps from one comparison of the ranks' parameters to the next.
 const COMPARE_EVERY: usize = 100;
@@ -54,58 +55,6 @@ pub struct Trainer {
     pub ranks: Ranks,
     /// Whether their devices are of several kinds, which round differently.
     mixed: bool,
-}
-
-/// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// All epochs are trained.
-    Complete,
-    /// The end was asked for, and everything is saved.
-    Interrupted,
-}
-
-/// What one call of [`Trainer::run`] needs to know beside the configuration.
-#[derive(Debug)]
-pub struct Session<'a> {
-    pub run: &'a RunDir,
-    /// Steps after which it ends as if interrupted.
-    pub stop_after: Option<usize>,
-    /// What shows its progress.
-    pub display: Display,
-    /// What TensorBoard reads.
-    pub events: Option<Events>,
-    saved: Instant,
-    steps: usize,
-    evaluation: Duration,
-    /// Time of the epochs' training steps.
-    pub training: Duration,
-    /// What the training steps exchanged with other ranks.
-    pub traffic: Traffic,
-}
-
-impl<'a> Session<'a> {
-    /// A session that begins now.
-    pub fn new(run: &'a RunDir, stop_after: Option<usize>) -> Self {
-        let (evaluation, training) = (Duration::ZERO, Duration::ZERO);
-        Self {
-            run,
-            stop_after,
-            display: Display::Plain,
-            events: None,
-            saved: Instant::now(),
-            steps: 0,
-            evaluation,
-            training,
-            traffic: Traffic::default(),
-        }
-    }
-
-    /// Whether the end was asked for, by all ranks alike.
-    fn must_stop(&self, ranks: &Ranks) -> bool {
-        let asked = if ranks.is_alone() { interrupt::requested() } else { ranks.agreed().stop };
-        asked || self.stop_after.is_some_and(|steps| self.steps >= steps)
-    }
 }
 
 impl Trainer {
@@ -192,115 +141,9 @@ impl Trainer {
         })
     }
 
-    /// Has all ranks begin from the state of rank 0, whether it is new or was read; `kinds` are those of the ranks' devices.
-    ///
-    /// # Errors
-    /// When a rank cannot be reached any more, or the device fails.
-    pub fn begin_together(&mut self, kinds: &[String]) -> Result<()> {
-        if self.ranks.is_alone() {
-            return Ok(());
-        }
-        self.mixed = kinds.iter().any(|kind| *kind != kinds[0]);
-        let own = self.ranks.is_root().then(|| (self.header.clone(), self.saved));
-        (self.header, self.saved) = self.ranks.of_root(own.as_ref())?;
-        for bank in same::banks(&self.model) {
-            let words = self.ranks.words_of_root(&bank.read(&self.device)?)?;
-            bank.write(&self.device, 0, &words)?;
-        }
-        let totals: Vec<u32> = self.training.step.totals(&self.device)?.into_iter().map(f32::to_bits).collect();
-        let totals: Vec<f32> = self.ranks.words_of_root(&totals)?.into_iter().map(f32::from_bits).collect();
-        self.training.step.restore_totals(&self.device, &totals)?;
-        if let Some(scale) = &self.training.step.optimizer.loss_scale {
-            let own = scale.read(&self.device)?.map(f32::to_bits);
-            let state: Vec<f32> = self.ranks.words_of_root(&own)?.into_iter().map(f32::from_bits).collect();
-            scale.write(&self.device, state.try_into().map_err(|_| anyhow!("rank 0 sent no loss scale"))?)?;
-        }
-        Ok(())
-    }
-
-    /// Makes sure that all ranks have the same parameters. Where their devices round differently, they take rank 0's, if
-    /// theirs are close to them.
-    fn compare_parameters(&self) -> Result<()> {
-        let step = self.header.position.step;
-        let banks = same::banks(&self.model);
-        let odd = match self.mixed {
-            true => same::take_roots(&self.ranks, &self.device, banks)?,
-            false => same::other_than_most(&self.ranks, &self.device, banks)?,
-        };
-        let Some(rank) = odd else { return Ok(()) };
-        let sentence = format!(
-            "rank {rank} has other parameters than the other ranks after step {step}: its device, driver or memory is at \
-             fault; the run is ended, since what it trains would be of no use"
-        );
-        Err(Agreed { sentence, usage: false }.into())
-    }
-
     /// What this rank takes of the images of an epoch.
     pub fn order(&self, epoch: usize) -> Epoch {
         self.sampler.epoch(epoch).part(self.ranks.rank(), self.ranks.count())
-    }
-
-    /// Takes over weights to begin with, by [`Model::load_start`].
-    ///
-    /// # Errors
-    /// When they do not fit the network.
-    pub fn begin_with(&mut self, weights: &Checkpoint) -> Result<Loaded> {
-        Ok(self.model.load_start(&self.device, &weights.state)?)
-    }
-
-    /// Takes up the state of a checkpoint.
-    ///
-    /// # Errors
-    /// When it is of another network or has not all that is needed.
-    pub fn restore(&mut self, header: &Header, checkpoint: &Checkpoint) -> Result<()> {
-        let Position { epoch, epoch_step, step } = header.position;
-        let steps = self.sampler.steps();
-        if header.network != self.config.network || epoch_step > steps || epoch * steps + epoch_step != step {
-            bail!("it is not of the run that config.toml describes");
-        }
-        self.model.load(&self.device, &checkpoint.state)?;
-        self.model.load_velocities(&self.device, &checkpoint.velocities)?;
-        self.training.step.restore_totals(&self.device, &checkpoint.totals)?;
-        match (&self.training.step.optimizer.loss_scale, checkpoint.loss_scale) {
-            (Some(scale), Some(state)) => scale.write(&self.device, state)?,
-            (None, None) => {}
-            _ => bail!("it is of another --precision than the run that config.toml describes"),
-        }
-        (self.header.position, self.header.best) = (header.position, header.best);
-        self.header.last_error = header.last_error;
-        self.saved = Some(header.position);
-        Ok(())
-    }
-
-    /// Makes the best weights those that the state tells of: they are saved after it, so the end of the last session may
-    /// have come between, and they may be ahead of a state that is not the last one.
-    ///
-    /// # Errors
-    /// When they cannot be written.
-    pub fn settle_best(&self, run: &RunDir) -> Result<()> {
-        let files = run.best_saves();
-        let Some(best) = self.header.best else {
-            return run.remove(&[files.current.as_path(), files.previous.as_path()]);
-        };
-        let is_it = |header: &Header| {
-            header.best.is_some_and(|other| other.epoch == best.epoch && (other.error - best.error).abs() < 1e-9)
-        };
-        let holds_it = |path| checkpoint::read_own(path).is_ok_and(|(header, _)| is_it(&header));
-        if holds_it(&files.current) {
-            return Ok(());
-        }
-        if holds_it(&files.previous) {
-            return run_dir::bring_back(&files);
-        }
-        if self.header.position == (Position { epoch: best.epoch, epoch_step: 0, ..self.header.position }) {
-            return self.save_best(run);
-        }
-        output::note(format!(
-            "{} is not that of epoch {}, the best so far: a better one will replace it",
-            files.current.display(),
-            best.epoch
-        ));
-        Ok(())
     }
 
     /// Where the run stands.
@@ -470,54 +313,6 @@ impl Trainer {
         Ok(Some(line))
     }
 
-    /// What was measured of the host's part in the training steps so far, where images are streamed.
-    fn supply(&self) -> Option<Supply> {
-        self.training.stream.as_ref().map(Stream::supply)
-    }
-
-    /// What a session was held up by, and which images it did without, in sentences.
-    pub fn report_supply(&self, session: &Session<'_>) -> (Option<String>, Vec<String>) {
-        let speed = self.supply().map(|supply| {
-            format!(
-                "{:<12} {:.0} images/s prepared by {}; the device waited for them {:.1} % of the training time",
-                "stream",
-                supply.images_per_second(),
-                workers(self.config.worker_threads()),
-                100.0 * supply.share(session.training)
-            )
-        });
-        let streams = [
-            ("training", self.training.stream.as_ref()),
-            ("validation", self.validation.as_ref().and_then(|program| program.stream.as_ref())),
-            ("test", self.evaluation.stream.as_ref()),
-        ];
-        let broken = streams.into_iter().filter_map(|(split, stream)| stream?.broken(split));
-        (speed, broken.collect())
-    }
-
-    /// What a session exchanged with other ranks, and how long this one waited for it, in a sentence.
-    pub fn report_traffic(&self, session: &Session<'_>) -> String {
-        let steps = session.steps.max(1) as f64;
-        let Traffic { waited, bytes } = session.traffic;
-        format!(
-            "{:<12} a step gave {:.2} MB to sums, and waited {:.1} ms for them: {:.1} % of the training time",
-            "exchange",
-            bytes as f64 / steps / 1e6,
-            1e3 * waited.as_secs_f64() / steps,
-            100.0 * waited.as_secs_f64() / session.training.as_secs_f64().max(1e-9)
-        )
-    }
-
-    /// Writes `best.safetensors`.
-    fn save_best(&self, run: &RunDir) -> Result<()> {
-        if !run.writes() {
-            return Ok(());
-        }
-        let state = self.model.state(&self.device)?;
-        let weights = Checkpoint { header: None, state, velocities: Vec::new(), totals: Vec::new(), loss_scale: None };
-        checkpoint::replace(&run.best_saves(), &self.header, &weights).context("cannot save the best weights")
-    }
-
     /// Where the run stands, for its records.
     pub fn moment(&self) -> Moment<'_> {
         let Position { epoch, step, .. } = self.header.position;
@@ -620,23 +415,6 @@ impl Trainer {
         let totals = self.training.step.totals(&self.device)?;
         if finite(&totals) { Ok(totals) } else { Err(divergence::explain(self)) }
     }
-
-    /// Writes `last.safetensors`.
-    fn save(&mut self, session: &mut Session<'_>) -> Result<()> {
-        let totals = self.totals()?;
-        let (state, velocities) = (self.model.state(&self.device)?, self.model.velocities(&self.device)?);
-        if first_not_finite(state.iter().chain(&velocities)).is_some() {
-            return Err(divergence::explain(self));
-        }
-        let loss_scale = self.training.step.loss_scale(&self.device)?;
-        let checkpoint = Checkpoint { header: None, state, velocities, totals, loss_scale };
-        if session.run.writes() {
-            checkpoint::replace(&session.run.last_saves(), &self.header, &checkpoint).context("cannot save the run")?;
-        }
-        self.saved = Some(self.header.position);
-        session.saved = Instant::now();
-        Ok(())
-    }
 }
 
 /// Measures a split, alone or with the other ranks; `None` when the end was asked for meanwhile.
@@ -650,13 +428,4 @@ fn measure(
         return evaluate(program, weights, advance);
     }
     evaluate_together(program, ranks, weights, advance).map(Some)
-}
-
-/// Worker threads in words.
-pub fn workers(count: usize) -> String {
-    match count {
-        0 => "the step itself".to_owned(),
-        1 => "1 worker".to_owned(),
-        _ => format!("{count} workers"),
-    }
 }
