@@ -107,5 +107,6 @@ fn write_note(text: impl Display) {
         held.push(Held::Note(text.to_string()));
         return;
     }
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    // In one piece: several ranks may write to the same place.
+    let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
 }
