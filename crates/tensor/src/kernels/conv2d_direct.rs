@@ -121,17 +121,7 @@ pub(super) struct Pitch {
     pub position: usize,
 }
 
-/// What the sums of a convolution begin with.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Start<'a> {
-    Zero,
-    /// What the result holds.
-    Result,
-    /// A tensor that lies as the result does.
-    Addend(&'a [f32]),
-}
-
-/// `y[position, k] = start[position, k] + sum over taps and channels of strip[position, tap, c] w[tap, c, k]`.
+/// `y[position, k] = sum over taps and channels of strip[position, tap, c] w[tap, c, k]`, or that added to `y`.
 pub(super) struct Convolve<'a> {
     pub strip: Strip,
     pub x: &'a [f32],
@@ -141,7 +131,7 @@ pub(super) struct Convolve<'a> {
     pub filters: usize,
     pub y: &'a mut [f32],
     pub pitch: Pitch,
-    pub start: Start<'a>,
+    pub accumulate: bool,
 }
 
 impl Convolve<'_> {
@@ -197,14 +187,8 @@ impl Convolve<'_> {
         let depth = line / T;
         let mut sums = [[simd.splat_f32s(0.0); V]; P];
         let first = row * self.pitch.row + q * self.pitch.position + k;
-        match self.start {
-            Start::Zero => {}
-            Start::Result => {
-                sums = std::array::from_fn(|p| load::<S, V>(&self.y[first + p * self.pitch.position..][..block]));
-            }
-            Start::Addend(addend) => {
-                sums = std::array::from_fn(|p| load::<S, V>(&addend[first + p * self.pitch.position..][..block]));
-            }
+        if self.accumulate {
+            sums = std::array::from_fn(|p| load::<S, V>(&self.y[first + p * self.pitch.position..][..block]));
         }
         for tap in 0..vertical.taps {
             let start = (row * vertical.step + tap) * pitch + q * step;

@@ -7,7 +7,7 @@ use super::conv2d::{
     ConvGeometry, Normalisation, WORKGROUP, bindings, normalisation_specs, normalised, rows_per_block, runs_in_images,
     tile_pixels, tile_quads, with_scratch,
 };
-use super::conv2d_direct::{Convolve, Pitch, Start, Strip, serves};
+use super::conv2d_direct::{Convolve, Pitch, Strip, serves};
 use super::conv2d_tiled::{TILE, Tiled, candidates, chunk_rows};
 use super::gemm::{Matrix, multiply};
 use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut};
@@ -80,8 +80,8 @@ impl Conv2dForward {
                         for Block { member, y, .. } in members.iter_mut() {
                             let w = &w[*member * depth * g.filters + group * filters..];
                             let y = &mut y[run.offset * pitch.row + group * filters..];
-                            let (stride, start) = (g.filters, Start::Zero);
-                            Convolve { strip, x: x_strip, w, stride, filters, y, pitch, start }.run();
+                            let (stride, accumulate) = (g.filters, false);
+                            Convolve { strip, x: x_strip, w, stride, filters, y, pitch, accumulate }.run();
                         }
                     }
                 });

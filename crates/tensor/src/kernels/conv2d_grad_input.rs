@@ -11,7 +11,7 @@ use super::batch_norm_stats::Chunks;
 use super::conv2d::{
     ConvGeometry, WORKGROUP, normalisation_specs, rows_per_block, runs_in_images, tile_pixels, tile_quads, with_scratch,
 };
-use super::conv2d_direct::{Convolve, Pitch, Start, Strip, serves};
+use super::conv2d_direct::{Convolve, Pitch, Strip, serves};
 use super::conv2d_tiled::{TILE, Tiled, candidates, chunk_rows};
 use super::gemm::{Matrix, multiply};
 use super::masked_sums::{Norm, Rows};
@@ -195,15 +195,15 @@ impl Conv2dGradInput {
             .collect()
     }
 
-    /// Adds to `dx`, which holds whole rows of input member `input` from row `first_row` (counted over the batch)
-    /// on, what the positions of one class receive.
+    /// Writes to `dx`, which holds whole rows of input member `input` from row `first_row` (counted over the batch)
+    /// on, what the positions of one class receive, or adds it to what is there.
     fn add_class(
         &self,
         class: &ClassWeights,
         dy: &[f32],
         input: usize,
         first_row: usize,
-        start: Start<'_>,
+        accumulate: bool,
         dx: &mut [f32],
     ) {
         let g = &self.geometry;
@@ -234,19 +234,14 @@ impl Conv2dGradInput {
                 let strip = Strip::new(window, rows, width);
                 with_scratch(strip.words(), |x| {
                     for group in 0..g.groups {
-                        let first = (run.offset + skipped) * dx_row + columns + group * channels;
-                        let y = &mut dx[first..];
-                        let mut start = match start {
-                            Start::Addend(addend) => Start::Addend(&addend[first..]),
-                            other => other,
-                        };
+                        let y = &mut dx[(run.offset + skipped) * dx_row + columns + group * channels..];
                         for member in members.clone() {
                             let dy = &dy[(member * g.batch + run.image) * dy_image..][..dy_image];
                             strip.fill(dy, group, (run.first + skipped) / row_stride, None, x);
                             let w = &weights[(member * g.groups + group) * depth * channels..][..depth * channels];
                             let (stride, filters) = (channels, channels);
-                            Convolve { strip, x, w, stride, filters, y: &mut *y, pitch, start }.run();
-                            start = Start::Result;
+                            let accumulate = accumulate || member > members.start;
+                            Convolve { strip, x, w, stride, filters, y: &mut *y, pitch, accumulate }.run();
                         }
                     }
                 });
@@ -348,19 +343,18 @@ impl Kernel for Conv2dGradInput {
         let (dx, partials) = outputs.split_at_mut(1);
         let partials = partials.first_mut().map_or(&mut [][..], |slice| slice.f32());
         self.tasks(dx[0].f32(), partials).into_par_iter().for_each(|mut task| {
-            let first = (task.input * g.batch * g.height + task.first_row) * g.width * g.channels;
-            let addend = addend.map(|addend| &addend[first..][..task.dx.len()]);
-            let mut start = addend.map_or(Start::Zero, Start::Addend);
-            // Unless one class has all positions and sums in registers, classes add to what is there.
-            if g.stride != [1, 1] || !serves(g.group_channels()) {
-                match addend {
-                    Some(addend) => task.dx.copy_from_slice(addend),
-                    None => task.dx.fill(0.0),
+            // Where one class has all positions and sums in registers, what is there before may be anything.
+            let accumulate = addend.is_some() || g.stride != [1, 1] || !serves(g.group_channels());
+            match addend {
+                Some(addend) => {
+                    let start = (task.input * g.batch * g.height + task.first_row) * g.width * g.channels;
+                    task.dx.copy_from_slice(&addend[start..][..task.dx.len()]);
                 }
-                start = Start::Result;
+                None if accumulate => task.dx.fill(0.0),
+                None => {}
             }
             for class in &classes {
-                self.add_class(class, dy, task.input, task.first_row, start, task.dx);
+                self.add_class(class, dy, task.input, task.first_row, accumulate, task.dx);
             }
             if let Some(activation) = self.norm {
                 self.begin_norm(activation, inputs, &mut task);
