@@ -1,10 +1,10 @@
 // A batch from the images on the device: pick, crop out of black padding, mirror, normalise.
 //   out[n, y, x] = (rgb(image[n][y + dy - PADDING][x' + dx - PADDING]) / 255 - MEAN) / STD, x' = flip ? SIZE - 1 - x : x
-// Shapes: shards of [images, SIZE, SIZE] packed pixels -> [1, N, SIZE, SIZE, 4]; labels [IMAGES] -> [N].
+// Shapes: shards of [images, IMAGE_WORDS] -> [1, N, SIZE, SIZE, 4]; labels [IMAGES] -> [N]. Images are packed, three bytes a pixel.
 // No tiles: a pixel is read once. Consecutive threads read and write consecutive pixels of a row.
 // Workgroup: WORKGROUP threads, one pixel each. Grid: ceil(THREADS / WORKGROUP) with THREADS = N * SIZE * SIZE.
 
-// Images 0..FIRST: [FIRST, SIZE, SIZE], each r | g << 8 | b << 16.
+// Images 0..FIRST: [FIRST, IMAGE_WORDS], bytes r, g, b of a pixel after those of the one before, from the lowest bits of a word up.
 @group(0) @binding(0) var<storage, read> shard0: array<u32>;
 // Images FIRST..SECOND, or shard 0 again where SECOND = FIRST.
 @group(0) @binding(1) var<storage, read> shard1: array<u32>;
@@ -21,14 +21,26 @@
 
 const PIXELS: u32 = SIZE * SIZE;
 
-fn packed_pixel(image: u32, pixel: u32) -> u32 {
+fn image_word(image: u32, word: u32) -> u32 {
     if image < FIRST {
-        return shard0[image * PIXELS + pixel];
+        return shard0[image * IMAGE_WORDS + word];
     }
     if image < SECOND {
-        return shard1[(image - FIRST) * PIXELS + pixel];
+        return shard1[(image - FIRST) * IMAGE_WORDS + word];
     }
-    return shard2[(image - SECOND) * PIXELS + pixel];
+    return shard2[(image - SECOND) * IMAGE_WORDS + word];
+}
+
+// r | g << 8 | b << 16, and what comes after that.
+fn packed_pixel(image: u32, pixel: u32) -> u32 {
+    let word = 3u * pixel / 4u;
+    let bit = (3u * pixel) % 4u * 8u;
+    var packed = image_word(image, word) >> bit;
+    // The rest of one that begins in the upper half of a word is in the next.
+    if bit > 8u {
+        packed |= image_word(image, word + 1u) << (32u - bit);
+    }
+    return packed;
 }
 
 @compute @workgroup_size(WORKGROUP)

@@ -5,7 +5,7 @@ mod common;
 
 use std::sync::OnceLock;
 
-use data::{Augment, Augmentation, Dataset, LoadOptions, PADDING, Pick, Sampler, shards};
+use data::{Augment, Augmentation, Dataset, LoadOptions, PADDING, Pick, Sampler, image_words, pack_image, shards};
 use nets::Model;
 use nets::resnet::{Block, CifarResNet, Shortcut};
 use one::{Config, LossWeights, Metrics};
@@ -52,14 +52,17 @@ impl Run {
         let data = dataset();
         let (mut graph, mut model) = (Graph::new(), Model::new());
         // Two shards: the second one's images are found, too.
-        let (words, images) = (data.train.pixels_per_image(), data.train.len());
+        let (pixels, images) = (data.train.pixels_per_image(), data.train.len());
+        let words = image_words(data.train.size);
         let shard_images = shards(images, words, images / 2 * words).expect("two shards suffice");
         let mut inputs = Vec::new();
         let mut first = 0;
         for &count in &shard_images {
-            let pixels = &data.train.pixels[first * words..][..count * words];
-            let bank = Bank::with_data("images", device, pixels).expect("memory");
-            let spec = Spec::u32([count, data.train.size, data.train.size]);
+            let mut packed = vec![0; count * words];
+            let shard = &data.train.pixels[first * pixels..][..count * pixels];
+            shard.chunks(pixels).zip(packed.chunks_mut(words)).for_each(|(image, packed)| pack_image(image, packed));
+            let bank = Bank::with_data("images", device, &packed).expect("memory");
+            let spec = Spec::u32([count, words]);
             inputs.push(graph.state(&bank, 0, spec, false).expect("the shard fills its bank"));
             first += count;
         }

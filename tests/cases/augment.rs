@@ -26,7 +26,7 @@ fn case(name: &str, shard_images: &[usize], size: usize, batch: usize, padding: 
         .input(shards, Fill::Below(10))
         .input(shards + 1, Fill::Words(picks.collect()));
     for shard in 0..shards {
-        case = case.input(shard, Fill::Below(1 << 24));
+        case = case.input(shard, Fill::Below(u32::MAX));
     }
     case
 }

@@ -1,6 +1,6 @@
 //! Datasets: their readers, fetching, the order in which samples are visited, and the kernel that augments them.
 //!
-//! Decoded images that fit lie on the device from the start ([`Images`], one word per pixel, split by
+//! Decoded images that fit lie on the device from the start (packed [`Images`], split by
 //! [`kernels::augment::shards`]); a step is fed only with which images it takes and how each is cropped and flipped
 //! ([`Sampler`]), and [`kernels::augment::Augment`] makes the normalised batch from that. Others are streamed: workers
 //! prepare batches ahead of the device ([`Loader`]), and the same kernel reads those.
@@ -32,7 +32,7 @@ mod view;
 pub use dataset::{DATASETS, Dataset, Images, LoadOptions, load};
 pub use error::{DataError, Result};
 pub use fetch::{fetch, verify};
-pub use kernels::augment::{Augment, MAX_SHARDS, shards};
+pub use kernels::augment::{Augment, MAX_SHARDS, image_words, pack_image, shards};
 pub use loader::{Batch, Loader};
 pub use loose::{Square, find_images, read_images};
 pub use pictures::{Files, Missing, Pictures};

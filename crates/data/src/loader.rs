@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use std::{io, mem};
 
 use crate::error::{DataError, Result};
+use crate::kernels::augment::{image_words, pack_image};
 use crate::pictures::{Drawn, Missing, Pictures};
 use crate::sampler::{Epoch, PADDING, Pick, pack};
 
@@ -29,7 +30,7 @@ const GLANCE: Duration = Duration::from_micros(500);
 /// A batch in memory.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
-    /// Packed pixels `[batch, size, size]`; those beyond the valid images mean nothing.
+    /// Packed images `[batch, image_words(size)]`; those beyond the valid ones mean nothing.
     pub pixels: Vec<u32>,
     /// `[batch]`.
     pub labels: Vec<u32>,
@@ -48,7 +49,20 @@ pub struct Loader {
     workers: Vec<JoinHandle<()>>,
     batch: Batch,
     /// An image that is drawn without workers.
-    image: Vec<u32>,
+    image: Image,
+}
+
+/// An image, as it is drawn and as it goes into its batch.
+#[derive(Debug)]
+struct Image {
+    pixels: Vec<u32>,
+    packed: Vec<u32>,
+}
+
+impl Image {
+    fn new(size: usize) -> Self {
+        Self { pixels: vec![0; size * size], packed: vec![0; image_words(size)] }
+    }
 }
 
 #[derive(Debug)]
@@ -114,7 +128,7 @@ impl Loader {
     ///
     /// A thread cannot be started.
     pub fn new(pictures: Arc<Pictures>, missing: Missing, workers: usize) -> Result<Self> {
-        let image = vec![0; pictures.size().pow(2)];
+        let image = Image::new(pictures.size());
         let shared =
             Arc::new(Shared { pictures, missing, state: Mutex::default(), work: Condvar::new(), full: Condvar::new() });
         let start = |number: usize| {
@@ -127,7 +141,7 @@ impl Loader {
 
     /// Bytes of the buffers for batches of `batch` images of `size` by `size` pixels.
     pub fn bytes(batch: usize, size: usize) -> u64 {
-        4 * (AHEAD as u64 + 1) * batch as u64 * (size * size) as u64
+        4 * (AHEAD as u64 + 1) * batch as u64 * image_words(size) as u64
     }
 
     /// Number of worker threads.
@@ -142,7 +156,7 @@ impl Loader {
 
     /// Makes `step` of `epoch` the next one; workers begin with it, unless they are there already.
     pub fn seek(&mut self, epoch: &Epoch, step: usize) {
-        let pixels = self.shared.pictures.size().pow(2) * epoch.batch;
+        let words = image_words(self.shared.pictures.size()) * epoch.batch;
         let mut state = self.shared.state();
         let same = |other: &Epoch| Arc::ptr_eq(&other.picks, &epoch.picks) || other == epoch;
         if state.step == step && state.epoch.as_ref().is_some_and(same) {
@@ -155,7 +169,7 @@ impl Loader {
         (state.step, state.next) = (step, step * epoch.batch);
         for ahead in 0..AHEAD {
             let slot = &mut state.slots[(step + ahead) % AHEAD];
-            slot.pixels.resize(pixels, 0);
+            slot.pixels.resize(words, 0);
             slot.reset(epoch.picks.len(), epoch.batch, step + ahead);
         }
         drop(state);
@@ -241,14 +255,14 @@ impl Batch {
         absent.sort_unstable();
         self.labels.clear();
         self.picks.clear();
-        let pixels = self.pixels.len() / epoch.batch;
+        let words = self.pixels.len() / epoch.batch;
         for (sample, &[image, augmentation]) in picks.iter().enumerate() {
             if absent.binary_search(&sample).is_ok() {
                 continue;
             }
             let place = self.labels.len();
             if place < sample {
-                self.pixels.copy_within(sample * pixels..(sample + 1) * pixels, place * pixels);
+                self.pixels.copy_within(sample * words..(sample + 1) * words, place * words);
             }
             self.labels.push(labels[image as usize]);
             self.picks.push([place as u32, augmentation]);
@@ -274,7 +288,7 @@ impl State {
     }
 
     /// Puts an image into its batch, which is full when true is returned.
-    fn put(&mut self, ticket: Ticket, pixels: &[u32], drawn: Result<Drawn>) -> bool {
+    fn put(&mut self, ticket: Ticket, packed: &[u32], drawn: Result<Drawn>) -> bool {
         if ticket.version != self.version {
             return false;
         }
@@ -283,7 +297,7 @@ impl State {
             Ok(Drawn { there, broken }) => {
                 slot.broken.extend(broken);
                 if there {
-                    slot.pixels[ticket.sample * pixels.len()..][..pixels.len()].copy_from_slice(pixels);
+                    slot.pixels[ticket.sample * packed.len()..][..packed.len()].copy_from_slice(packed);
                 } else {
                     slot.absent.push(ticket.sample);
                 }
@@ -306,30 +320,31 @@ impl Shared {
 
     /// What a worker does.
     fn work(&self) {
-        let mut pixels = vec![0; self.pictures.size().pow(2)];
+        let mut image = Image::new(self.pictures.size());
         let mut state = self.state();
         while !state.stop {
             state = match state.ticket() {
                 Some(ticket) => {
                     drop(state);
-                    self.draw(ticket, &mut pixels)
+                    self.draw(ticket, &mut image)
                 }
                 None => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
             };
         }
     }
 
-    fn draw(&self, ticket: Ticket, pixels: &mut [u32]) -> MutexGuard<'_, State> {
+    fn draw(&self, ticket: Ticket, Image { pixels, packed }: &mut Image) -> MutexGuard<'_, State> {
         let begun = Instant::now();
         let Ticket { image, crop, .. } = ticket;
         // A worker that is gone would be waited for in vain.
         let drawn = panic::catch_unwind(AssertUnwindSafe(|| self.pictures.draw(image, crop, self.missing, pixels)));
         let drawn = drawn.unwrap_or_else(|panic| Err(DataError::Panic(message(&*panic))));
+        pack_image(pixels, packed);
         let busy = begun.elapsed();
         let mut state = self.state();
         state.drawn += 1;
         state.busy += busy;
-        if state.put(ticket, pixels, drawn) {
+        if state.put(ticket, packed, drawn) {
             self.full.notify_all();
         }
         state

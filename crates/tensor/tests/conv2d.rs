@@ -42,6 +42,10 @@ fn geometries() -> Vec<ConvGeometry> {
         ConvGeometry { channels: 3, filters: 1, kernel: [7, 6], padding: [0, 0], ..base },
         ConvGeometry { channels: 1, filters: 3, kernel: [5, 3], padding: [4, 5], height: 2, width: 1, ..base },
         ConvGeometry { channels: 16, filters: 16, height: 32, width: 32, ..base },
+        ConvGeometry { channels: 32, filters: 48, height: 5, width: 29, members: 3, ..base },
+        ConvGeometry { channels: 64, filters: 64, width: 13, padding: [0, 0], groups: 2, ..base },
+        ConvGeometry { channels: 16, filters: 32, kernel: [2, 3], height: 3, width: 2, ..base },
+        ConvGeometry { channels: 32, filters: 16, padding: [1, 0], height: 4, width: 3, members: 2, ..base },
         ConvGeometry { channels: 17, filters: 11, batch: 70, height: 5, width: 4, members: 2, ..base },
     ]
 }

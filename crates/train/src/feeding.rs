@@ -58,7 +58,7 @@ impl Split {
         if pictures.is_streamed() {
             return Ok(Self { place: Place::Host, images, size });
         }
-        let words = size * size;
+        let words = data::image_words(size);
         let max_words = usize::try_from(device.max_binding_bytes() / 4).unwrap_or(usize::MAX);
         let shard_images = data::shards(images, words, max_words)?;
         let bank = |name: String, words: usize| -> Result<Bank> {
@@ -103,17 +103,18 @@ impl Split {
         precision: DType,
     ) -> Result<Sample> {
         let picks = graph.input("picks", Spec::u32([batch, 2]));
+        let words = data::image_words(self.size);
         let mut inputs = Vec::with_capacity(5);
         let (fed, shard_images) = match &self.place {
             Place::Device { shards, shard_images, labels } => {
                 for (shard, &count) in shards.iter().zip(shard_images) {
-                    inputs.push(graph.state(shard, 0, Spec::u32([count, self.size, self.size]), false)?);
+                    inputs.push(graph.state(shard, 0, Spec::u32([count, words]), false)?);
                 }
                 inputs.push(graph.state(labels, 0, Spec::u32([self.images]), false)?);
                 (Fed { picks, batch: None }, shard_images.clone())
             }
             Place::Host => {
-                let pixels = graph.input("images", Spec::u32([batch, self.size, self.size]));
+                let pixels = graph.input("images", Spec::u32([batch, words]));
                 let labels = graph.input("labels", Spec::u32([batch]));
                 inputs.extend([pixels, labels]);
                 (Fed { picks, batch: Some((pixels, labels)) }, vec![batch])
@@ -133,11 +134,21 @@ impl Split {
     }
 }
 
+/// Images that are packed at a time on their way to the device.
+const PACKED: usize = 1024;
+
 fn write(device: &Device, images: &Images, shards: &[Bank], shard_images: &[usize]) -> Result<()> {
+    let (pixels, words) = (images.pixels_per_image(), data::image_words(images.size));
+    let mut packed = vec![0; PACKED.min(images.len()) * words];
     let mut rest = images.pixels.as_slice();
     for (bank, count) in shards.iter().zip(shard_images) {
-        let (shard, tail) = rest.split_at(count * images.pixels_per_image());
-        bank.write(device, 0, shard)?;
+        let (shard, tail) = rest.split_at(count * pixels);
+        for (block, some) in shard.chunks(PACKED * pixels).enumerate() {
+            let packed = &mut packed[..some.len() / pixels * words];
+            let images = some.chunks_exact(pixels).zip(packed.chunks_exact_mut(words));
+            images.for_each(|(image, packed)| data::pack_image(image, packed));
+            bank.write(device, block * PACKED * words, packed)?;
+        }
         rest = tail;
     }
     Ok(())

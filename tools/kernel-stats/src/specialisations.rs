@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
-use data::{Augment, PADDING};
+use data::{Augment, PADDING, image_words};
 use nets::resnet::Shortcut;
 use nets::{Model, architecture};
 use one::Config;
@@ -133,7 +133,7 @@ pub fn training_steps(steps: Steps<'_>) -> Result<Vec<Step>> {
 /// Records a step on CIFAR-10, whose training images are one binding.
 fn record(steps: Steps<'_>, precision: DType, network: &str, training: bool) -> Result<Graph> {
     let (mut graph, mut model) = (Graph::new(), Model::new());
-    let shard = graph.input("images", Spec::u32([IMAGES, 32, 32]));
+    let shard = graph.input("images", Spec::u32([IMAGES, image_words(32)]));
     let labels = graph.input("labels", Spec::u32([IMAGES]));
     let picks = graph.input("picks", Spec::u32([steps.batch, 2]));
     let augment = Augment {

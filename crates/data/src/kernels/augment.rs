@@ -8,11 +8,12 @@
 //! out[n][y][x] = ((v.r / 255 - mean_r) / std_r, … g, … b, 0)
 //! ```
 //!
-//! which is torchvision's `RandomCrop(size, padding)`, `RandomHorizontalFlip`, `ToTensor`, `Normalize`: the padding is
+//! Images are packed: three bytes a pixel, red first, each image from a whole word on ([`pack_image`]).
+//!
+//! The formula is torchvision's `RandomCrop(size, padding)`, `RandomHorizontalFlip`, `ToTensor`, `Normalize`: the padding is
 //! black before normalisation, not zero after it. The fourth channel pads a pixel to a `vec4`.
 //!
-//! A storage binding holds 128 MiB by default, and CIFAR-10's training set is 195 MiB at one word per pixel, so images
-//! lie in up to [`MAX_SHARDS`] shards; see [`shards`].
+//! A storage binding holds 128 MiB by default, and CIFAR-10's training set is 146 MiB, so images lie in up to [`MAX_SHARDS`] shards; see [`shards`].
 
 use rayon::prelude::*;
 use tensor::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut, Spec, Target};
@@ -24,7 +25,7 @@ pub const MAX_SHARDS: usize = 3;
 
 const WORKGROUP: usize = 64;
 
-/// Inputs: one to three shards U32 `[n_s, size, size]`, labels U32 `[sum n_s]`, picks U32 `[batch, 2]`.
+/// Inputs: one to three shards U32 `[n_s, image_words(size)]`, labels U32 `[sum n_s]`, picks U32 `[batch, 2]`.
 /// Outputs: images F32 `[1, batch, size, size, 4]`, labels U32 `[batch]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Augment {
@@ -40,6 +41,29 @@ pub struct Augment {
     pub mean: [f32; 3],
     /// Standard deviation of each channel.
     pub std: [f32; 3],
+}
+
+/// Words of a packed image.
+pub fn image_words(size: usize) -> usize {
+    (3 * size * size).div_ceil(4)
+}
+
+/// Packs the pixels of an image, words `r | g << 8 | b << 16`, in [`image_words`] words: three bytes a pixel, the first of a word in
+/// its lowest bits.
+pub fn pack_image(pixels: &[u32], packed: &mut [u32]) {
+    for (pixels, words) in pixels.chunks(4).zip(packed.chunks_mut(3)) {
+        let pixel = |i: usize| pixels.get(i).map_or(0, |pixel| pixel & 0xff_ffff);
+        let all = [pixel(0) | pixel(1) << 24, pixel(1) >> 8 | pixel(2) << 16, pixel(2) >> 16 | pixel(3) << 8];
+        words.iter_mut().zip(all).for_each(|(to, word)| *to = word);
+    }
+}
+
+/// Pixel `pixel` of a packed image: `r | g << 8 | b << 16`.
+fn packed_pixel(image: &[u32], pixel: usize) -> u32 {
+    let (word, bit) = (3 * pixel / 4, 3 * pixel % 4 * 8);
+    // The rest of one that begins in the upper half of a word is in the next.
+    let rest = if bit > 8 { image[word + 1] << (32 - bit) } else { 0 };
+    image[word] >> bit | rest
 }
 
 /// Splits `images` of `words` words each into contiguous shards of nearly equal size that hold at most `max_words`
@@ -77,7 +101,7 @@ impl Kernel for Augment {
 
     fn inputs(&self) -> Vec<Spec> {
         debug_assert!((1..=MAX_SHARDS).contains(&self.shard_images.len()) && !self.shard_images.contains(&0));
-        let shards = self.shard_images.iter().map(|&images| Spec::u32([images, self.size, self.size]));
+        let shards = self.shard_images.iter().map(|&images| Spec::u32([images, image_words(self.size)]));
         shards.chain([Spec::u32([self.images()]), Spec::u32([self.batch, 2])]).collect()
     }
 
@@ -85,15 +109,15 @@ impl Kernel for Augment {
         vec![Spec::f32([1, self.batch, self.size, self.size, 4]), Spec::u32([self.batch])]
     }
 
-    /// Two operations per channel. Only the picked images are read, not the whole shards: one word per pixel in, four
-    /// out, and per sample two words of pick and a label in and out.
+    /// Two operations per channel. Only the picked images are read, not the whole shards: three bytes per pixel in, four
+    /// words out, and per sample two words of pick and a label in and out.
     fn activations(&self) -> Activations {
         Activations::new([], [0])
     }
 
     fn cost(&self) -> Cost {
         let pixels = self.batch * self.pixels();
-        Cost { flops: (pixels * 3 * 3) as u64, bytes: 4 * (5 * pixels + 4 * self.batch) as u64 }
+        Cost { flops: (pixels * 3 * 3) as u64, bytes: (19 * pixels + 16 * self.batch) as u64 }
     }
 
     fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
@@ -119,7 +143,11 @@ impl Kernel for Augment {
                         let column = if flip { size - 1 - x } else { x };
                         let source_x = (column + dx).wrapping_sub(self.padding);
                         let inside = source_y < size && source_x < size;
-                        let value = if inside { self.normalise(image[source_y * size + source_x]) } else { black };
+                        let value = if inside {
+                            self.normalise(packed_pixel(image, source_y * size + source_x))
+                        } else {
+                            black
+                        };
                         pixel.copy_from_slice(&value);
                     }
                 }
@@ -146,6 +174,7 @@ impl Kernel for Augment {
             .stored(4)
             .size("WORKGROUP", WORKGROUP)
             .size("SIZE", self.size)
+            .size("IMAGE_WORDS", image_words(self.size))
             .size("THREADS", threads)
             .size("PADDING", self.padding)
             .size("IMAGES", self.images())
@@ -174,7 +203,8 @@ impl Augment {
             index -= self.shard_images[shard];
             shard += 1;
         }
-        &shards[shard][index * self.pixels()..][..self.pixels()]
+        let words = image_words(self.size);
+        &shards[shard][index * words..][..words]
     }
 }
 
@@ -226,12 +256,31 @@ mod tests {
             wanted.iter().flat_map(|&(image, dx, dy, flip)| [image as u32, pack(dx, dy, flip)]).collect();
         let mut out = vec![f32::NAN; kernel.batch * 49 * 4];
         let mut labels_out = vec![u32::MAX; kernel.batch];
-        let inputs = [&images[..98], &images[98..147], &images[147..], &labels, &picks].map(Slice::U32);
+        let words = image_words(7);
+        let mut packed = vec![0; 6 * words];
+        images.chunks(49).zip(packed.chunks_mut(words)).for_each(|(image, packed)| pack_image(image, packed));
+        let (first, rest) = packed.split_at(2 * words);
+        let (second, third) = rest.split_at(words);
+        let inputs = [first, second, third, &labels, &picks].map(Slice::U32);
         kernel.reference(&inputs, &mut [SliceMut::F32(&mut out), SliceMut::U32(&mut labels_out)]);
         for (n, &(image, dx, dy, flip)) in wanted.iter().enumerate() {
             assert_eq!(labels_out[n], labels[image]);
             let expected = naive(&kernel, &images[image * 49..][..49], dx, dy, flip);
             assert_eq!(out[n * 196..][..196], expected, "image {image} dx {dx} dy {dy} flip {flip}");
+        }
+    }
+
+    #[test]
+    fn packed_images_are_the_bytes_of_their_pixels_in_order() {
+        for size in 1..6 {
+            let pixels: Vec<u32> = (0..size * size).map(|i| i as u32 * 0x01_0305 + 0x04_0201).collect();
+            let mut packed = vec![u32::MAX; image_words(size)];
+            pack_image(&pixels, &mut packed);
+            let bytes: Vec<u8> = packed.iter().flat_map(|word| word.to_le_bytes()).collect();
+            let wanted: Vec<u8> = pixels.iter().flat_map(|pixel| pixel.to_le_bytes()[..3].to_vec()).collect();
+            let (own, padding) = bytes.split_at(wanted.len());
+            assert_eq!(own, wanted);
+            assert!(padding.len() < 4 && padding.iter().all(|&byte| byte == 0));
         }
     }
 

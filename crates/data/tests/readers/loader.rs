@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use data::{
     Augmentation, Batch, Epoch, Evaluation, Files, Images, LoadOptions, Loader, Missing, Pictures, Sampler, View,
-    folder,
+    folder, image_words, pack_image,
 };
 
 use crate::made::slope;
@@ -47,7 +47,7 @@ fn take(loader: &mut Loader, count: usize) -> data::Result<Vec<Batch>> {
 
 fn equal(a: &[Batch], b: &[Batch]) -> bool {
     let same = |(a, b): (&Batch, &Batch)| {
-        let valid = SIZE * SIZE * a.valid;
+        let valid = image_words(SIZE) * a.valid;
         (a.valid, &a.labels, &a.picks) == (b.valid, &b.labels, &b.picks) && a.pixels[..valid] == b.pixels[..valid]
     };
     a.len() == b.len() && a.iter().zip(b).all(same)
@@ -108,11 +108,17 @@ fn a_run_that_is_resumed_in_an_epoch_gets_the_batches_that_it_missed() {
     }
 }
 
+fn packed(pixels: &[u32]) -> Vec<u32> {
+    let mut packed = vec![0; image_words(SIZE)];
+    pack_image(pixels, &mut packed);
+    packed
+}
+
 /// The picks' images, as they are decoded at once.
 fn expected(images: &Images, epoch: &Epoch) -> Vec<(Vec<u32>, Vec<u32>)> {
     let batch = |picks: &[data::Pick]| {
         let indices: Vec<usize> = picks.iter().map(|pick| pick[0] as usize).collect();
-        let pixels = indices.iter().flat_map(|&i| images.image(i)).copied().collect();
+        let pixels = indices.iter().flat_map(|&i| packed(images.image(i))).collect();
         (pixels, indices.iter().map(|&i| images.labels[i]).collect())
     };
     epoch.iter().map(batch).collect()
@@ -156,7 +162,8 @@ fn a_broken_image_makes_way_for_the_next_of_its_class_in_training_and_for_none_i
     loader.seek(&epoch, 0);
     let batch = loader.next(|| ()).expect("drawn");
     assert_eq!((batch.valid, batch.labels[place]), (14, 0));
-    assert_eq!(&batch.pixels[place * SIZE * SIZE..][..SIZE * SIZE], train_images.image(0));
+    let words = image_words(SIZE);
+    assert_eq!(batch.pixels[place * words..][..words], packed(train_images.image(0)));
     assert_eq!(batch.broken.len(), 1);
     assert!(batch.broken[0].contains("6.png is no JPEG or PNG image"), "{:?}", batch.broken);
 
@@ -166,8 +173,9 @@ fn a_broken_image_makes_way_for_the_next_of_its_class_in_training_and_for_none_i
     for _ in 0..2 {
         loader.seek(&order, 0);
         let batches = take(&mut loader, order.steps()).expect("drawn");
-        let valid = |batch: &Batch| batch.pixels[..batch.valid * SIZE * SIZE].to_vec();
-        assert_eq!(batches.iter().flat_map(valid).collect::<Vec<u32>>(), test_images.pixels);
+        let valid = |batch: &Batch| batch.pixels[..batch.valid * words].to_vec();
+        let whole = test_images.pixels.chunks(SIZE * SIZE).flat_map(packed);
+        assert_eq!(batches.iter().flat_map(valid).collect::<Vec<u32>>(), whole.collect::<Vec<u32>>());
         let of = |batch: &Batch| batch.labels[..batch.valid].to_vec();
         assert_eq!(batches.iter().flat_map(of).collect::<Vec<u32>>(), test_images.labels);
         assert_eq!(batches.iter().map(|batch| batch.valid).collect::<Vec<usize>>(), [2, 4, 1]);

@@ -14,7 +14,8 @@
 use rayon::prelude::*;
 
 use super::batch_norm_stats::Chunks;
-use super::matrix::{ROWS_PER_THREAD, Tiling, fold, repeat, task_words};
+use super::masked_sums::{Norm, Rows};
+use super::matrix::{ROWS_PER_THREAD, Tiling, repeat, task_words};
 use super::vector::{Loops, wide};
 use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
@@ -74,109 +75,6 @@ pub struct BatchNormGradPartials {
     pub activation: Activation,
     /// Where its gradient comes from.
     pub upstream: Upstream,
-}
-
-/// What the gradients of a member's rows are computed from, besides the rows: per-channel values, repeated to tiles.
-#[derive(Debug)]
-pub(super) struct Norm {
-    mean: Vec<f32>,
-    inv_std: Vec<f32>,
-    scale: Vec<f32>,
-    shift: Vec<f32>,
-}
-
-/// Rows of `x` and, where the activation asks for it, of `y`.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Rows<'a> {
-    pub x: &'a [f32],
-    pub y: Option<&'a [f32]>,
-}
-
-impl Norm {
-    /// Of a member, given `[stats, gamma, beta]`, or stats alone if the ReLU is not [`Activation::Relu`].
-    pub fn of(inputs: &[&[f32]], member: usize, channels: usize) -> Self {
-        let (mean, inv_std) = inputs[0][member * 2 * channels..][..2 * channels].split_at(channels);
-        let (mut scale, mut shift) = (Vec::new(), Vec::new());
-        if let &[_, gamma, beta] = inputs {
-            let parameters = member * channels..(member + 1) * channels;
-            scale = gamma[parameters.clone()].iter().zip(inv_std).map(|(gamma, inv_std)| gamma * inv_std).collect();
-            scale = repeat(&scale);
-            shift = repeat(&beta[parameters]);
-        }
-        Self { mean: repeat(mean), inv_std: inv_std.to_vec(), scale, shift }
-    }
-
-    /// Sets `g` to 0 where the ReLU is closed.
-    pub fn mask(&self, activation: Activation, rows: Rows<'_>, g: &mut [f32]) {
-        wide(Mask { norm: self, activation, rows, g });
-    }
-
-    /// The `partial [2, C]` of a chunk: the sums of `g` and of `g * xhat`.
-    pub fn sums(&self, x: &[f32], g: &[f32], partial: &mut [f32]) {
-        let mut sums = vec![0.0; self.mean.len()];
-        let mut products = vec![0.0; self.mean.len()];
-        wide(Sums { mean: &self.mean, x, g, sums: &mut sums, products: &mut products });
-        let (sum, product) = partial.split_at_mut(self.inv_std.len());
-        fold(&sums, sum);
-        fold(&products, product);
-        // The constant 1 / deviation is multiplied at the end.
-        for (product, inv_std) in product.iter_mut().zip(&self.inv_std) {
-            *product *= inv_std;
-        }
-    }
-}
-
-struct Mask<'a> {
-    norm: &'a Norm,
-    activation: Activation,
-    rows: Rows<'a>,
-    g: &'a mut [f32],
-}
-
-impl Loops for Mask<'_> {
-    #[inline(always)]
-    fn run(self) {
-        let Self { norm: Norm { mean, scale, shift, .. }, activation, rows: Rows { x, y }, g } = self;
-        match (activation, y) {
-            (Activation::Relu, _) => {
-                for (x, g) in x.chunks(mean.len()).zip(g.chunks_mut(mean.len())) {
-                    let parameters = mean.iter().zip(scale).zip(shift);
-                    for ((g, x), ((mean, scale), shift)) in g.iter_mut().zip(x).zip(parameters) {
-                        *g = if (x - mean) * scale + shift > 0.0 { *g } else { 0.0 };
-                    }
-                }
-            }
-            (Activation::ReluOfSum, Some(y)) => {
-                for (g, y) in g.iter_mut().zip(y) {
-                    *g = if *y > 0.0 { *g } else { 0.0 };
-                }
-            }
-            (Activation::Linear | Activation::ReluOfSum, _) => {}
-        }
-    }
-}
-
-/// Sums of `g`, and of `g * (x - mean)`, over tiles.
-struct Sums<'a> {
-    mean: &'a [f32],
-    x: &'a [f32],
-    g: &'a [f32],
-    sums: &'a mut [f32],
-    products: &'a mut [f32],
-}
-
-impl Loops for Sums<'_> {
-    #[inline(always)]
-    fn run(self) {
-        let Self { mean, x, g, sums, products } = self;
-        for (x, g) in x.chunks(mean.len()).zip(g.chunks(mean.len())) {
-            let columns = mean.iter().zip(sums.iter_mut()).zip(products.iter_mut());
-            for ((x, g), ((mean, sum), product)) in x.iter().zip(g).zip(columns) {
-                *sum += g;
-                *product += g * (x - mean);
-            }
-        }
-    }
 }
 
 /// One chunk of rows of one member in the first pass.
@@ -339,8 +237,7 @@ impl Kernel for BatchNormGradPartials {
             }
             self.gather(&inputs, words.start, g);
             let y = (activation == Activation::ReluOfSum).then(|| &inputs[5][words]);
-            norm.mask(activation, Rows { x, y }, g);
-            norm.sums(x, g, partial);
+            norm.begin(activation, Rows { x, y }, g, partial);
         });
     }
 

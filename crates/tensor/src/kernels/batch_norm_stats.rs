@@ -5,10 +5,11 @@
 //! mean is beside the deviation. A convolution whose output is normalised computes them itself
 //! ([`super::conv2d_forward::Conv2dForward::statistics`]); the first pass here is for all other inputs.
 
+use pulp::Simd;
 use rayon::prelude::*;
 
-use super::matrix::{Tiling, chunk_rows, fold, repeat};
-use super::vector::{Loops, wide};
+use super::column_sums::{Terms, add_up, repeat, vector};
+use super::matrix::{Tiling, chunk_rows};
 use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
 use crate::target::Target;
@@ -46,39 +47,40 @@ pub struct BatchNormPartials {
     pub chunks: Chunks,
 }
 
-/// Sums of tiles of `x`.
-struct Sums<'a> {
+/// The values of `x`.
+struct Values<'a> {
     x: &'a [f32],
-    sums: &'a mut [f32],
 }
 
-impl Loops for Sums<'_> {
+impl Terms<1> for Values<'_> {
     #[inline(always)]
-    fn run(self) {
-        for tile in self.x.chunks(self.sums.len()) {
-            for (x, sum) in tile.iter().zip(self.sums.iter_mut()) {
-                *sum += x;
-            }
-        }
+    fn vector<S: Simd>(&mut self, _: S, at: usize, _: usize) -> [S::f32s; 1] {
+        [vector::<S>(self.x, at)]
+    }
+
+    #[inline(always)]
+    fn element(&mut self, at: usize, _: usize) -> [f32; 1] {
+        [self.x[at]]
     }
 }
 
-/// Sums of squares of the deviations of tiles of `x` from `mean`.
+/// The squares of the deviations of `x` from `mean`.
 struct Squares<'a> {
     x: &'a [f32],
     mean: &'a [f32],
-    squares: &'a mut [f32],
 }
 
-impl Loops for Squares<'_> {
+impl Terms<1> for Squares<'_> {
     #[inline(always)]
-    fn run(self) {
-        for tile in self.x.chunks(self.mean.len()) {
-            for ((x, mean), square) in tile.iter().zip(self.mean).zip(self.squares.iter_mut()) {
-                let deviation = x - mean;
-                *square += deviation * deviation;
-            }
-        }
+    fn vector<S: Simd>(&mut self, simd: S, at: usize, column: usize) -> [S::f32s; 1] {
+        let deviation = simd.sub_f32s(vector::<S>(self.x, at), vector::<S>(self.mean, column));
+        [simd.mul_f32s(deviation, deviation)]
+    }
+
+    #[inline(always)]
+    fn element(&mut self, at: usize, column: usize) -> [f32; 1] {
+        let deviation = self.x[at] - self.mean[column];
+        [deviation * deviation]
     }
 }
 
@@ -86,14 +88,9 @@ impl Loops for Squares<'_> {
 pub(super) fn chunk_statistics(x: &[f32], partial: &mut [f32]) {
     let (sum, square) = partial.split_at_mut(partial.len() / 2);
     let rows = (x.len() / sum.len()) as f32;
-    let mut tile = repeat(sum);
-    tile.fill(0.0);
-    wide(Sums { x, sums: &mut tile });
-    fold(&tile, sum);
+    add_up(x.len(), Values { x }, [&mut *sum]);
     let mean: Vec<f32> = sum.iter().map(|sum| sum / rows).collect();
-    tile.fill(0.0);
-    wide(Squares { x, mean: &repeat(&mean), squares: &mut tile });
-    fold(&tile, square);
+    add_up(x.len(), Squares { x, mean: &repeat(&mean) }, [square]);
 }
 
 impl BatchNormPartials {

@@ -9,8 +9,9 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::conv2d::{Normalisation, Window};
 
-/// Words of a strip with what belongs to it that stay in the first-level cache.
-const NEAR_WORDS: usize = 6 * 1024;
+/// Words of a strip, with the gradients that belong to it, over which weights' gradients are summed before they go to memory: they
+/// stay in the second-level cache with room for the weights.
+const NEAR_WORDS: usize = 16 * 1024;
 
 /// Whether the loops serve this number of filters (for gradients of inputs: channels).
 pub(super) fn serves(filters: usize) -> bool {
@@ -53,6 +54,11 @@ impl Strip {
     /// Words in all.
     pub fn words(&self) -> usize {
         self.extent()[0] * self.pitch()
+    }
+
+    /// Whether a row has three taps, and positions next to each other share two of the pixels.
+    fn has_three_taps(&self) -> bool {
+        self.window.horizontal.taps == 3 && self.window.horizontal.step == 1
     }
 
     /// Words that the taps of a position have in one row.
@@ -102,7 +108,7 @@ impl Strip {
 /// The vectors of which a slice consists. Arrays of vectors are only ever indexed by constants here: whatever takes the
 /// address of one (`copy_from_slice`, iterators) may keep it in memory, at half the speed.
 #[inline(always)]
-fn load<S: Simd, const V: usize>(values: &[f32]) -> [S::f32s; V] {
+pub(super) fn load<S: Simd, const V: usize>(values: &[f32]) -> [S::f32s; V] {
     let (vectors, _) = S::as_simd_f32s(values);
     std::array::from_fn(|v| vectors[v])
 }
@@ -134,35 +140,51 @@ impl Convolve<'_> {
         Arch::new().dispatch(self);
     }
 
-    /// All positions, `V` vectors of filters from filter `k` on.
+    /// All positions of a row, `V` vectors of filters from filter `k` on.
     #[inline(always)]
     fn filters<S: Simd, const V: usize>(&mut self, simd: S, row: usize, k: usize) {
         let width = self.strip.width;
         let mut q = 0;
         // Sums of a tile and the operands at hand fill the registers.
-        if S::REGISTER_COUNT >= 32 {
+        if S::REGISTER_COUNT >= 32 && self.strip.has_three_taps() {
+            while V == 1 && q + 16 <= width {
+                self.tile::<S, 16, 18, V, 3>(simd, row, q, k);
+                q += 16;
+            }
             while q + 8 <= width {
-                self.tile::<S, 8, V>(simd, row, q, k);
+                self.tile::<S, 8, 10, V, 3>(simd, row, q, k);
                 q += 8;
             }
         }
+        while S::REGISTER_COUNT >= 32 && q + 8 <= width {
+            self.tile::<S, 8, 8, V, 1>(simd, row, q, k);
+            q += 8;
+        }
         while q + 4 <= width {
-            self.tile::<S, 4, V>(simd, row, q, k);
+            self.tile::<S, 4, 4, V, 1>(simd, row, q, k);
             q += 4;
         }
         while q < width {
-            self.tile::<S, 1, V>(simd, row, q, k);
+            self.tile::<S, 1, 1, V, 1>(simd, row, q, k);
             q += 1;
         }
     }
 
-    /// `P` positions of a row from `q` on.
+    /// `P` positions of a row from `q` on. `T` neighbouring taps are taken together, so that each of the `J = P + T - 1` pixels
+    /// that they read is loaded once for all; with T = 1, taps and channels are one line.
     #[expect(clippy::needless_range_loop, clippy::manual_memcpy, reason = "see `load`")]
     #[inline(always)]
-    fn tile<S: Simd, const P: usize, const V: usize>(&mut self, simd: S, row: usize, q: usize, k: usize) {
+    fn tile<S: Simd, const P: usize, const J: usize, const V: usize, const T: usize>(
+        &mut self,
+        simd: S,
+        row: usize,
+        q: usize,
+        k: usize,
+    ) {
         let block = V * S::F32_LANES;
         let Window { vertical, horizontal, group_channels, .. } = self.strip.window;
         let (line, pitch, step) = (self.strip.line(), self.strip.pitch(), horizontal.step * group_channels);
+        let depth = line / T;
         let mut sums = [[simd.splat_f32s(0.0); V]; P];
         let first = row * self.pitch.row + q * self.pitch.position + k;
         if self.accumulate {
@@ -170,14 +192,16 @@ impl Convolve<'_> {
         }
         for tap in 0..vertical.taps {
             let start = (row * vertical.step + tap) * pitch + q * step;
-            let x: [&[f32]; P] = std::array::from_fn(|p| &self.x[start + p * step..][..line]);
-            let w = &self.w[tap * line * self.stride + k..];
-            for i in 0..line {
-                let w = load::<S, V>(&w[i * self.stride..][..block]);
-                for p in 0..P {
-                    let x = simd.splat_f32s(x[p][i]);
-                    for v in 0..V {
-                        sums[p][v] = simd.mul_add_e_f32s(x, w[v], sums[p][v]);
+            let x: [&[f32]; J] = std::array::from_fn(|j| &self.x[start + j * step..][..depth]);
+            let w: [&[f32]; T] = std::array::from_fn(|t| &self.w[(tap * line + t * depth) * self.stride + k..]);
+            for i in 0..depth {
+                let w: [[S::f32s; V]; T] = std::array::from_fn(|t| load::<S, V>(&w[t][i * self.stride..][..block]));
+                for t in 0..T {
+                    for p in 0..P {
+                        let x = simd.splat_f32s(x[p + t][i]);
+                        for v in 0..V {
+                            sums[p][v] = simd.mul_add_e_f32s(x, w[t][v], sums[p][v]);
+                        }
                     }
                 }
             }
@@ -227,7 +251,7 @@ impl AddWeightGradient<'_> {
         Arch::new().dispatch(self);
     }
 
-    /// Rows `rows` of output positions, `V` vectors of filters from filter `k` on: `wide` lines of taps and channels at a
+    /// Rows `rows` of output positions, `V` vectors of filters from filter `k` on: `WIDE` lines of taps and channels at a
     /// time as long as there are as many.
     #[inline(always)]
     fn filters<S: Simd, const WIDE: usize, const V: usize>(&mut self, simd: S, rows: [usize; 2], k: usize) {
@@ -249,8 +273,73 @@ impl AddWeightGradient<'_> {
         }
     }
 
+    /// Rows `rows` of output positions, of at least two each, whose rows have three taps; a vector of filters from filter `k` on.
+    #[inline(always)]
+    fn three_taps<S: Simd>(&mut self, simd: S, rows: [usize; 2], k: usize) {
+        let channels = self.strip.window.group_channels;
+        for tap in 0..self.strip.window.vertical.taps {
+            let mut c = 0;
+            while c + 8 <= channels {
+                self.three_tap_tile::<S, 8>(simd, rows, tap, c, k);
+                c += 8;
+            }
+            while c + 4 <= channels {
+                self.three_tap_tile::<S, 4>(simd, rows, tap, c, k);
+                c += 4;
+            }
+            while c < channels {
+                self.three_tap_tile::<S, 1>(simd, rows, tap, c, k);
+                c += 1;
+            }
+        }
+    }
+
+    /// `C` channels from `channel` on of each of a row's three taps: a pixel is loaded once for all three, and so is a gradient.
+    #[inline(always)]
+    fn three_tap_tile<S: Simd, const C: usize>(
+        &mut self,
+        simd: S,
+        [first, end]: [usize; 2],
+        tap: usize,
+        channel: usize,
+        k: usize,
+    ) {
+        let Window { vertical, group_channels, .. } = self.strip.window;
+        let (pitch, width) = (self.strip.pitch(), self.strip.width);
+        let zero = [[simd.splat_f32s(0.0)]; C];
+        // Three arrays: one that loops index stays in memory if there are too many elements to unroll them.
+        let (mut left, mut middle, mut right) = (zero, zero, zero);
+        macro_rules! add {
+            ($x:expr, $($sums:ident += $dy:expr),+) => {
+                for c in 0..C {
+                    let x = simd.splat_f32s($x[c]);
+                    $($sums[c][0] = simd.mul_add_e_f32s(x, $dy[0], $sums[c][0]);)+
+                }
+            };
+        }
+        for row in first..end {
+            let x = &self.x[(row * vertical.step + tap) * pitch + channel..];
+            let dy = &self.dy[row * self.pitch.row + k..];
+            let x = |q: usize| &x[q * group_channels..][..C];
+            let dy = |q: usize| load::<S, 1>(&dy[q * self.pitch.position..][..S::F32_LANES]);
+            let (mut before, mut last) = (dy(0), dy(1));
+            add!(x(0), left += before);
+            add!(x(1), left += last, middle += before);
+            for q in 2..width {
+                let (x, this) = (x(q), dy(q));
+                add!(x, left += this, middle += last, right += before);
+                (before, last) = (last, this);
+            }
+            add!(x(width), middle += last, right += before);
+            add!(x(width + 1), right += last);
+        }
+        let first = tap * self.strip.line() + channel;
+        self.add(simd, first, k, left);
+        self.add(simd, first + group_channels, k, middle);
+        self.add(simd, first + 2 * group_channels, k, right);
+    }
+
     /// `C` rows of the gradient from `i` of the tap's line on, summed over output rows `first` to `end`.
-    #[expect(clippy::needless_range_loop, reason = "see `load`")]
     #[inline(always)]
     fn tile<S: Simd, const C: usize, const V: usize>(
         &mut self,
@@ -278,8 +367,21 @@ impl AddWeightGradient<'_> {
                 }
             }
         }
+        self.add(simd, tap * line + i, k, sums);
+    }
+
+    /// Adds sums to `C` rows of the gradient, from row `first` on.
+    #[expect(clippy::needless_range_loop, reason = "see `load`")]
+    #[inline(always)]
+    fn add<S: Simd, const C: usize, const V: usize>(
+        &mut self,
+        simd: S,
+        first: usize,
+        k: usize,
+        sums: [[S::f32s; V]; C],
+    ) {
         for c in 0..C {
-            let (dw, _) = S::as_mut_simd_f32s(&mut self.dw[(tap * line + i + c) * self.stride + k..][..block]);
+            let (dw, _) = S::as_mut_simd_f32s(&mut self.dw[(first + c) * self.stride + k..][..V * S::F32_LANES]);
             for v in 0..V {
                 dw[v] = simd.add_f32s(dw[v], sums[c][v]);
             }
@@ -294,9 +396,14 @@ impl WithSimd for AddWeightGradient<'_> {
     fn with_simd<S: Simd>(mut self, simd: S) {
         let words = self.strip.window.vertical.step * self.strip.pitch() + self.strip.width * self.filters;
         let rows = (NEAR_WORDS / words).max(1);
+        let three = S::REGISTER_COUNT >= 32 && self.strip.has_three_taps() && self.strip.width >= 2;
         for first in (0..self.strip.rows).step_by(rows) {
             let rows = [first, (first + rows).min(self.strip.rows)];
             let mut k = 0;
+            while three && k < self.filters {
+                self.three_taps(simd, rows, k);
+                k += S::F32_LANES;
+            }
             while k + 2 * S::F32_LANES <= self.filters {
                 if S::REGISTER_COUNT >= 32 {
                     self.filters::<S, 8, 2>(simd, rows, k);

@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use super::batch_norm_backward::{Activation, BatchNormGradPartials, Bindings, Norm, Rows, Upstream};
+use super::batch_norm_backward::{Activation, BatchNormGradPartials, Bindings, Upstream};
 use super::batch_norm_stats::Chunks;
 use super::conv2d::{
     ConvGeometry, WORKGROUP, normalisation_specs, rows_per_block, runs_in_images, tile_pixels, tile_quads, with_scratch,
@@ -14,6 +14,7 @@ use super::conv2d::{
 use super::conv2d_direct::{Convolve, Pitch, Strip, serves};
 use super::conv2d_tiled::{TILE, Tiled, candidates, chunk_rows};
 use super::gemm::{Matrix, multiply};
+use super::masked_sums::{Norm, Rows};
 use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
 use crate::target::Target;
@@ -111,8 +112,7 @@ impl Conv2dGradInput {
         for (g, partial) in task.dx.chunks_mut(chunks.chunk * channels).zip(&mut task.partials) {
             let words = start..start + g.len();
             let rows = Rows { x: &inputs[0][words.clone()], y: y.map(|y| &y[words.clone()]) };
-            norm.mask(activation, rows, g);
-            norm.sums(rows.x, g, partial);
+            norm.begin(activation, rows, g, partial);
             start = words.end;
         }
     }
@@ -195,9 +195,17 @@ impl Conv2dGradInput {
             .collect()
     }
 
-    /// Adds to `dx`, which holds whole rows of input member `input` from row `first_row` (counted over the batch)
-    /// on, what the positions of one class receive.
-    fn add_class(&self, class: &ClassWeights, dy: &[f32], input: usize, first_row: usize, dx: &mut [f32]) {
+    /// Writes to `dx`, which holds whole rows of input member `input` from row `first_row` (counted over the batch)
+    /// on, what the positions of one class receive, or adds it to what is there.
+    fn add_class(
+        &self,
+        class: &ClassWeights,
+        dy: &[f32],
+        input: usize,
+        first_row: usize,
+        accumulate: bool,
+        dx: &mut [f32],
+    ) {
         let g = &self.geometry;
         let ClassWeights { class, weights } = class;
         let [row_stride, column_stride] = g.stride;
@@ -231,7 +239,8 @@ impl Conv2dGradInput {
                             let dy = &dy[(member * g.batch + run.image) * dy_image..][..dy_image];
                             strip.fill(dy, group, (run.first + skipped) / row_stride, None, x);
                             let w = &weights[(member * g.groups + group) * depth * channels..][..depth * channels];
-                            let (stride, filters, accumulate) = (channels, channels, true);
+                            let (stride, filters) = (channels, channels);
+                            let accumulate = accumulate || member > members.start;
                             Convolve { strip, x, w, stride, filters, y: &mut *y, pitch, accumulate }.run();
                         }
                     }
@@ -334,15 +343,18 @@ impl Kernel for Conv2dGradInput {
         let (dx, partials) = outputs.split_at_mut(1);
         let partials = partials.first_mut().map_or(&mut [][..], |slice| slice.f32());
         self.tasks(dx[0].f32(), partials).into_par_iter().for_each(|mut task| {
+            // Where one class has all positions and sums in registers, what is there before may be anything.
+            let accumulate = addend.is_some() || g.stride != [1, 1] || !serves(g.group_channels());
             match addend {
                 Some(addend) => {
                     let start = (task.input * g.batch * g.height + task.first_row) * g.width * g.channels;
                     task.dx.copy_from_slice(&addend[start..][..task.dx.len()]);
                 }
-                None => task.dx.fill(0.0),
+                None if accumulate => task.dx.fill(0.0),
+                None => {}
             }
             for class in &classes {
-                self.add_class(class, dy, task.input, task.first_row, task.dx);
+                self.add_class(class, dy, task.input, task.first_row, accumulate, task.dx);
             }
             if let Some(activation) = self.norm {
                 self.begin_norm(activation, inputs, &mut task);
