@@ -56,6 +56,8 @@ fi
 export OMPI_MCA_rmaps_base_oversubscribe="${OMPI_MCA_rmaps_base_oversubscribe:-1}"
 # Each rank has threads of its own: none is tied to one core.
 export OMPI_MCA_hwloc_base_binding_policy="${OMPI_MCA_hwloc_base_binding_policy:-none}"
+# Over TCP, messages go both ways at once between two ranks; by Open MPI's own setting they take turns (docs/scaling.md).
+export OMPI_MCA_btl_tcp_flags="${OMPI_MCA_btl_tcp_flags:-send,inplace,need-ack,need-csum,hetero-rdma}"
 # After Ctrl-C a rank gets this many seconds to finish its step and save; mpirun's own setting is one.
 export OMPI_MCA_odls_base_sigkill_timeout="${OMPI_MCA_odls_base_sigkill_timeout:-5}"
 exec mpirun -n "$ranks" "${CARGO_TARGET_DIR:-target}/debug/train" "$@"
