@@ -59,8 +59,12 @@ impl Terms<1> for Values<'_> {
     }
 
     #[inline(always)]
-    fn element(&mut self, at: usize, _: usize) -> [f32; 1] {
-        [self.x[at]]
+    fn add_to(&mut self, [sums]: [&mut [f32]; 1]) {
+        for tile in self.x.chunks(sums.len()) {
+            for (x, sum) in tile.iter().zip(sums.iter_mut()) {
+                *sum += x;
+            }
+        }
     }
 }
 
@@ -78,9 +82,13 @@ impl Terms<1> for Squares<'_> {
     }
 
     #[inline(always)]
-    fn element(&mut self, at: usize, column: usize) -> [f32; 1] {
-        let deviation = self.x[at] - self.mean[column];
-        [deviation * deviation]
+    fn add_to(&mut self, [squares]: [&mut [f32]; 1]) {
+        for tile in self.x.chunks(self.mean.len()) {
+            for ((x, mean), square) in tile.iter().zip(self.mean).zip(squares.iter_mut()) {
+                let deviation = x - mean;
+                *square += deviation * deviation;
+            }
+        }
     }
 }
 

@@ -23,23 +23,24 @@ fn rows(channels: usize) -> usize {
     if rows * channels <= 8 * BLOCK { rows } else { tile_rows(channels) }
 }
 
-/// N terms of each element, which are added up by the column. Implementations are `#[inline(always)]`: see
+/// N terms of each element of a chunk, which are added up by the column. Implementations are `#[inline(always)]`: see
 /// [`super::vector::Loops`].
 pub(super) trait Terms<const N: usize> {
     /// Those of a vector of elements, the first of which is element `at` of the chunk and `column` of a tile.
     fn vector<S: Simd>(&mut self, simd: S, at: usize, column: usize) -> [S::f32s; N];
 
-    /// Those of one element: the same arithmetic.
-    fn element(&mut self, at: usize, column: usize) -> [f32; N];
+    /// Adds those of all elements to tiles of sums, in loops that need no whole vectors.
+    fn add_to(&mut self, sums: [&mut [f32]; N]);
 }
 
 /// The sums of the terms of `words` elements, whole rows, over the rows of each column.
 pub(super) fn add_up<const N: usize>(words: usize, terms: impl Terms<N>, sums: [&mut [f32]; N]) {
-    let channels = sums[0].len();
-    let tile = rows(channels) * channels;
+    let tile = rows(sums[0].len()) * sums[0].len();
     with_scratch(N * tile, |scratch| {
         scratch.fill(0.0);
-        Arch::new().dispatch(AddUp { words, tile, terms, sums: &mut *scratch });
+        let mut tiles = scratch.chunks_exact_mut(tile);
+        let tiles = std::array::from_fn(|_| tiles.next().unwrap_or_default());
+        Arch::new().dispatch(AddUp { words, tile, terms, sums: tiles });
         for (sums, tile) in sums.into_iter().zip(scratch.chunks_exact(tile)) {
             fold(tile, sums);
         }
@@ -50,43 +51,29 @@ struct AddUp<'a, const N: usize, T> {
     words: usize,
     tile: usize,
     terms: T,
-    /// N tiles.
-    sums: &'a mut [f32],
+    /// Tiles.
+    sums: [&'a mut [f32]; N],
 }
 
 impl<const N: usize, T: Terms<N>> AddUp<'_, N, T> {
-    /// One block of each tile, as long as tiles have whole blocks, from column `column` on; returns where that ends.
+    /// The blocks of all tiles that begin with column `column`.
     #[expect(clippy::needless_range_loop, reason = "see `load`")]
     #[inline(always)]
-    fn block<S: Simd>(&mut self, simd: S, column: usize) -> usize {
+    fn block<S: Simd>(&mut self, simd: S, column: usize) {
         let lanes = S::F32_LANES;
         let mut sums = [[simd.splat_f32s(0.0); N]; VECTORS];
-        let mut at = column;
-        while at + VECTORS * lanes <= self.words {
+        for at in (column..self.words).step_by(self.tile) {
             for v in 0..VECTORS {
                 let terms = self.terms.vector(simd, at + v * lanes, column + v * lanes);
                 for n in 0..N {
                     sums[v][n] = simd.add_f32s(sums[v][n], terms[n]);
                 }
             }
-            at += self.tile;
         }
         for n in 0..N {
-            let (to, _) = S::as_mut_simd_f32s(&mut self.sums[n * self.tile + column..][..VECTORS * lanes]);
+            let (to, _) = S::as_mut_simd_f32s(&mut self.sums[n][column..][..VECTORS * lanes]);
             for v in 0..VECTORS {
                 to[v] = sums[v][n];
-            }
-        }
-        at
-    }
-
-    /// Elements from `at` to `end`, the first of which is `column` of a tile.
-    #[inline(always)]
-    fn elements(&mut self, at: usize, end: usize, column: usize) {
-        for i in 0..end.min(self.words).saturating_sub(at) {
-            let terms = self.terms.element(at + i, column + i);
-            for (n, term) in terms.into_iter().enumerate() {
-                self.sums[n * self.tile + column + i] += term;
             }
         }
     }
@@ -98,15 +85,12 @@ impl<const N: usize, T: Terms<N>> WithSimd for AddUp<'_, N, T> {
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
         let block = VECTORS * S::F32_LANES;
-        if self.tile.is_multiple_of(block) {
+        if self.tile.is_multiple_of(block) && self.words.is_multiple_of(self.tile) {
             for column in (0..self.tile).step_by(block) {
-                let at = self.block(simd, column);
-                self.elements(at, at + block, column);
+                self.block(simd, column);
             }
-            return;
-        }
-        for first in (0..self.words).step_by(self.tile) {
-            self.elements(first, first + self.tile, 0);
+        } else {
+            self.terms.add_to(self.sums);
         }
     }
 }
@@ -132,8 +116,11 @@ mod tests {
         }
 
         #[inline(always)]
-        fn element(&mut self, at: usize, _: usize) -> [f32; 2] {
-            [self.0[at], 1.0]
+        fn add_to(&mut self, [sums, counts]: [&mut [f32]; 2]) {
+            for (i, x) in self.0.iter().enumerate() {
+                sums[i % counts.len()] += x;
+                counts[i % counts.len()] += 1.0;
+            }
         }
     }
 

@@ -63,7 +63,8 @@ impl Norm {
 /// Where `g` comes from.
 trait Gradient {
     fn vector<S: Simd>(&mut self, simd: S, at: usize, column: usize) -> S::f32s;
-    fn element(&mut self, at: usize, column: usize) -> f32;
+    /// All of it, in loops that need no whole vectors.
+    fn values(&mut self) -> &[f32];
 }
 
 /// As it is.
@@ -78,15 +79,16 @@ impl Gradient for Whole<'_> {
     }
 
     #[inline(always)]
-    fn element(&mut self, at: usize, _: usize) -> f32 {
-        self.g[at]
+    fn values(&mut self) -> &[f32] {
+        self.g
     }
 }
 
 /// Where a ReLU is open: where this is positive.
 trait Gate {
     fn vector<S: Simd>(&self, simd: S, at: usize, column: usize) -> S::f32s;
-    fn element(&self, at: usize, column: usize) -> f32;
+    /// Masks all of `g`.
+    fn mask(&self, g: &mut [f32]);
 }
 
 /// The normalised input.
@@ -104,9 +106,14 @@ impl Gate for Open<'_> {
     }
 
     #[inline(always)]
-    fn element(&self, at: usize, column: usize) -> f32 {
+    fn mask(&self, g: &mut [f32]) {
         let Norm { mean, scale, shift, .. } = self.norm;
-        (self.x[at] - mean[column]) * scale[column] + shift[column]
+        for (x, g) in self.x.chunks(mean.len()).zip(g.chunks_mut(mean.len())) {
+            let parameters = mean.iter().zip(scale).zip(shift);
+            for ((g, x), ((mean, scale), shift)) in g.iter_mut().zip(x).zip(parameters) {
+                *g = if (x - mean) * scale + shift > 0.0 { *g } else { 0.0 };
+            }
+        }
     }
 }
 
@@ -122,8 +129,10 @@ impl Gate for Positive<'_> {
     }
 
     #[inline(always)]
-    fn element(&self, at: usize, _: usize) -> f32 {
-        self.y[at]
+    fn mask(&self, g: &mut [f32]) {
+        for (g, y) in g.iter_mut().zip(self.y) {
+            *g = if *y > 0.0 { *g } else { 0.0 };
+        }
     }
 }
 
@@ -144,10 +153,9 @@ impl<G: Gate> Gradient for Masked<'_, G> {
     }
 
     #[inline(always)]
-    fn element(&mut self, at: usize, column: usize) -> f32 {
-        let open = self.gate.element(at, column) > 0.0;
-        self.g[at] = if open { self.g[at] } else { 0.0 };
-        self.g[at]
+    fn values(&mut self) -> &[f32] {
+        self.gate.mask(self.g);
+        self.g
     }
 }
 
@@ -167,8 +175,14 @@ impl<G: Gradient> Terms<2> for Products<'_, G> {
     }
 
     #[inline(always)]
-    fn element(&mut self, at: usize, column: usize) -> [f32; 2] {
-        let g = self.gradient.element(at, column);
-        [g, g * (self.x[at] - self.mean[column])]
+    fn add_to(&mut self, [sums, products]: [&mut [f32]; 2]) {
+        let mean = self.mean;
+        for (x, g) in self.x.chunks(mean.len()).zip(self.gradient.values().chunks(mean.len())) {
+            let columns = mean.iter().zip(sums.iter_mut()).zip(products.iter_mut());
+            for ((x, g), ((mean, sum), product)) in x.iter().zip(g).zip(columns) {
+                *sum += g;
+                *product += g * (x - mean);
+            }
+        }
     }
 }
