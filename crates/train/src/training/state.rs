@@ -56,7 +56,7 @@ impl Trainer {
         Err(Agreed { sentence, usage: false }.into())
     }
 
-    /// Takes over weights to begin with, by [`Model::load_start`].
+    /// Takes over weights to begin with, by [`nets::Model::load_start`].
     ///
     /// # Errors
     /// When they do not fit the network.
