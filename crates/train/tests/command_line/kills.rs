@@ -12,7 +12,7 @@ use crate::program::{SMALL, argument, command, comparable, folder, last, succeed
 /// How often it is killed: `tools/kill_test.sh` asks for more.
 const VARIABLE: &str = "ONFLY_KILLS";
 const KILLS: u32 = 5;
-/// Epochs of six steps for each kill: long enough that the run does not end before the last one.
+/// Epochs of six steps for each kill.
 const EPOCHS_PER_KILL: u32 = 4;
 
 fn names(run: &Path) -> Vec<String> {
@@ -21,6 +21,20 @@ fn names(run: &Path) -> Vec<String> {
         entries.map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned()).collect();
     names.sort_unstable();
     names
+}
+
+/// How many epochs a run has recorded.
+fn recorded(run: &Path) -> usize {
+    fs::read_to_string(run.join("metrics.jsonl")).map_or(0, |text| text.lines().count())
+}
+
+/// Waits for `seconds`, but not beyond the moment at which `run` has recorded `epochs`: on a machine that others use, too, the
+/// same time holds more of them at one moment than at another.
+fn wait(seconds: f64, run: &Path, epochs: usize) {
+    let began = Instant::now();
+    while began.elapsed().as_secs_f64() < seconds && recorded(run) < epochs {
+        std::thread::sleep(Duration::from_secs_f64(0.002f64.min(seconds)));
+    }
 }
 
 #[test]
@@ -50,7 +64,8 @@ fn a_run_that_is_killed_again_and_again_ends_as_one_that_is_not() {
         let arguments = if run.join("config.toml").exists() { &resume } else { &begin };
         let before = fs::read(run.join("last.safetensors")).ok();
         let mut child = command(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("started");
-        std::thread::sleep(Duration::from_secs_f64(rng.uniform() * (start + 2.0 * share)));
+        let epochs = recorded(&whole) * (kill + 1) as usize / (kills + 1) as usize;
+        wait(rng.uniform() * (start + 2.0 * share), &run, epochs);
         child.kill().expect("a child can be killed");
         let output = child.wait_with_output().expect("ended");
         let said = text(&output.stderr);
