@@ -141,10 +141,8 @@ impl TrainingProgram {
         recipe: Recipe<'_>,
         images: &Arc<Pictures>,
     ) -> Result<EvaluationProgram> {
-        let split = Split::upload(self.program.device(), "evaluation", images)?;
-        EvaluationProgram::on_split(model, recipe, images, split, |graph| {
-            graph.compile_beside(&self.program, recipe.options())
-        })
+        let subject = Subject::upload(self.program.device(), images)?;
+        EvaluationProgram::on(subject, model, recipe, |graph| graph.compile_beside(&self.program, recipe.options()))
     }
 
     /// Runs a step of an epoch.
@@ -186,13 +184,30 @@ impl TrainingProgram {
     }
 }
 
+/// Images that are evaluated: where they are on the device, and what of them stays with the host.
+#[derive(Debug, Clone)]
+struct Subject {
+    split: Split,
+    labels: Arc<[u32]>,
+    streamed: Option<Arc<Pictures>>,
+}
+
+impl Subject {
+    fn upload(device: &Device, images: &Arc<Pictures>) -> Result<Self> {
+        Ok(Self {
+            split: Split::upload(device, "evaluation", images)?,
+            labels: images.labels().into(),
+            streamed: images.is_streamed().then(|| Arc::clone(images)),
+        })
+    }
+}
+
 /// The evaluation step, with running statistics.
 #[derive(Debug)]
 pub struct EvaluationProgram {
     pub program: Program,
     step: Evaluation,
-    split: Split,
-    pictures: Arc<Pictures>,
+    subject: Subject,
     /// What prepares the batches, where images are streamed.
     pub stream: Option<Stream>,
     fed: Fed,
@@ -242,8 +257,7 @@ impl EvaluationProgram {
     /// # Errors
     /// When the device cannot hold or run it.
     pub fn new(device: &Device, model: &mut Model, recipe: Recipe<'_>, images: &Arc<Pictures>) -> Result<Self> {
-        let split = Split::upload(device, "evaluation", images)?;
-        Self::on_split(model, recipe, images, split, |graph| graph.compile(device))
+        Self::on(Subject::upload(device, images)?, model, recipe, |graph| graph.compile(device))
     }
 
     /// The evaluation of another network on the same images.
@@ -251,30 +265,28 @@ impl EvaluationProgram {
     /// # Errors
     /// As [`EvaluationProgram::new`].
     pub fn of_another(&self, model: &mut Model, recipe: Recipe<'_>) -> Result<Self> {
-        let split = self.split.clone();
-        Self::on_split(model, recipe, &self.pictures, split, |graph| graph.compile(self.program.device()))
+        Self::on(self.subject.clone(), model, recipe, |graph| graph.compile(self.program.device()))
     }
 
-    fn on_split(
+    fn on(
+        subject: Subject,
         model: &mut Model,
         recipe: Recipe<'_>,
-        pictures: &Arc<Pictures>,
-        split: Split,
         compile: impl FnOnce(&Graph) -> tensor::Result<Program>,
     ) -> Result<Self> {
-        let images = split.images();
+        let images = subject.split.images();
         let batch = recipe.batch.min(images);
         let batches = data::Evaluation::new(images, batch)?.part(recipe.part.0, recipe.part.1);
         let recipe = Recipe { batch, ..recipe };
-        let (graph, step, fed) = record_evaluation(&split, model, recipe)?;
+        let (graph, step, fed) = record_evaluation(&subject.split, model, recipe)?;
         let program = compile(&graph).context("cannot prepare the evaluation step")?;
-        let stream = Stream::new(pictures, Missing::LeaveOut, recipe.workers)?;
+        let stream = subject.streamed.as_ref().map(|images| Stream::new(images, Missing::LeaveOut, recipe.workers));
+        let stream = stream.transpose()?.flatten();
         let &Recipe { method, checks, .. } = &recipe;
         Ok(Self {
             program,
             step,
-            split,
-            pictures: Arc::clone(pictures),
+            subject,
             stream,
             fed,
             batches,
@@ -314,7 +326,7 @@ impl EvaluationProgram {
             None => {
                 let batch = self.batches.step(index);
                 self.fed.feed_picks(&mut self.program, &batch.picks)?;
-                &self.pictures.labels()[self.batches.images(index)]
+                &self.subject.labels[self.batches.images(index)]
             }
             Some(stream) => stream.feed(&mut self.program, self.fed, &self.order, index)?,
         };

@@ -104,7 +104,7 @@ fn load_folder(name: &str, folder: &Path, options: &LoadOptions, purpose: Purpos
     Ok(Dataset { notes: train_notes, ..dataset })
 }
 
-/// Bytes of decoded images.
+/// Bytes of decoded images, as the host has them: a pixel takes no more on any device.
 fn bytes(images: usize, size: usize) -> u64 {
     4 * images as u64 * (size * size) as u64
 }

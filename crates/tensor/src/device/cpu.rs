@@ -115,7 +115,9 @@ impl CpuProgram {
     }
 
     pub(super) fn run(&mut self, dispatches: Range<usize>) -> Result<()> {
-        self.dispatches[dispatches].iter().for_each(execute);
+        // On a thread of the pool, which then computes, too, and does not wait to be woken for each kernel.
+        let dispatches = &self.dispatches[dispatches];
+        rayon::scope(|_| dispatches.iter().for_each(execute));
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{Device, GpuDevice, GpuOptions};
 use crate::error::{Error, Result};
+use crate::kernels::vector;
 
 /// What `devices` prints of an adapter.
 #[derive(Debug, Clone)]
@@ -135,6 +136,11 @@ pub fn open_noop() -> Result<Device> {
     GpuDevice::open(&adapter, GpuOptions::default()).map(|device| Device::Gpu(Arc::new(device)))
 }
 
+fn cpu() -> Result<Device> {
+    vector::check().map_err(|problem| Error::Device { device: "cpu".to_owned(), problem })?;
+    Ok(Device::cpu())
+}
+
 /// Opens the device that `wanted` names: `auto` (a hardware GPU if there is one, else the CPU device), `gpu` (a
 /// hardware GPU), `cpu`, or any part of an adapter's name, which is how a software adapter is asked for.
 ///
@@ -159,7 +165,7 @@ pub fn open_with(wanted: &str, options: GpuOptions) -> Result<Device> {
 /// As [`open`].
 pub fn open_one_of(wanted: &str, index: usize, options: GpuOptions) -> Result<Device> {
     if wanted == "cpu" {
-        return Ok(Device::cpu());
+        return cpu();
     }
     let adapters = enumerate();
     let fitting = match wanted {
@@ -171,7 +177,7 @@ pub fn open_one_of(wanted: &str, index: usize, options: GpuOptions) -> Result<De
         }
     };
     if fitting.is_empty() && wanted == "auto" {
-        return Ok(Device::cpu());
+        return cpu();
     }
     if let Some(&i) = fitting.get(index % fitting.len().max(1)) {
         return GpuDevice::open(&adapters[i], options).map(|device| Device::Gpu(Arc::new(device)));

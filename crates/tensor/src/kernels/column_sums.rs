@@ -1,10 +1,11 @@
 //! Sums of columns over the rows of a chunk, on the CPU: kept in registers, over blocks of a few vectors.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::conv2d::with_scratch;
 use super::conv2d_direct::load;
 use super::matrix::{fold, tile_rows};
+use super::vector::arch;
 
 /// Vectors of a block: enough sums at once that none waits for the one before it.
 const VECTORS: usize = 8;
@@ -40,7 +41,7 @@ pub(super) fn add_up<const N: usize>(words: usize, terms: impl Terms<N>, sums: [
         scratch.fill(0.0);
         let mut tiles = scratch.chunks_exact_mut(tile);
         let tiles = std::array::from_fn(|_| tiles.next().unwrap_or_default());
-        Arch::new().dispatch(AddUp { words, tile, terms, sums: tiles });
+        arch().dispatch(AddUp { words, tile, terms, sums: tiles });
         for (sums, tile) in sums.into_iter().zip(scratch.chunks_exact(tile)) {
             fold(tile, sums);
         }

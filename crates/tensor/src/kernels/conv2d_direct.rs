@@ -5,9 +5,10 @@
 //! whatever width the machine has (crate `pulp`, chosen at run time), and are used where the filters fill such vectors;
 //! elsewhere columns are gathered and multiplied (`gather` and `multiply`).
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::conv2d::{Normalisation, Window};
+use super::vector::arch;
 
 /// Words of a strip, with the gradients that belong to it, over which weights' gradients are summed before they go to memory: they
 /// stay in the second-level cache with room for the weights.
@@ -23,7 +24,7 @@ pub(super) fn serves(filters: usize) -> bool {
             S::F32_LANES
         }
     }
-    filters > 0 && filters.is_multiple_of(Arch::new().dispatch(Lanes))
+    filters > 0 && filters.is_multiple_of(arch().dispatch(Lanes))
 }
 
 /// Where the parts of a strip lie: `rows` output rows of `width` positions each read it through `window`.
@@ -137,7 +138,7 @@ pub(super) struct Convolve<'a> {
 impl Convolve<'_> {
     /// Computes.
     pub fn run(self) {
-        Arch::new().dispatch(self);
+        arch().dispatch(self);
     }
 
     /// All positions of a row, `V` vectors of filters from filter `k` on.
@@ -248,7 +249,7 @@ pub(super) struct AddWeightGradient<'a> {
 impl AddWeightGradient<'_> {
     /// Computes.
     pub fn run(self) {
-        Arch::new().dispatch(self);
+        arch().dispatch(self);
     }
 
     /// Rows `rows` of output positions, `V` vectors of filters from filter `k` on: `WIDE` lines of taps and channels at a

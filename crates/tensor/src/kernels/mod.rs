@@ -31,4 +31,4 @@ pub mod sum_partials;
 #[cfg(test)]
 mod testing;
 pub mod top_k_errors;
-mod vector;
+pub(crate) mod vector;

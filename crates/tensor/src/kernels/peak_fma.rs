@@ -1,9 +1,10 @@
 //! The micro-kernel behind the peak of multiply-adds ([`crate::peaks`]): chains of them that touch no memory.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::matrix::{TASK, THREADS};
+use super::vector::arch;
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
 use crate::target::Target;
@@ -41,7 +42,7 @@ impl Kernel for PeakFma {
         let (x, f) = (inputs[0].f32(), inputs[1].f32());
         outputs[0].f32().par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(y, x)| {
             y.copy_from_slice(x);
-            Arch::new().dispatch(Chains { y, factor: f[0], addend: f[1], steps: self.steps });
+            arch().dispatch(Chains { y, factor: f[0], addend: f[1], steps: self.steps });
         });
     }
 

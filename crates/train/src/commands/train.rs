@@ -405,6 +405,9 @@ fn with_what_is_saved(error: anyhow::Error, trainer: &Trainer, run: &RunDir) -> 
     }
     let dir = run.path().display();
     let sentence = match trainer.saved() {
+        _ if run.writes() && !run.path().is_dir() => {
+            format!("{error:#}; the run was saved in {dir}, which is not there any more: put it back to go on from it")
+        }
         Some(position) => format!(
             "{error:#}; the state after step {} is saved, and `train --resume {dir}` goes on from it",
             position.step

@@ -89,14 +89,17 @@ fn an_orderly_end_saves_once_for_all() {
 fn a_directory_that_cannot_be_written_ends_all_with_rank_0s_reason() {
     let place = place();
     let run = place.path().join("run");
-    let mut child = start(ranks(place.path(), 2, LONG), &run);
+    let child = start(ranks(place.path(), 2, LONG), &run);
     let all = processes(child.id());
-    // A folder in the place of the file cannot be replaced by it.
     let aside = run.join("last.previous.safetensors");
     wait_until("a second checkpoint", || aside.exists());
-    std::fs::remove_dir_all(&run).expect("removed");
-    let status = child.wait().expect("waited for");
-    assert!(!status.success());
+    // Files are being written: it can be moved at any moment, not removed.
+    std::fs::rename(&run, place.path().join("moved")).expect("moved");
+    let output = child.wait_with_output().expect("waited for");
+    let stderr = text(&output.stderr);
+    assert!(!output.status.success());
+    let line = stderr.lines().find(|line| line.starts_with("rank 0: error: cannot ")).unwrap_or_default();
+    assert!(line.contains("the run was saved in run, which is not there any more"), "{stderr}");
     wait_until("the end of all ranks", || !all.iter().any(|&process| lives(process)));
     succeed(&mut ranks(place.path(), 2, "--out again --epochs 1"));
 }
