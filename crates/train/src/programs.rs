@@ -131,17 +131,11 @@ impl TrainingProgram {
         Ok(Self { program, step, stream, fed, rows: recipe.rows(), checks: recipe.checks })
     }
 
-    /// The evaluation of the same model on `images`, in the memory of the training step: the two run by turns.
+    /// The evaluation of the same model, in the memory of the training step: the two run by turns.
     ///
     /// # Errors
-    /// When the device cannot hold or run it.
-    pub fn evaluation(
-        &self,
-        model: &mut Model,
-        recipe: Recipe<'_>,
-        images: &Arc<Pictures>,
-    ) -> Result<EvaluationProgram> {
-        let subject = Subject::upload(self.program.device(), images)?;
+    /// When the device cannot run it.
+    pub fn evaluation(&self, model: &mut Model, recipe: Recipe<'_>, subject: Subject) -> Result<EvaluationProgram> {
         EvaluationProgram::on(subject, model, recipe, |graph| graph.compile_beside(&self.program, recipe.options()))
     }
 
@@ -186,18 +180,22 @@ impl TrainingProgram {
 
 /// Images that are evaluated: where they are on the device, and what of them stays with the host.
 #[derive(Debug, Clone)]
-struct Subject {
+pub struct Subject {
     split: Split,
     labels: Arc<[u32]>,
     streamed: Option<Arc<Pictures>>,
 }
 
 impl Subject {
-    fn upload(device: &Device, images: &Arc<Pictures>) -> Result<Self> {
+    /// Uploads images that are not streamed; the host's copy goes, if nobody else has it.
+    ///
+    /// # Errors
+    /// When the device cannot hold them.
+    pub fn upload(device: &Device, images: Arc<Pictures>) -> Result<Self> {
         Ok(Self {
-            split: Split::upload(device, "evaluation", images)?,
+            split: Split::upload(device, "evaluation", &images)?,
             labels: images.labels().into(),
-            streamed: images.is_streamed().then(|| Arc::clone(images)),
+            streamed: images.is_streamed().then_some(images),
         })
     }
 }
@@ -256,7 +254,7 @@ impl EvaluationProgram {
     ///
     /// # Errors
     /// When the device cannot hold or run it.
-    pub fn new(device: &Device, model: &mut Model, recipe: Recipe<'_>, images: &Arc<Pictures>) -> Result<Self> {
+    pub fn new(device: &Device, model: &mut Model, recipe: Recipe<'_>, images: Arc<Pictures>) -> Result<Self> {
         Self::on(Subject::upload(device, images)?, model, recipe, |graph| graph.compile(device))
     }
 

@@ -21,7 +21,7 @@ use crate::divergence::{self, GoodState, finite};
 use crate::evaluation::{Evaluated, evaluate, evaluate_together};
 use crate::feeding::Normalisation;
 use crate::memory::{self, Need};
-use crate::programs::{EvaluationProgram, Recipe, StepSettings, TrainingProgram, footprint};
+use crate::programs::{EvaluationProgram, Recipe, StepSettings, Subject, TrainingProgram, footprint};
 use crate::progress::{Progress, Span};
 use crate::ranks::{Ranks, Requests};
 use crate::table::Moment;
@@ -67,7 +67,7 @@ impl Trainer {
         config: Config,
         device: Device,
         dataset: Dataset<Arc<Pictures>>,
-        validation: Option<&Arc<Pictures>>,
+        validation: Option<Arc<Pictures>>,
         checks: bool,
         ranks: Ranks,
     ) -> Result<Self> {
@@ -99,7 +99,7 @@ impl Trainer {
         let need = memory::check(&device, own_batch, &ranks, |batch| {
             let evaluated = if batch == own_batch { own_eval_batch } else { own_eval_batch.min(batch) };
             let measured: Vec<&Pictures> =
-                [&dataset.test].into_iter().chain(validation).map(|split| &**split).collect();
+                [&dataset.test].into_iter().chain(&validation).map(|split| &**split).collect();
             let (train, test) = ((recipe(batch), &*dataset.train), (recipe(evaluated), measured.as_slice()));
             let (programs, model) = footprint(&device, train, test, teacher.as_ref())?;
             let splits: Vec<(&Pictures, usize)> = [(&*dataset.train, batch)]
@@ -116,10 +116,14 @@ impl Trainer {
             _ => error,
         };
         let (nesterov, teacher) = (config.nesterov, teacher.as_ref());
-        let training = TrainingProgram::new(&device, &mut model, recipe(own_batch), dataset.train, nesterov, teacher)
-            .map_err(whole)?;
-        let mut evaluate = |images| training.evaluation(&mut model, recipe(own_eval_batch), images).map_err(whole);
-        let evaluation = evaluate(&dataset.test)?;
+        let Dataset { train, test, .. } = dataset;
+        // Before the step takes its memory: what is on the device needs none of the host's any more.
+        let upload = |images| Subject::upload(&device, images).map_err(whole);
+        let (test, validation) = (upload(test)?, validation.map(upload).transpose()?);
+        let training =
+            TrainingProgram::new(&device, &mut model, recipe(own_batch), train, nesterov, teacher).map_err(whole)?;
+        let mut evaluate = |subject| training.evaluation(&mut model, recipe(own_eval_batch), subject).map_err(whole);
+        let evaluation = evaluate(test)?;
         let validation = validation.map(evaluate).transpose()?;
         model.initialize(&device, config.seed)?;
         let good = GoodState::new(&model);

@@ -161,6 +161,11 @@ impl Convolve<'_> {
             self.tile::<S, 8, 8, V, 1>(simd, row, q, k);
             q += 8;
         }
+        // Of few registers, sums of six positions take twelve. Rows of eight are two tiles of four.
+        while V == 2 && q + 6 <= width && q + 8 != width {
+            self.tile::<S, 6, 6, V, 1>(simd, row, q, k);
+            q += 6;
+        }
         while q + 4 <= width {
             self.tile::<S, 4, 4, V, 1>(simd, row, q, k);
             q += 4;
@@ -409,7 +414,7 @@ impl WithSimd for AddWeightGradient<'_> {
                 if S::REGISTER_COUNT >= 32 {
                     self.filters::<S, 8, 2>(simd, rows, k);
                 } else {
-                    self.filters::<S, 4, 2>(simd, rows, k);
+                    self.filters::<S, 6, 2>(simd, rows, k);
                 }
                 k += 2 * S::F32_LANES;
             }

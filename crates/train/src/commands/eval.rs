@@ -113,7 +113,8 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         sharing: None,
         part: (0, 1),
     };
-    let mut program = EvaluationProgram::new(&device, &mut model, recipe, &dataset.test)?;
+    let cost = cost(&network, &method, dataset.test.size())?;
+    let mut program = EvaluationProgram::new(&device, &mut model, recipe, dataset.test)?;
     model.load(&device, &checkpoint.state).with_context(|| format!("cannot use {}", args.weights.display()))?;
     if args.logits.is_some() {
         program.gather_outputs();
@@ -134,7 +135,6 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         describe_device(&device)
     ))?;
     line(table::evaluation(&found))?;
-    let cost = cost(&network, &method, dataset.test.size())?;
     let ensemble = match network.branches {
         1 => String::new(),
         _ => format!("; TrCost {} in training, and of an ensemble", flops(cost.training)),

@@ -238,8 +238,8 @@ impl Landscape {
             part: (0, 1),
         };
         let mut model = Model::new();
-        let train = EvaluationProgram::new(&device, &mut model, recipe, &dataset.train)?;
-        let test = EvaluationProgram::new(&device, &mut model, recipe, &dataset.test)?;
+        let train = EvaluationProgram::new(&device, &mut model, recipe, dataset.train)?;
+        let test = EvaluationProgram::new(&device, &mut model, recipe, dataset.test)?;
         let deployed = nets::deployed(&checkpoint.state, 0);
         model.load(&device, &deployed).with_context(|| format!("cannot use {}", weights.display()))?;
         let trained = model.params().entries().iter().map(|param| matches!(param.kind, Kind::Trained { .. }));

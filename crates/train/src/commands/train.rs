@@ -270,7 +270,7 @@ pub fn build(mut config: Config, device: Device, checks: bool, say: bool, ranks:
     };
     let share = |pictures| anyhow::Ok(Arc::new(pictures));
     let (dataset, validation) = (dataset.try_map(share, share)?, validation.map(Arc::new));
-    let trainer = Trainer::new(config, device, dataset, validation.as_ref(), checks, ranks.clone());
+    let trainer = Trainer::new(config, device, dataset, validation, checks, ranks.clone());
     let trainer = ranks.together(trainer)?;
     let Trainer { device, config, training, evaluation, need, .. } = &trainer;
     if say {

@@ -119,7 +119,7 @@ impl<'a> Loader<'a> {
             part: (0, 1),
         };
         let mut model = Model::new();
-        let mut program = EvaluationProgram::new(&self.device, &mut model, recipe, &dataset.test)?;
+        let mut program = EvaluationProgram::new(&self.device, &mut model, recipe, Arc::clone(&dataset.test))?;
         model.load(&self.device, &checkpoint.state).with_context(|| format!("cannot use {}", weights.display()))?;
         program.gather_outputs();
         let Some(found) = evaluate(&mut program, LossWeights::default(), |_| ())? else { return Ok(None) };
