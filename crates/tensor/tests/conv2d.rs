@@ -292,3 +292,17 @@ fn first_passes_of_batch_norms_are_those_of_their_own_kernels() {
         }
     }
 }
+
+/// Where this machine runs these tests with its widest vectors, other machines run narrower ones: `ONFLY_VECTORS` asks for them, and
+/// means nothing where there are none of the name.
+#[test]
+fn narrower_vectors_pass_the_same_tests() {
+    for name in ["none", "avx2"] {
+        let program = std::env::current_exe().expect("this program");
+        let arguments = ["--skip", "vectors_pass_the_same_tests"];
+        let output = std::process::Command::new(program).args(arguments).env("ONFLY_VECTORS", name).output();
+        let output = output.expect("started");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("references_compute_the_formula ... ok"), "{name}: {text}");
+    }
+}

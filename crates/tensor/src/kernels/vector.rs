@@ -87,4 +87,17 @@ mod tests {
         assert_eq!(lanes.last(), Some(&Arch::new().dispatch(Lanes)), "the widest is what is taken unasked");
         assert!(named("mmx").is_none() && named("none").is_some());
     }
+
+    /// Where this machine runs the other tests with its widest vectors, other machines run the narrower ones.
+    #[test]
+    fn narrower_vectors_pass_the_same_tests() {
+        for name in names().into_iter().rev().skip(1) {
+            let program = std::env::current_exe().expect("this program");
+            let arguments = ["kernels::", "--skip", "vectors_pass_the_same_tests"];
+            let output = std::process::Command::new(program).args(arguments).env(VARIABLE, name).output();
+            let output = output.expect("started");
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && text.contains("column_sums"), "{name}: {text}");
+        }
+    }
 }

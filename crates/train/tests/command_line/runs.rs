@@ -90,7 +90,7 @@ fn end_by(signal: &str, longer: &str, whole: &Path, run: &Path) {
     let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
     let heading = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("images/s")));
     assert!(heading.is_some(), "the table's heading comes before the first step");
-    std::thread::sleep(std::time::Duration::from_millis(200));
+    std::thread::sleep(std::time::Duration::from_millis(50));
     let killed = std::process::Command::new("kill").args([signal, &child.id().to_string()]).status();
     assert!(killed.expect("kill is there").success());
     let line = error_line(&child.wait_with_output().expect("ended"), 1);
