@@ -255,6 +255,28 @@ impl Window {
         self.vertical.taps * self.horizontal.taps * self.group_channels
     }
 
+    /// What one tap of the window reads, of `group_channels` channels at a time.
+    pub fn of_tap(self, [vertical, horizontal]: [usize; 2], group_channels: usize) -> Self {
+        let one = |axis: Axis, tap: usize| Axis { start: axis.start + tap as isize, taps: 1, ..axis };
+        Self {
+            vertical: one(self.vertical, vertical),
+            horizontal: one(self.horizontal, horizontal),
+            group_channels,
+            ..self
+        }
+    }
+
+    /// Of `width` positions of row `row`, those whose first tap lies inside the source.
+    pub fn inside(&self, row: usize, width: usize) -> Range<usize> {
+        let Axis { step, start, source, .. } = self.horizontal;
+        let (_, low, high) = self.vertical.taps_inside(row);
+        if low > 0 || high == 0 {
+            return 0..0;
+        }
+        let first_from = |place: isize| (place - start).max(0).unsigned_abs().div_ceil(step).min(width);
+        first_from(0)..first_from(source as isize)
+    }
+
     /// Fills `columns`, `[positions, depth]`, for consecutive positions of row `row` of `image`, from the first.
     pub fn gather(&self, image: &[f32], group: usize, row: usize, columns: &mut [f32]) {
         let line = self.horizontal.taps * self.group_channels;

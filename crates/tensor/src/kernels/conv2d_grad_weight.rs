@@ -12,6 +12,7 @@ use super::conv2d::{
 };
 use super::conv2d_direct::{AddWeightGradient, Pitch, Strip, serves};
 use super::conv2d_tiled::{WeightTile, candidates};
+use super::conv2d_wide::{grad_weight, is_wide};
 use super::gemm::{Matrix, multiply};
 use crate::kernel::{Activations, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
@@ -72,6 +73,9 @@ impl Conv2dGradWeight {
     /// The partial sums of `g`, which is the own geometry or the merged one: parts in parallel, what they read gathered once
     /// for all members that share the input.
     fn compute(&self, g: &ConvGeometry, inputs: &[Slice<'_>], partials: &mut [f32]) {
+        if is_wide(g) {
+            return grad_weight(g, self.rows_per_part(), inputs, partials);
+        }
         let (x, dy) = (inputs[0].f32(), inputs[1].f32());
         let [height, width] = g.output_extent();
         let window = g.forward_window();
@@ -169,7 +173,7 @@ impl Kernel for Conv2dGradWeight {
     /// Small groups merged, all products of a merged group computed, and the wanted ones kept.
     fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
         let (merged, count) = self.geometry.merged();
-        if self.normalised && !serves(merged.group_filters()) {
+        if self.normalised && !serves(merged.group_filters()) && !is_wide(&merged) {
             let x = normalised(&self.geometry, inputs[0].f32(), &inputs[2..]);
             return Self { normalised: false, ..*self }.reference(&[Slice::F32(&x), inputs[1]], outputs);
         }

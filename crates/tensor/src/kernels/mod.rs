@@ -12,6 +12,7 @@ pub mod conv2d_forward;
 pub mod conv2d_grad_input;
 pub mod conv2d_grad_weight;
 mod conv2d_tiled;
+mod conv2d_wide;
 pub mod elementwise;
 pub mod expand_members;
 pub mod gemm;

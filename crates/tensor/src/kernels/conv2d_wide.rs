@@ -1,0 +1,88 @@
+//! The CPU's gradient of the weights of wide layers: those of so many that the sums of a task leave the second-level cache
+//! before they are complete. Matrix products of the crate `gemm`, which cuts and copies its operands to fit, one position of
+//! the kernel and some channels at a time.
+
+use rayon::prelude::*;
+
+use super::conv2d::{ConvGeometry, Normalisation, with_scratch};
+use super::gemm::{Matrix, multiply};
+use crate::kernel::Slice;
+
+/// Words of a group's weights from which on a layer is wide: half of a second-level cache of 1 MiB.
+const WIDE_WORDS: usize = 128 * 1024;
+
+/// Channels of a task at most, and at least where there are as many: fewer make more tasks, each of which has `dy` copied anew.
+const CHANNELS: [usize; 2] = [32, 256];
+
+/// Pixels of a product.
+const PIXELS: usize = 512;
+
+/// Whether a layer is wide.
+pub(super) fn is_wide(g: &ConvGeometry) -> bool {
+    g.forward_window().depth() * g.group_filters() >= WIDE_WORDS
+}
+
+/// Channels of a task: a divisor of a group's, so that all tasks are alike.
+fn channels_per_task(channels: usize) -> usize {
+    let [least, most] = CHANNELS;
+    let divisor = (1..=channels).find(|&tasks| channels.is_multiple_of(tasks) && channels / tasks <= most);
+    match divisor {
+        Some(tasks) if channels / tasks >= least => channels / tasks,
+        _ => channels,
+    }
+}
+
+/// The partial sums `[parts, M, R, S, C/G, K]` of the weights' gradient, each over `rows_per_part` rows (n, p) of the output;
+/// `inputs` are those of [`super::conv2d_grad_weight::Conv2dGradWeight`].
+pub(super) fn grad_weight(g: &ConvGeometry, rows_per_part: usize, inputs: &[Slice<'_>], partials: &mut [f32]) {
+    let (x, dy) = (inputs[0].f32(), inputs[1].f32());
+    let [height, width] = g.output_extent();
+    let (rows, filters, image) = (g.batch * height, g.group_filters(), g.height * g.width * g.channels);
+    let channels = channels_per_task(g.group_channels());
+    let ranges = g.group_channels() / channels;
+    let block_rows = (PIXELS / width).max(1);
+    let in_place = g.is_pointwise() && inputs.len() == 2;
+
+    partials.par_chunks_mut(channels * g.filters).enumerate().for_each(|(task, dw)| {
+        let (task, range) = (task / ranges, task % ranges);
+        let (task, s) = (task / g.kernel[1], task % g.kernel[1]);
+        let (task, r) = (task / g.kernel[0], task % g.kernel[0]);
+        let (part, member) = (task / g.members, task % g.members);
+        let input = if g.input_members == 1 { 0 } else { member };
+        let x = &x[input * g.batch * image..][..g.batch * image];
+        let window = g.forward_window().of_tap([r, s], channels);
+        let first_channel = |group: usize| group * g.group_channels() + range * channels;
+        let normalisation = |group: usize| {
+            let first = first_channel(group);
+            Normalisation::of(&inputs[2..], input, g.channels, first..first + channels)
+        };
+        let normalisations: Vec<_> = (0..g.groups).map(normalisation).collect();
+        let part_rows = part * rows_per_part..((part + 1) * rows_per_part).min(rows);
+        with_scratch(if in_place { 0 } else { block_rows * width * channels }, |scratch| {
+            for first_row in part_rows.clone().step_by(block_rows) {
+                let pixels = block_rows.min(part_rows.end - first_row) * width;
+                for group in 0..g.groups {
+                    let columns = if in_place {
+                        let x = &x[first_row * width * g.channels + first_channel(group)..];
+                        Matrix::strided(x, channels, pixels, 1, g.channels)
+                    } else {
+                        let columns = &mut scratch[..pixels * channels];
+                        for (row, columns) in (first_row..).zip(columns.chunks_exact_mut(width * channels)) {
+                            let image = &x[row / height * image..][..image];
+                            window.gather(image, first_channel(group) / channels, row % height, columns);
+                            if let Some(normalisation) = &normalisations[group] {
+                                let inside = window.inside(row % height, width);
+                                normalisation.apply(&mut columns[inside.start * channels..inside.end * channels]);
+                            }
+                        }
+                        Matrix::new(columns, channels, pixels, true)
+                    };
+                    let dy = &dy[(member * rows + first_row) * width * g.filters + group * filters..];
+                    let dy = Matrix::strided(dy, pixels, filters, g.filters, 1);
+                    let accumulate = first_row > part_rows.start;
+                    multiply(columns, dy, &mut dw[group * filters..], g.filters, accumulate);
+                }
+            }
+        });
+    });
+}
