@@ -46,6 +46,21 @@ fn geometries() -> Vec<ConvGeometry> {
         ConvGeometry { channels: 64, filters: 64, width: 13, padding: [0, 0], groups: 2, ..base },
         ConvGeometry { channels: 16, filters: 32, kernel: [2, 3], height: 3, width: 2, ..base },
         ConvGeometry { channels: 32, filters: 16, padding: [1, 0], height: 4, width: 3, members: 2, ..base },
+        // Weights that no second-level cache holds.
+        ConvGeometry { channels: 128, filters: 128, height: 3, width: 4, members: 2, ..base },
+        ConvGeometry {
+            channels: 260,
+            filters: 264,
+            height: 4,
+            width: 5,
+            groups: 2,
+            stride: [2, 1],
+            members: 2,
+            ..base
+        },
+        ConvGeometry { channels: 512, filters: 256, height: 3, width: 5, kernel: [1, 1], padding: [0, 0], ..base },
+        ConvGeometry { channels: 257, filters: 512, kernel: [1, 1], padding: [0, 0], stride: [2, 2], ..base },
+        ConvGeometry { channels: 64, filters: 512, kernel: [2, 3], padding: [3, 2], height: 2, width: 1, ..base },
         ConvGeometry { channels: 17, filters: 11, batch: 70, height: 5, width: 4, members: 2, ..base },
     ]
 }

@@ -10,7 +10,6 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
 
 use super::matrix::repeat;
 use super::vector::{Loops, wide};
@@ -381,18 +380,6 @@ impl Loops for Normalise<'_> {
 pub(super) fn normalisation_specs(g: &ConvGeometry) -> [Spec; 3] {
     let parameter = Spec::f32([g.input_members, g.channels]);
     [Spec::f32([g.input_members, 2, g.channels]), parameter.clone(), parameter]
-}
-
-/// A whole input, normalised.
-pub(super) fn normalised(g: &ConvGeometry, x: &[f32], normalisation: &[Slice<'_>]) -> Vec<f32> {
-    let mut x = x.to_vec();
-    let image = g.height * g.width * g.channels;
-    x.par_chunks_mut(image).enumerate().for_each(|(index, image)| {
-        if let Some(normalisation) = Normalisation::of(normalisation, index / g.batch, g.channels, 0..g.channels) {
-            normalisation.apply(image);
-        }
-    });
-    x
 }
 
 /// The bindings of a convolution's two inputs and its output, and of its normalisation, for which `x` stands where there

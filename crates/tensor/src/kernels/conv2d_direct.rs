@@ -7,7 +7,7 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::conv2d::{Normalisation, Window};
+use super::conv2d::{Normalisation, Window, runs_in_images};
 use super::vector::arch;
 
 /// Words of a strip, with the gradients that belong to it, over which weights' gradients are summed before they go to memory: they
@@ -103,6 +103,38 @@ impl Strip {
                 normalisation.apply(&mut to[before..after]);
             }
         }
+    }
+
+    /// Copies what each position reads to a row of `columns`, `[positions, depth]`.
+    pub fn columns(&self, strip: &[f32], columns: &mut [f32]) {
+        let Window { vertical, horizontal, group_channels, .. } = self.window;
+        let (line, step) = (self.line(), horizontal.step * group_channels);
+        for (position, column) in columns.chunks_exact_mut(self.window.depth()).take(self.rows * self.width).enumerate()
+        {
+            let (row, q) = (position / self.width, position % self.width);
+            for (tap, to) in column.chunks_exact_mut(line).enumerate() {
+                to.copy_from_slice(&strip[(row * vertical.step + tap) * self.pitch() + q * step..][..line]);
+            }
+        }
+    }
+}
+
+/// Fills `columns`, `[pixels, depth]`, with what output rows of `width` positions from `first_row` on, counted over images of
+/// `height` rows, read of a group's channels of `x`, normalised if asked for. `near` has room for a strip.
+pub(super) fn gather(
+    window: Window,
+    [height, width]: [usize; 2],
+    (x, group, first_row): (&[f32], usize, usize),
+    normalisation: Option<&Normalisation>,
+    near: &mut [f32],
+    columns: &mut [f32],
+) {
+    let image = window.vertical.source * window.horizontal.source * window.channels;
+    let depth = window.depth();
+    for run in runs_in_images(first_row, columns.len() / (width * depth), height) {
+        let strip = Strip::new(window, run.rows, width);
+        strip.fill(&x[run.image * image..][..image], group, run.first, normalisation, near);
+        strip.columns(near, &mut columns[run.offset * width * depth..]);
     }
 }
 

@@ -4,11 +4,12 @@ use rayon::prelude::*;
 
 use super::batch_norm_stats::{BatchNormPartials, Chunks, chunk_statistics};
 use super::conv2d::{
-    ConvGeometry, Normalisation, WORKGROUP, bindings, normalisation_specs, normalised, rows_per_block, runs_in_images,
-    tile_pixels, tile_quads, with_scratch,
+    ConvGeometry, Normalisation, WORKGROUP, bindings, normalisation_specs, rows_per_block, runs_in_images, tile_pixels,
+    tile_quads, with_scratch,
 };
-use super::conv2d_direct::{Convolve, Pitch, Strip, serves};
+use super::conv2d_direct::{Convolve, Pitch, Strip, gather, serves};
 use super::conv2d_tiled::{TILE, Tiled, candidates, chunk_rows};
+use super::conv2d_wide::is_wide;
 use super::gemm::{Matrix, multiply};
 use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
@@ -68,9 +69,9 @@ impl Conv2dForward {
         let image = g.height * g.width * g.channels;
         let pixels = members[0].y.len() / g.filters;
         let x = &x[input * g.batch * image..][..g.batch * image];
-        if serves(filters) && (self.normalised || !g.is_pointwise()) {
+        let normalisations = Normalisation::of_groups(g, &inputs[2..], input);
+        if serves(filters) && !is_wide(g) && (self.normalised || !g.is_pointwise()) {
             let pitch = Pitch { row: width * g.filters, position: g.filters };
-            let normalisations = Normalisation::of_groups(g, &inputs[2..], input);
             for run in runs_in_images(first_row, pixels / width, height) {
                 let strip = Strip::new(window, run.rows, width);
                 with_scratch(strip.words(), |x_strip| {
@@ -95,18 +96,19 @@ impl Conv2dForward {
                 multiply(columns, w, &mut y[group * filters..], g.filters, false);
             }
         };
-        if g.is_pointwise() {
+        if g.is_pointwise() && !self.normalised {
             for group in 0..g.groups {
                 let x = &x[first_row * width * g.channels + group * depth..];
                 multiply_members(Matrix::strided(x, pixels, depth, g.channels, 1), group);
             }
             return;
         }
-        with_scratch(pixels * depth, |columns| {
+        let near = Strip::new(window, (pixels / width).min(height), width).words();
+        with_scratch(near + pixels * depth, |scratch| {
+            let (near, columns) = scratch.split_at_mut(near);
             for group in 0..g.groups {
-                for (row, columns) in (first_row..).zip(columns.chunks_exact_mut(width * depth)) {
-                    window.gather(&x[row / height * image..][..image], group, row % height, columns);
-                }
+                let normalisation = normalisations[group].as_ref();
+                gather(window, [height, width], (x, group, first_row), normalisation, near, columns);
                 multiply_members(Matrix::new(columns, pixels, depth, false), group);
             }
         });
@@ -191,10 +193,6 @@ impl Kernel for Conv2dForward {
             let mut inputs = inputs.to_vec();
             inputs[1] = Slice::F32(&w);
             return Self { geometry: merged, ..*self }.reference(&inputs, outputs);
-        }
-        if self.normalised && !serves(merged.group_filters()) {
-            let x = normalised(&self.geometry, inputs[0].f32(), &inputs[2..]);
-            return Self { normalised: false, ..*self }.reference(&[Slice::F32(&x), inputs[1]], outputs);
         }
         let g = &self.geometry;
         let (y, partials) = outputs.split_at_mut(1);

@@ -7,10 +7,10 @@
 use rayon::prelude::*;
 
 use super::conv2d::{
-    ConvGeometry, Normalisation, WORKGROUP, bindings, normalisation_specs, normalised, rows_per_block, runs_in_images,
-    tile_quads, with_scratch,
+    ConvGeometry, Normalisation, WORKGROUP, bindings, normalisation_specs, rows_per_block, runs_in_images, tile_quads,
+    with_scratch,
 };
-use super::conv2d_direct::{AddWeightGradient, Pitch, Strip, serves};
+use super::conv2d_direct::{AddWeightGradient, Pitch, Strip, gather, serves};
 use super::conv2d_tiled::{WeightTile, candidates};
 use super::conv2d_wide::{grad_weight, is_wide};
 use super::gemm::{Matrix, multiply};
@@ -90,9 +90,10 @@ impl Conv2dGradWeight {
             let (part, input) = (task / g.input_members, task % g.input_members);
             let part_rows = part * rows_per_part..((part + 1) * rows_per_part).min(rows);
             let x = &x[input * g.batch * image..][..g.batch * image];
-            if serves(filters) && (self.normalised || !g.is_pointwise()) {
+            let normalisations = Normalisation::of_groups(g, &inputs[2..], input);
+            let in_place = g.is_pointwise() && !self.normalised;
+            if serves(filters) && !in_place {
                 partials.fill(0.0);
-                let normalisations = Normalisation::of_groups(g, &inputs[2..], input);
                 let pitch = Pitch { row: width * g.filters, position: g.filters };
                 for run in runs_in_images(part_rows.start, part_rows.len(), height) {
                     let strip = Strip::new(window, run.rows, width);
@@ -122,19 +123,20 @@ impl Conv2dGradWeight {
                     multiply(columns, dy, &mut partial[group * filters..], g.filters, accumulate);
                 }
             };
-            with_scratch(block_rows * width * depth, |scratch| {
+            let near = Strip::new(window, block_rows.min(height), width).words();
+            with_scratch(near + block_rows * width * depth, |scratch| {
+                let (near, scratch) = scratch.split_at_mut(near);
                 for first_row in part_rows.clone().step_by(block_rows) {
                     let pixels = block_rows.min(part_rows.end - first_row) * width;
                     for group in 0..g.groups {
-                        if g.is_pointwise() {
+                        if in_place {
                             let x = &x[first_row * width * g.channels + group * depth..];
                             add_block(Matrix::strided(x, depth, pixels, 1, g.channels), group, first_row, pixels);
                             continue;
                         }
                         let columns = &mut scratch[..pixels * depth];
-                        for (row, columns) in (first_row..).zip(columns.chunks_exact_mut(width * depth)) {
-                            window.gather(&x[row / height * image..][..image], group, row % height, columns);
-                        }
+                        let normalisation = normalisations[group].as_ref();
+                        gather(window, [height, width], (x, group, first_row), normalisation, near, columns);
                         add_block(Matrix::new(columns, depth, pixels, true), group, first_row, pixels);
                     }
                 }
@@ -173,10 +175,6 @@ impl Kernel for Conv2dGradWeight {
     /// Small groups merged, all products of a merged group computed, and the wanted ones kept.
     fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
         let (merged, count) = self.geometry.merged();
-        if self.normalised && !serves(merged.group_filters()) && !is_wide(&merged) {
-            let x = normalised(&self.geometry, inputs[0].f32(), &inputs[2..]);
-            return Self { normalised: false, ..*self }.reference(&[Slice::F32(&x), inputs[1]], outputs);
-        }
         let partials = outputs[0].f32();
         if count == 1 {
             return self.compute(&self.geometry, inputs, partials);

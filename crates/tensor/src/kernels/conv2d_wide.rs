@@ -8,7 +8,7 @@ use super::conv2d::{ConvGeometry, Normalisation, with_scratch};
 use super::gemm::{Matrix, multiply};
 use crate::kernel::Slice;
 
-/// Words of a group's weights from which on a layer is wide: half of a second-level cache of 1 MiB.
+/// Words of a group's weights beyond which a layer is wide: half of a second-level cache of 1 MiB.
 const WIDE_WORDS: usize = 128 * 1024;
 
 /// Channels of a task at most, and at least where there are as many: fewer make more tasks, each of which has `dy` copied anew.
@@ -19,7 +19,7 @@ const PIXELS: usize = 512;
 
 /// Whether a layer is wide.
 pub(super) fn is_wide(g: &ConvGeometry) -> bool {
-    g.forward_window().depth() * g.group_filters() >= WIDE_WORDS
+    g.forward_window().depth() * g.group_filters() > WIDE_WORDS
 }
 
 /// Channels of a task: a divisor of a group's, so that all tasks are alike.
