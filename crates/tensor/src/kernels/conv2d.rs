@@ -10,7 +10,6 @@
 
 use std::ops::Range;
 
-
 use super::matrix::repeat;
 use super::vector::{Loops, wide};
 use crate::kernel::{Binding, Launch, Slice};

@@ -106,9 +106,9 @@ impl Conv2dForward {
         let near = Strip::new(window, (pixels / width).min(height), width).words();
         with_scratch(near + pixels * depth, |scratch| {
             let (near, columns) = scratch.split_at_mut(near);
-            for group in 0..g.groups {
-                let normalisation = normalisations[group].as_ref();
-                gather(window, [height, width], (x, group, first_row), normalisation, near, columns);
+            for (group, normalisation) in normalisations.iter().enumerate() {
+                let from = (x, group, first_row);
+                gather(window, [height, width], from, normalisation.as_ref(), near, columns);
                 multiply_members(Matrix::new(columns, pixels, depth, false), group);
             }
         });

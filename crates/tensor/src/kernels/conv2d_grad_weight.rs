@@ -4,6 +4,8 @@
 //! small result of a very long reduction. It is split over the rows (n, p) of the output, in order: part i sums
 //! [`Conv2dGradWeight::rows_per_part`] consecutive rows of the N P there are, the last part perhaps fewer.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::conv2d::{
@@ -77,70 +79,97 @@ impl Conv2dGradWeight {
             return grad_weight(g, self.rows_per_part(), inputs, partials);
         }
         let (x, dy) = (inputs[0].f32(), inputs[1].f32());
-        let [height, width] = g.output_extent();
-        let window = g.forward_window();
-        let (depth, filters) = (window.depth(), g.group_filters());
         let image = g.height * g.width * g.channels;
-        let rows = g.batch * height;
+        let rows = g.batch * g.output_extent()[0];
         let rows_per_part = self.rows_per_part();
-        let block_rows = rows_per_block(width, depth).min(rows_per_part);
+        let in_place = g.is_pointwise() && !self.normalised;
         let sharing = if g.fans_out() { g.members } else { 1 };
-
-        partials.par_chunks_mut(sharing * depth * g.filters).enumerate().for_each(|(task, partials)| {
+        let words = sharing * g.forward_window().depth() * g.filters;
+        partials.par_chunks_mut(words).enumerate().for_each(|(task, partials)| {
             let (part, input) = (task / g.input_members, task % g.input_members);
-            let part_rows = part * rows_per_part..((part + 1) * rows_per_part).min(rows);
-            let x = &x[input * g.batch * image..][..g.batch * image];
-            let normalisations = Normalisation::of_groups(g, &inputs[2..], input);
-            let in_place = g.is_pointwise() && !self.normalised;
-            if serves(filters) && !in_place {
-                partials.fill(0.0);
-                let pitch = Pitch { row: width * g.filters, position: g.filters };
-                for run in runs_in_images(part_rows.start, part_rows.len(), height) {
-                    let strip = Strip::new(window, run.rows, width);
-                    with_scratch(strip.words(), |x_strip| {
-                        for group in 0..g.groups {
-                            let (image, normalisation) =
-                                (&x[run.image * image..][..image], normalisations[group].as_ref());
-                            strip.fill(image, group, run.first, normalisation, x_strip);
-                            for (shared, dw) in partials.chunks_exact_mut(depth * g.filters).enumerate() {
-                                let row = (input + shared) * rows + part_rows.start + run.offset;
-                                let dy = &dy[row * pitch.row + group * filters..];
-                                let dw = &mut dw[group * filters..];
-                                AddWeightGradient { strip, x: x_strip, dy, pitch, filters, dw, stride: g.filters }
-                                    .run();
-                            }
-                        }
-                    });
-                }
-                return;
-            }
-            let mut add_block = |columns: Matrix<'_>, group: usize, first_row: usize, pixels: usize| {
-                for (shared, partial) in partials.chunks_exact_mut(depth * g.filters).enumerate() {
-                    let first_pixel = ((input + shared) * rows + first_row) * width;
-                    let dy = &dy[first_pixel * g.filters + group * filters..];
-                    let dy = Matrix::strided(dy, pixels, filters, g.filters, 1);
-                    let accumulate = first_row > part_rows.start;
-                    multiply(columns, dy, &mut partial[group * filters..], g.filters, accumulate);
-                }
+            let part = Part {
+                g,
+                x: &x[input * g.batch * image..][..g.batch * image],
+                dy: &dy[input * rows * g.output_extent()[1] * g.filters..],
+                rows: part * rows_per_part..((part + 1) * rows_per_part).min(rows),
+                normalisations: Normalisation::of_groups(g, &inputs[2..], input),
             };
-            let near = Strip::new(window, block_rows.min(height), width).words();
-            with_scratch(near + block_rows * width * depth, |scratch| {
-                let (near, scratch) = scratch.split_at_mut(near);
-                for first_row in part_rows.clone().step_by(block_rows) {
-                    let pixels = block_rows.min(part_rows.end - first_row) * width;
-                    for group in 0..g.groups {
-                        if in_place {
-                            let x = &x[first_row * width * g.channels + group * depth..];
-                            add_block(Matrix::strided(x, depth, pixels, 1, g.channels), group, first_row, pixels);
-                            continue;
-                        }
-                        let columns = &mut scratch[..pixels * depth];
-                        let normalisation = normalisations[group].as_ref();
-                        gather(window, [height, width], (x, group, first_row), normalisation, near, columns);
-                        add_block(Matrix::new(columns, depth, pixels, true), group, first_row, pixels);
+            match serves(g.group_filters()) && !in_place {
+                true => part.sum_in_registers(partials),
+                false => part.sum_products(in_place, partials),
+            }
+        });
+    }
+}
+
+/// Rows (n, p) of the output whose products are summed for all members that share the input.
+struct Part<'a> {
+    g: &'a ConvGeometry,
+    /// Of the input's member, and from the first of the sharing members on.
+    x: &'a [f32],
+    dy: &'a [f32],
+    rows: Range<usize>,
+    normalisations: Vec<Option<Normalisation>>,
+}
+
+impl<'a> Part<'a> {
+    /// `dy` of sharing member `member` from row `row` on, and from a group's first filter on.
+    fn dy(&self, member: usize, row: usize, group: usize) -> &'a [f32] {
+        let [height, width] = self.g.output_extent();
+        let row = member * self.g.batch * height + row;
+        &self.dy[row * width * self.g.filters + group * self.g.group_filters()..]
+    }
+
+    fn sum_in_registers(&self, partials: &mut [f32]) {
+        let (g, window, filters) = (self.g, self.g.forward_window(), self.g.group_filters());
+        let [height, width] = g.output_extent();
+        let image = g.height * g.width * g.channels;
+        let pitch = Pitch { row: width * g.filters, position: g.filters };
+        partials.fill(0.0);
+        for run in runs_in_images(self.rows.start, self.rows.len(), height) {
+            let strip = Strip::new(window, run.rows, width);
+            with_scratch(strip.words(), |x| {
+                for (group, normalisation) in self.normalisations.iter().enumerate() {
+                    let image = &self.x[run.image * image..][..image];
+                    strip.fill(image, group, run.first, normalisation.as_ref(), x);
+                    for (member, dw) in partials.chunks_exact_mut(window.depth() * g.filters).enumerate() {
+                        let dy = self.dy(member, self.rows.start + run.offset, group);
+                        let dw = &mut dw[group * filters..];
+                        AddWeightGradient { strip, x, dy, pitch, filters, dw, stride: g.filters }.run();
                     }
                 }
             });
+        }
+    }
+
+    /// As products of matrices, of `x` as it is or of columns that are gathered.
+    fn sum_products(&self, in_place: bool, partials: &mut [f32]) {
+        let (g, window, filters) = (self.g, self.g.forward_window(), self.g.group_filters());
+        let ([height, width], depth) = (g.output_extent(), window.depth());
+        let block_rows = rows_per_block(width, depth).min(self.rows.len());
+        let mut add_block = |columns: Matrix<'_>, group: usize, first_row: usize, pixels: usize| {
+            for (member, partial) in partials.chunks_exact_mut(depth * g.filters).enumerate() {
+                let dy = Matrix::strided(self.dy(member, first_row, group), pixels, filters, g.filters, 1);
+                let accumulate = first_row > self.rows.start;
+                multiply(columns, dy, &mut partial[group * filters..], g.filters, accumulate);
+            }
+        };
+        let near = Strip::new(window, block_rows.min(height), width).words();
+        with_scratch(near + block_rows * width * depth, |scratch| {
+            let (near, scratch) = scratch.split_at_mut(near);
+            for first_row in self.rows.clone().step_by(block_rows) {
+                let pixels = block_rows.min(self.rows.end - first_row) * width;
+                for (group, normalisation) in self.normalisations.iter().enumerate() {
+                    if in_place {
+                        let x = &self.x[first_row * width * g.channels + group * depth..];
+                        add_block(Matrix::strided(x, depth, pixels, 1, g.channels), group, first_row, pixels);
+                        continue;
+                    }
+                    let (from, columns) = ((self.x, group, first_row), &mut scratch[..pixels * depth]);
+                    gather(window, [height, width], from, normalisation.as_ref(), near, columns);
+                    add_block(Matrix::new(columns, depth, pixels, true), group, first_row, pixels);
+                }
+            }
         });
     }
 }

@@ -369,7 +369,7 @@ mod tests {
             state = model.state(&device)?;
             Ok(evaluate(&mut program, LossWeights::default(), |_| ())?.expect("nobody interrupts"))
         };
-        let expected = [plain(&dataset.train)?, plain(&dataset.test)?];
+        let expected = [plain(Arc::clone(&dataset.train))?, plain(Arc::clone(&dataset.test))?];
         let checkpoint =
             Checkpoint { header: None, state, velocities: Vec::new(), totals: Vec::new(), loss_scale: None };
         let subject = Subject { checkpoint, network, device, dataset, normalisation, workers: 0 };
