@@ -1,6 +1,7 @@
-//! The CPU's gradient of the weights of wide layers: those of so many that the sums of a task leave the second-level cache
-//! before they are complete. Matrix products of the crate `gemm`, which cuts and copies its operands to fit, one position of
-//! the kernel and some channels at a time.
+//! Wide layers on the CPU: those of more weights than stay in the second-level cache while the inner loops of `conv2d_direct` go
+//! over them. They are products of matrices of the crate `gemm`, which cuts its operands to fit the caches, and copies them. Here are
+//! which layers these are, and the gradient of their weights: one tap of the kernel and some channels are a task, since such layers
+//! have few pixels, and so few parts to sum side by side.
 
 use rayon::prelude::*;
 
