@@ -4,7 +4,9 @@
 use std::path::Path;
 
 use crate::records::text;
-use crate::running::{fail, lives, mpirun, place, processes, ranks, signal, start, succeed, wait_until};
+use crate::running::{
+    fail, floats, lives, mpirun, place, processes, ranks, replace_in_memory, signal, start, succeed, wait_until,
+};
 
 /// A run that would go on for hours.
 const LONG: &str = "--out run --epochs 100000 --save-every 20";
@@ -59,6 +61,23 @@ fn a_rank_that_hangs_is_named() {
     wait_until("the end of all ranks", || !all.iter().any(|&process| lives(process)));
     let sentence = fail(&mut mpirun(place.path(), "-n 3 TRAIN --resume run --stop-after 5"), 1);
     assert!(sentence.contains("interrupted after step"), "{sentence}");
+}
+
+/// Memory that fails: a weight of one rank, wherever it has it, becomes another one.
+#[test]
+fn a_rank_whose_parameters_drift_is_named() {
+    let place = place();
+    let run = place.path().join("run");
+    // At such a rate weights stay what they are.
+    let child = start(ranks(place.path(), 2, &format!("{LONG} --lr 1e-30")), &run);
+    let weight = floats(&run)["conv1.weight"][5];
+    assert!(replace_in_memory(processes(child.id())[1], weight, 1.5 * weight) > 0, "rank 1 has the weight {weight}");
+    let output = child.wait_with_output().expect("waited for");
+    let stderr = text(&output.stderr);
+    assert!(!output.status.success(), "{stderr}");
+    let line = stderr.lines().find(|line| line.contains("error: ")).unwrap_or_default();
+    assert!(line.contains("rank 1 has other parameters than the other ranks after step"), "{stderr}");
+    goes_on(place.path());
 }
 
 #[test]

@@ -150,6 +150,30 @@ pub fn processes(launcher: u32) -> Vec<u32> {
     found
 }
 
+/// Replaces a float wherever a process of this user has it in memory that it writes to, and returns how often.
+#[cfg(target_os = "linux")]
+pub fn replace_in_memory(process: u32, value: f32, with: f32) -> usize {
+    use std::os::unix::fs::FileExt;
+    let memory = File::options().read(true).write(true).open(format!("/proc/{process}/mem")).expect("a child's memory");
+    let maps = fs::read_to_string(format!("/proc/{process}/maps")).expect("Linux");
+    let mut count = 0;
+    for line in maps.lines().filter(|line| line.contains(" rw-p ")) {
+        let (start, end) = line.split(' ').next().and_then(|range| range.split_once('-')).expect("a range");
+        let [start, end] = [start, end].map(|place| u64::from_str_radix(place, 16).expect("an address"));
+        let mut bytes = vec![0; (end - start) as usize];
+        // What was freed meanwhile cannot be read.
+        if memory.read_exact_at(&mut bytes, start).is_err() {
+            continue;
+        }
+        for (index, word) in bytes.as_chunks().0.iter().enumerate() {
+            if *word == value.to_le_bytes() {
+                count += usize::from(memory.write_all_at(&with.to_le_bytes(), start + 4 * index as u64).is_ok());
+            }
+        }
+    }
+    count
+}
+
 /// Whether a process lives; one that is dead and not yet waited for does not.
 #[cfg(target_os = "linux")]
 pub fn lives(process: u32) -> bool {
