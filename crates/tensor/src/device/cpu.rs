@@ -114,22 +114,22 @@ impl CpuProgram {
         self.dispatches.len()
     }
 
+    // Both run on a thread of the pool, which then computes, too, and does not wait to be woken for each kernel.
+
     pub(super) fn run(&mut self, dispatches: Range<usize>) -> Result<()> {
-        // On a thread of the pool, which then computes, too, and does not wait to be woken for each kernel.
         let dispatches = &self.dispatches[dispatches];
         rayon::scope(|_| dispatches.iter().for_each(execute));
         Ok(())
     }
 
     pub(super) fn run_timed(&mut self, dispatches: Range<usize>) -> Result<Vec<Duration>> {
-        Ok(self.dispatches[dispatches]
-            .iter()
-            .map(|dispatch| {
-                let start = Instant::now();
-                execute(dispatch);
-                start.elapsed()
-            })
-            .collect())
+        let dispatches = &self.dispatches[dispatches];
+        let timed = |dispatch| {
+            let start = Instant::now();
+            execute(dispatch);
+            start.elapsed()
+        };
+        Ok(rayon::scope(|_| dispatches.iter().map(timed).collect()))
     }
 }
 
