@@ -264,17 +264,6 @@ impl Window {
         }
     }
 
-    /// Of `width` positions of row `row`, those whose first tap lies inside the source.
-    pub fn inside(&self, row: usize, width: usize) -> Range<usize> {
-        let Axis { step, start, source, .. } = self.horizontal;
-        let (_, low, high) = self.vertical.taps_inside(row);
-        if low > 0 || high == 0 {
-            return 0..0;
-        }
-        let first_from = |place: isize| (place - start).max(0).unsigned_abs().div_ceil(step).min(width);
-        first_from(0)..first_from(source as isize)
-    }
-
     /// Fills `columns`, `[positions, depth]`, for consecutive positions of row `row` of `image`, from the first.
     pub fn gather(&self, image: &[f32], group: usize, row: usize, columns: &mut [f32]) {
         let line = self.horizontal.taps * self.group_channels;

@@ -2,20 +2,21 @@
 //!
 //! What consecutive output rows read is copied to a *strip*, padded with zeros, so that no loop looks at edges; within a
 //! row of the strip the taps and channels of a position are contiguous. The loops are written once over vectors of
-//! whatever width the machine has (crate `pulp`, chosen at run time), and are used where the filters fill such vectors;
-//! elsewhere columns are gathered and multiplied (`gather` and `multiply`).
+//! whatever width the machine has (crate `pulp`, chosen at run time), and are used where the filters fill such vectors, and
+//! the weights stay in the cache (`conv2d_wide`); elsewhere columns are gathered and multiplied (`gather` and `multiply`).
 
 use pulp::{Simd, WithSimd};
 
-use super::conv2d::{Normalisation, Window, runs_in_images};
+use super::conv2d::{ConvGeometry, Normalisation, Window, runs_in_images};
+use super::conv2d_wide::is_wide;
 use super::vector::arch;
 
 /// Words of a strip, with the gradients that belong to it, over which weights' gradients are summed before they go to memory: they
 /// stay in the second-level cache with room for the weights.
 const NEAR_WORDS: usize = 16 * 1024;
 
-/// Whether the loops serve this number of filters (for gradients of inputs: channels).
-pub(super) fn serves(filters: usize) -> bool {
+/// Whether the loops serve a layer whose groups have this number of filters (for gradients of inputs: channels).
+pub(super) fn serves(g: &ConvGeometry, filters: usize) -> bool {
     struct Lanes;
     impl WithSimd for Lanes {
         type Output = usize;
@@ -24,7 +25,7 @@ pub(super) fn serves(filters: usize) -> bool {
             S::F32_LANES
         }
     }
-    filters > 0 && filters.is_multiple_of(arch().dispatch(Lanes))
+    filters > 0 && filters.is_multiple_of(arch().dispatch(Lanes)) && !is_wide(g)
 }
 
 /// Where the parts of a strip lie: `rows` output rows of `width` positions each read it through `window`.

@@ -9,7 +9,6 @@ use super::conv2d::{
 };
 use super::conv2d_direct::{Convolve, Pitch, Strip, gather, serves};
 use super::conv2d_tiled::{TILE, Tiled, candidates, chunk_rows};
-use super::conv2d_wide::is_wide;
 use super::gemm::{Matrix, multiply};
 use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
@@ -70,7 +69,7 @@ impl Conv2dForward {
         let pixels = members[0].y.len() / g.filters;
         let x = &x[input * g.batch * image..][..g.batch * image];
         let normalisations = Normalisation::of_groups(g, &inputs[2..], input);
-        if serves(filters) && !is_wide(g) && (self.normalised || !g.is_pointwise()) {
+        if serves(g, filters) && (self.normalised || !g.is_pointwise()) {
             let pitch = Pitch { row: width * g.filters, position: g.filters };
             for run in runs_in_images(first_row, pixels / width, height) {
                 let strip = Strip::new(window, run.rows, width);

@@ -13,7 +13,6 @@ use super::conv2d::{
 };
 use super::conv2d_direct::{Convolve, Pitch, Strip, serves};
 use super::conv2d_tiled::{TILE, Tiled, candidates, chunk_rows};
-use super::conv2d_wide::is_wide;
 use super::gemm::{Matrix, multiply};
 use super::masked_sums::{Norm, Rows};
 use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut};
@@ -222,7 +221,7 @@ impl Conv2dGradInput {
         }
         let dy_image = window.vertical.source * window.horizontal.source * g.filters;
         let members = if g.fans_out() { 0..g.members } else { input..input + 1 };
-        if serves(channels) && !is_wide(g) {
+        if serves(g, channels) {
             let pitch = Pitch { row: row_stride * dx_row, position: column_stride * g.channels };
             let columns = class[1] * g.channels;
             for run in runs_in_images(first_row, dx.len() / dx_row, g.height) {
@@ -345,7 +344,7 @@ impl Kernel for Conv2dGradInput {
         let partials = partials.first_mut().map_or(&mut [][..], |slice| slice.f32());
         self.tasks(dx[0].f32(), partials).into_par_iter().for_each(|mut task| {
             // Where one class has all positions and sums in registers, what is there before may be anything.
-            let accumulate = addend.is_some() || g.stride != [1, 1] || !serves(g.group_channels()) || is_wide(g);
+            let accumulate = addend.is_some() || g.stride != [1, 1] || !serves(g, g.group_channels());
             match addend {
                 Some(addend) => {
                     let start = (task.input * g.batch * g.height + task.first_row) * g.width * g.channels;

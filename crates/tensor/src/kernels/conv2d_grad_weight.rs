@@ -94,7 +94,7 @@ impl Conv2dGradWeight {
                 rows: part * rows_per_part..((part + 1) * rows_per_part).min(rows),
                 normalisations: Normalisation::of_groups(g, &inputs[2..], input),
             };
-            match serves(g.group_filters()) && !in_place {
+            match serves(g, g.group_filters()) && !in_place {
                 true => part.sum_in_registers(partials),
                 false => part.sum_products(in_place, partials),
             }

@@ -6,6 +6,7 @@
 use rayon::prelude::*;
 
 use super::conv2d::{ConvGeometry, Normalisation, with_scratch};
+use super::conv2d_direct::{Strip, gather};
 use super::gemm::{Matrix, multiply};
 use crate::kernel::Slice;
 
@@ -59,23 +60,19 @@ pub(super) fn grad_weight(g: &ConvGeometry, rows_per_part: usize, inputs: &[Slic
         };
         let normalisations: Vec<_> = (0..g.groups).map(normalisation).collect();
         let part_rows = part * rows_per_part..((part + 1) * rows_per_part).min(rows);
-        with_scratch(if in_place { 0 } else { block_rows * width * channels }, |scratch| {
+        let near = Strip::new(window, block_rows.min(height), width).words();
+        with_scratch(near + block_rows * width * channels, |scratch| {
+            let (near, scratch) = scratch.split_at_mut(near);
             for first_row in part_rows.clone().step_by(block_rows) {
                 let pixels = block_rows.min(part_rows.end - first_row) * width;
-                for group in 0..g.groups {
+                for (group, normalisation) in normalisations.iter().enumerate() {
                     let columns = if in_place {
                         let x = &x[first_row * width * g.channels + first_channel(group)..];
                         Matrix::strided(x, channels, pixels, 1, g.channels)
                     } else {
                         let columns = &mut scratch[..pixels * channels];
-                        for (row, columns) in (first_row..).zip(columns.chunks_exact_mut(width * channels)) {
-                            let image = &x[row / height * image..][..image];
-                            window.gather(image, first_channel(group) / channels, row % height, columns);
-                            if let Some(normalisation) = &normalisations[group] {
-                                let inside = window.inside(row % height, width);
-                                normalisation.apply(&mut columns[inside.start * channels..inside.end * channels]);
-                            }
-                        }
+                        let from = (x, first_channel(group) / channels, first_row);
+                        gather(window, [height, width], from, normalisation.as_ref(), near, columns);
                         Matrix::new(columns, channels, pixels, true)
                     };
                     let dy = &dy[(member * rows + first_row) * width * g.filters + group * filters..];
