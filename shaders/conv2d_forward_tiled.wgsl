@@ -26,6 +26,7 @@ const LEFT: u32 = PAD_W;
 const TILED_H: u32 = P;
 const DEPTH: u32 = CG / 4u;
 
+const PIXEL_SUMS: u32 = TK;
 const WINDOW: u32 = (TP - 1u) * INNER_W + S;
 const C4: u32 = C / 4u;
 const K4: u32 = K / 4u;
@@ -64,10 +65,11 @@ fn stage_weights(lane: u32, m: u32, group: u32, filters: u32, c: u32) {
     }
 }
 
-// Adds what the staged channels contribute to the thread's tile. `line` is its row of the tile, `column` its first pixel.
-fn multiply_staged(acc: ptr<function, array<vec4<f32>, TP * TK>>, line: u32, column: u32, filter_thread: u32) {
-    let corner = (line / TR * PATCH_ROWS + line % TR * INNER_H) * PITCH + column * INNER_W;
-    for (var q = 0u; q < CQ; q++) {
+// Adds what the staged channels of the thread's share contribute to its tile.
+fn multiply_staged(at: Place, acc: ptr<function, array<vec4<f32>, THREAD_SUMS>>) {
+    let corner = (at.line / TR * PATCH_ROWS + at.line % TR * INNER_H) * PITCH + at.column * INNER_W;
+    for (var first = 0u; first < CQ; first += SHARES) {
+        let q = first + at.share;
         for (var r = 0u; r < R; r++) {
             var window: array<vec4<f32>, WINDOW>;
             for (var i = 0u; i < WINDOW; i++) {
@@ -75,7 +77,7 @@ fn multiply_staged(acc: ptr<function, array<vec4<f32>, TP * TK>>, line: u32, col
             }
             for (var s = 0u; s < S; s++) {
                 for (var k = 0u; k < TK; k++) {
-                    let w = ((q * R + r) * S + s) * 4u * FT + filter_thread + k * FILTER_THREADS;
+                    let w = ((q * R + r) * S + s) * 4u * FT + at.filter_thread + k * FILTER_THREADS;
                     let w0 = weights[w];
                     let w1 = weights[w + FT];
                     let w2 = weights[w + 2u * FT];
@@ -100,9 +102,11 @@ struct Place {
     filters: u32,
     filter_thread: u32,
     tile: u32,
-    line: u32,
-    row: u32,
-    column: u32,
+    line: u32,    // row of the tile
+    row: u32,     // row of the result, counted through images
+    column: u32,  // first of TP pixels that are summed
+    share: u32,
+    own: u32,     // first of OWN pixels that are kept
 }
 
 fn place_of(index: u32, lane: u32) -> Place {
@@ -111,14 +115,17 @@ fn place_of(index: u32, lane: u32) -> Place {
     at.filters = index / ROW_TILES % FILTER_TILES * FT;
     at.group = index / (ROW_TILES * FILTER_TILES) % G;
     at.m = index / (ROW_TILES * FILTER_TILES * G);
-    at.filter_thread = lane % FILTER_THREADS;
-    at.line = lane / FILTER_THREADS % LINES;
+    let thread = lane % TILE_THREADS;
+    at.filter_thread = thread % FILTER_THREADS;
+    at.line = thread / FILTER_THREADS % LINES;
     at.row = at.tile * LINES + at.line;
-    at.column = lane / (FILTER_THREADS * LINES) * TP;
+    at.column = thread / (FILTER_THREADS * LINES) * TP;
+    at.share = lane / TILE_THREADS;
+    at.own = at.column + at.share * OWN;
     return at;
 }
 
-fn convolve(at: Place, lane: u32, acc: ptr<function, array<vec4<f32>, TP * TK>>) {
+fn convolve(at: Place, lane: u32, acc: ptr<function, array<vec4<f32>, THREAD_SUMS>>) {
     let x_member = select(at.m, 0u, X_MEMBERS == 1u);
     group_channel = x_member * C4 + at.group * DEPTH;
     var places = source_places(lane, at.tile * LINES);
@@ -126,18 +133,19 @@ fn convolve(at: Place, lane: u32, acc: ptr<function, array<vec4<f32>, TP * TK>>)
         stage_patch(lane, &places, x_member * N * H * W, c);
         stage_weights(lane, at.m, at.group, at.filters, c);
         workgroupBarrier();
-        multiply_staged(acc, at.line, at.column, at.filter_thread);
+        multiply_staged(at, acc);
         workgroupBarrier();
     }
+    keep_own(lane, acc);
 }
 
-fn store(at: Place, acc: ptr<function, array<vec4<f32>, TP * TK>>) {
+fn store(at: Place, acc: ptr<function, array<vec4<f32>, THREAD_SUMS>>) {
     if !ALIGNED && at.row >= N * P {
         return;
     }
-    for (var t = 0u; t < TP; t++) {
-        if ALIGNED || at.column + t < Q {
-            let pixel = (at.m * N * P + at.row) * Q + at.column + t;
+    for (var t = 0u; t < OWN; t++) {
+        if ALIGNED || at.own + t < Q {
+            let pixel = (at.m * N * P + at.row) * Q + at.own + t;
             for (var k = 0u; k < TK; k++) {
                 let quad = at.filters + at.filter_thread + k * FILTER_THREADS;
                 if ALIGNED || quad < KG4 {
@@ -149,12 +157,12 @@ fn store(at: Place, acc: ptr<function, array<vec4<f32>, TP * TK>>) {
 }
 
 // Puts the thread's sums over its pixels of (y - mean), or of its square, where the tile's are added up.
-fn sum_pixels(at: Place, lane: u32, acc: ptr<function, array<vec4<f32>, TP * TK>>, square: bool) {
+fn sum_pixels(at: Place, lane: u32, acc: ptr<function, array<vec4<f32>, THREAD_SUMS>>, square: bool) {
     for (var k = 0u; k < TK; k++) {
         let mean = staged[k * WORKGROUP + at.filter_thread];
-        var sum: vec4<f32>;
-        for (var t = 0u; t < TP; t++) {
-            if ALIGNED || (at.row < N * P && at.column + t < Q) {
+        var sum = vec4<f32>();
+        for (var t = 0u; t < OWN; t++) {
+            if ALIGNED || (at.row < N * P && at.own + t < Q) {
                 let value = (*acc)[t * TK + k];
                 if square {
                     sum += (value - mean) * (value - mean);
@@ -176,7 +184,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         return;
     }
     let at = place_of(index, lane);
-    var acc: array<vec4<f32>, TP * TK>;
+    var acc: array<vec4<f32>, THREAD_SUMS>;
     convolve(at, lane, &acc);
     store(at, &acc);
 }
@@ -189,7 +197,7 @@ fn statistics(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_i
         return;
     }
     let at = place_of(index, lane);
-    var acc: array<vec4<f32>, TP * TK>;
+    var acc: array<vec4<f32>, THREAD_SUMS>;
     convolve(at, lane, &acc);
     store(at, &acc);
 

@@ -33,6 +33,7 @@ const TILED_H: u32 = CLASS_H;
 const DEPTH: u32 = KG / 4u;
 const MARGIN_H: u32 = PAD_H * (STRIDE_H - 1u);
 const MARGIN_W: u32 = PAD_W * (STRIDE_W - 1u);
+const PIXEL_SUMS: u32 = STRIDE_W * TK;
 const WINDOW: u32 = TP + SPAN_W;
 
 const C4: u32 = C / 4u;
@@ -72,18 +73,12 @@ fn stage_weights(lane: u32, m: u32, channels: u32, k: u32) {
     }
 }
 
-// Adds what the staged filters contribute to the thread's tile. `line` is its row of the tile, `a` its class, `column` its
-// first v.
-fn multiply_staged(
-    acc: ptr<function, array<vec4<f32>, STRIDE_W * TP * TK>>,
-    line: u32,
-    a: u32,
-    column: u32,
-    channel_thread: u32,
-) {
-    let corner = (line / TR * PATCH_ROWS + line % TR) * PITCH + column;
-    for (var q = 0u; q < CQ; q++) {
-        for (var r = (a + MARGIN_H * (STRIDE_H - 1u)) % STRIDE_H; r < R; r += STRIDE_H) {
+// Adds what the staged filters of the thread's share contribute to its tile.
+fn multiply_staged(at: Place, acc: ptr<function, array<vec4<f32>, THREAD_SUMS>>) {
+    let corner = (at.line / TR * PATCH_ROWS + at.line % TR) * PITCH + at.column;
+    for (var first = 0u; first < CQ; first += SHARES) {
+        let q = first + at.share;
+        for (var r = (at.a + MARGIN_H * (STRIDE_H - 1u)) % STRIDE_H; r < R; r += STRIDE_H) {
             let below = (R - 1u + MARGIN_H) / STRIDE_H - (r + MARGIN_H) / STRIDE_H;
             var window: array<vec4<f32>, WINDOW>;
             for (var i = 0u; i < WINDOW; i++) {
@@ -93,14 +88,14 @@ fn multiply_staged(
                 let b = (s + MARGIN_W) % STRIDE_W;
                 let right = (S - 1u + MARGIN_W) / STRIDE_W - (s + MARGIN_W) / STRIDE_W;
                 for (var k = 0u; k < TK; k++) {
-                    let at = ((q * R + r) * S + s) * 4u * FT + channel_thread + k * FILTER_THREADS;
-                    let w0 = weights[at];
-                    let w1 = weights[at + FT];
-                    let w2 = weights[at + 2u * FT];
-                    let w3 = weights[at + 3u * FT];
+                    let w = ((q * R + r) * S + s) * 4u * FT + at.channel_thread + k * FILTER_THREADS;
+                    let w0 = weights[w];
+                    let w1 = weights[w + FT];
+                    let w2 = weights[w + 2u * FT];
+                    let w3 = weights[w + 3u * FT];
                     for (var t = 0u; t < TP; t++) {
                         let pixel = window[t + right];
-                        let to = (b * TP + t) * TK + k;
+                        let to = (t * STRIDE_W + b) * TK + k;
                         (*acc)[to] += pixel.x * w0;
                         (*acc)[to] += pixel.y * w1;
                         (*acc)[to] += pixel.z * w2;
@@ -119,10 +114,12 @@ struct Place {
     channels: u32,
     channel_thread: u32,
     tile: u32,
-    line: u32,
-    row: u32,
-    a: u32,
-    column: u32,
+    line: u32,    // row of the tile
+    row: u32,     // row u, counted through images
+    a: u32,       // class of rows
+    column: u32,  // first of the TP columns v that are summed
+    share: u32,
+    own: u32,     // first of OWN columns v that are kept
 }
 
 fn place_of(index: u32, lane: u32) -> Place {
@@ -131,32 +128,38 @@ fn place_of(index: u32, lane: u32) -> Place {
     at.channels = index / ROW_TILES % CHANNEL_TILES * FT;
     at.group = index / (ROW_TILES * CHANNEL_TILES) % G;
     at.x_member = index / (ROW_TILES * CHANNEL_TILES * G);
-    at.channel_thread = lane % FILTER_THREADS;
-    at.line = lane / FILTER_THREADS % LINES;
+    let thread = lane % TILE_THREADS;
+    at.channel_thread = thread % FILTER_THREADS;
+    at.line = thread / FILTER_THREADS % LINES;
     at.row = at.tile * LINES + at.line;
-    at.column = lane / (FILTER_THREADS * LINES) % (TC / TP) * TP;
-    at.a = lane / (FILTER_THREADS * LINES * (TC / TP));
+    at.column = thread / (FILTER_THREADS * LINES) % (TC / TP) * TP;
+    at.a = thread / (FILTER_THREADS * LINES * (TC / TP));
+    at.share = lane / TILE_THREADS;
+    at.own = at.column + at.share * OWN;
     return at;
 }
 
-fn convolve(at: Place, lane: u32, acc: ptr<function, array<vec4<f32>, STRIDE_W * TP * TK>>) {
+// The loops have barriers in them: `x_member` is a parameter of its own, since nothing of a Place that holds what differs
+// between threads counts as uniform.
+fn convolve(at: Place, x_member: u32, lane: u32, acc: ptr<function, array<vec4<f32>, THREAD_SUMS>>) {
     group_filter = at.group * DEPTH;
     var places = source_places(lane, at.tile * LINES);
-    for (var m = at.x_member * SUMMED; m < (at.x_member + 1u) * SUMMED; m++) {
+    for (var m = x_member * SUMMED; m < (x_member + 1u) * SUMMED; m++) {
         for (var k = 0u; k < DEPTH; k += CQ) {
             stage_patch(lane, &places, m * N * P * Q, k);
             stage_weights(lane, m, at.channels, k);
             workgroupBarrier();
-            multiply_staged(acc, at.line, at.a, at.column, at.channel_thread);
+            multiply_staged(at, acc);
             workgroupBarrier();
         }
     }
+    keep_own(lane, acc);
 }
 
 // The quad of dx that is sum `t` of class b, at quad k; NOWHERE beyond the image or the channels.
 fn element_of(at: Place, b: u32, t: u32, k: u32) -> u32 {
     let i = at.row % CLASS_H * STRIDE_H + at.a;
-    let j = (at.column + t) * STRIDE_W + b;
+    let j = (at.own + t) * STRIDE_W + b;
     let quad = at.channels + at.channel_thread + k * FILTER_THREADS;
     if !ALIGNED && (at.row >= N * CLASS_H || i >= H || j >= W || quad >= CG4) {
         return NOWHERE;
@@ -171,14 +174,14 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         return;
     }
     let at = place_of(index, lane);
-    var acc: array<vec4<f32>, STRIDE_W * TP * TK>;
-    convolve(at, lane, &acc);
+    var acc: array<vec4<f32>, THREAD_SUMS>;
+    convolve(at, index / (ROW_TILES * CHANNEL_TILES * G), lane, &acc);
     for (var b = 0u; b < STRIDE_W; b++) {
-        for (var t = 0u; t < TP; t++) {
+        for (var t = 0u; t < OWN; t++) {
             for (var k = 0u; k < TK; k++) {
                 let element = element_of(at, b, t, k);
                 if element != NOWHERE {
-                    var sum = acc[(b * TP + t) * TK + k];
+                    var sum = acc[(t * STRIDE_W + b) * TK + k];
                     if ADDEND {
                         sum += unpack(addend[element]);
                     }
@@ -218,8 +221,8 @@ fn relu(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         return;
     }
     let at = place_of(index, lane);
-    var acc: array<vec4<f32>, STRIDE_W * TP * TK>;
-    convolve(at, lane, &acc);
+    var acc: array<vec4<f32>, THREAD_SUMS>;
+    convolve(at, index / (ROW_TILES * CHANNEL_TILES * G), lane, &acc);
     var sum: array<vec4<f32>, TK>;
     var product: array<vec4<f32>, TK>;
     for (var k = 0u; k < TK; k++) {
@@ -230,11 +233,11 @@ fn relu(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         let scale = gamma[parameter] * norm_stats[statistic + C4];
         let shift = beta[parameter];
         for (var b = 0u; b < STRIDE_W; b++) {
-            for (var t = 0u; t < TP; t++) {
+            for (var t = 0u; t < OWN; t++) {
                 let element = element_of(at, b, t, k);
                 if element != NOWHERE {
                     let deviation = unpack(norm_x_relu[element]) - mean;
-                    let g = select(vec4<f32>(), acc[(b * TP + t) * TK + k], deviation * scale + shift > vec4<f32>());
+                    let g = select(vec4<f32>(), acc[(t * STRIDE_W + b) * TK + k], deviation * scale + shift > vec4<f32>());
                     dx[element] = pack(g);
                     sum[k] += g;
                     product[k] += g * deviation;
@@ -253,18 +256,18 @@ fn relu_of_sum(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
         return;
     }
     let at = place_of(index, lane);
-    var acc: array<vec4<f32>, STRIDE_W * TP * TK>;
-    convolve(at, lane, &acc);
+    var acc: array<vec4<f32>, THREAD_SUMS>;
+    convolve(at, index / (ROW_TILES * CHANNEL_TILES * G), lane, &acc);
     var sum: array<vec4<f32>, TK>;
     var product: array<vec4<f32>, TK>;
     for (var k = 0u; k < TK; k++) {
         let channel = at.group * CG4 + min(at.channels + at.channel_thread + k * FILTER_THREADS, CG4 - 1u);
         let mean = norm_stats[at.x_member * 2u * C4 + channel];
         for (var b = 0u; b < STRIDE_W; b++) {
-            for (var t = 0u; t < TP; t++) {
+            for (var t = 0u; t < OWN; t++) {
                 let element = element_of(at, b, t, k);
                 if element != NOWHERE {
-                    var value = acc[(b * TP + t) * TK + k];
+                    var value = acc[(t * STRIDE_W + b) * TK + k];
                     if ADDEND {
                         value += unpack(addend[element]);
                     }

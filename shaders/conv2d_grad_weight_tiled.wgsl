@@ -69,7 +69,7 @@ fn stage_source(lane: u32, channels: Channels, image: u32, p: u32) {
         let i = p * STRIDE_H + pixel / COLUMNS_X - PAD_H;
         let j = pixel % COLUMNS_X - PAD_W;
         if SOURCE % WORKGROUP == 0u || e < SOURCE {
-            var value: vec4<f32>;
+            var value = vec4<f32>();
             if i < H && j < W {
                 value = unpack(x[((image * H + i) * W + j) * C4 + channels.quad]);
                 if NORMALISED {
@@ -89,7 +89,7 @@ fn stage_gradient(lane: u32, row: u32, count: u32, first: u32) {
         let pixel = e / KT;
         let q = pixel % TC;
         if GRADIENT % WORKGROUP == 0u || e < GRADIENT {
-            var value: vec4<f32>;
+            var value = vec4<f32>();
             if pixel / TC < count && q < Q {
                 value = unpack(dy[((row + pixel / TC) * Q + q) * K4 + min(first + e % KT, K4 - 1u)]);
             }

@@ -96,7 +96,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
             acc += tile_b(m, k, column) * tile_a(a_member, row, k);
         }
         if BIAS {
-            var added: vec4<f32>;
+            var added = vec4<f32>();
             for (var e = 0u; e < 4u; e++) {
                 added[e] = bias[m * COLUMNS + min(column + e, COLUMNS - 1u)];
             }

@@ -1,7 +1,7 @@
 //! Which device a name means.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::{Device, GpuDevice, GpuOptions};
 use crate::error::{Error, Result};
@@ -57,9 +57,13 @@ pub(super) fn identity(info: &wgpu::AdapterInfo) -> Adapter {
     }
 }
 
+/// The one instance of the process, which is never dropped: with several, opened and dropped by several threads, the
+/// NVIDIA driver 580 ends the process by a segmentation fault.
+static INSTANCE: LazyLock<wgpu::Instance> =
+    LazyLock::new(|| wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env()));
+
 fn enumerate() -> Vec<wgpu::Adapter> {
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
-    pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()))
+    pollster::block_on(INSTANCE.enumerate_adapters(wgpu::Backends::all()))
 }
 
 fn kind(info: &wgpu::AdapterInfo) -> (&'static str, bool) {

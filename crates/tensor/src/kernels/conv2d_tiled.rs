@@ -47,10 +47,28 @@ pub(super) struct Tiled {
     pub sums: usize,
 }
 
-/// The launches of the first few tiles, if any are for such an adapter: staging gains nothing on an emulated one.
-pub(super) fn candidates<T>(target: &Target, tiles: Vec<T>, launch: impl Fn(T) -> Launch) -> Vec<Launch> {
-    const COUNT: usize = 4;
-    tiles.into_iter().take(if target.software { 0 } else { COUNT }).map(launch).collect()
+/// A tile, one of those that a kernel may choose from.
+pub(super) trait Candidate {
+    /// Tiles of one form differ in what is staged, those of other forms in what a thread does.
+    type Form: PartialEq;
+    fn form(&self) -> Self::Form;
+}
+
+/// The launches of the first few tiles and of the first of each other form, if any are for such an adapter: staging gains
+/// nothing on an emulated one.
+pub(super) fn candidates<T: Candidate>(target: &Target, tiles: Vec<T>, launch: impl Fn(T) -> Launch) -> Vec<Launch> {
+    const FIRST: usize = 4;
+    const COUNT: usize = 8;
+    if target.software {
+        return Vec::new();
+    }
+    let mut taken: Vec<T> = Vec::new();
+    for (index, tile) in tiles.into_iter().enumerate() {
+        if index < FIRST || taken.len() < COUNT && taken.iter().all(|other| other.form() != tile.form()) {
+            taken.push(tile);
+        }
+    }
+    taken.into_iter().map(launch).collect()
 }
 
 /// Sizes of a tile, under the names that the shaders have for them.
@@ -66,6 +84,8 @@ pub(super) struct Tile {
     filter_threads: usize,
     /// CQ: quads of channels staged at a time.
     chunk: usize,
+    /// SHARES: threads that divide the staged quads of channels among them.
+    shares: usize,
     /// STRIDE_H of a gradient, else 1.
     classes: usize,
     /// SUMS: quads that a thread gives to sums over the tile.
@@ -75,30 +95,23 @@ pub(super) struct Tile {
 impl Tiled {
     /// The tiles that fit, the one to take first; none where a row is too long to be staged.
     pub fn tiles(&self) -> Vec<Tile> {
-        let [height, width] = self.out;
-        let pixels = if self.classes[1] == 1 && self.step[1] == 1 && width > 4 { 8 } else { 4 };
-        let columns = width.next_multiple_of(pixels);
-        let (images, rows) = if self.rows > height { (self.rows / height, height) } else { (1, self.rows) };
+        let width = self.out[1];
+        let pixels: &[usize] = match self.classes[1] == 1 && self.step[1] == 1 {
+            true if width > 8 => &[8, 4, 16],
+            true if width > 4 => &[8, 4],
+            _ => &[4],
+        };
         let mut tiles = Vec::new();
         for most in [MAX_FILTER_QUADS, MAX_FILTER_QUADS / 2, MAX_FILTER_QUADS / 4] {
             let filters = self.filters.div_ceil(self.filters.div_ceil(most));
             for quads in (1..=2).filter(|&quads| filters.is_multiple_of(quads)) {
                 for chunk in [1, 2, 4].into_iter().filter(|&chunk| chunk <= self.depth) {
-                    let filter_threads = filters / quads;
-                    let tile = Tile {
-                        images,
-                        rows,
-                        columns,
-                        pixels,
-                        quads,
-                        filter_threads,
-                        chunk,
-                        classes: self.classes[0],
-                        sums: self.sums * quads,
-                    };
-                    let fits = tile.workgroup() <= MAX_THREADS && tile.memory(self) <= WORKGROUP_QUADS;
-                    if fits && self.classes[1] * pixels * quads <= MAX_SUMS && !tiles.contains(&tile) {
-                        tiles.push(tile);
+                    for shares in [1, 2, 4].into_iter().filter(|&shares| shares <= chunk) {
+                        for tile in pixels.iter().map(|&pixels| self.tile(filters, pixels, quads, chunk, shares)) {
+                            if self.fits(&tile) && !tiles.contains(&tile) {
+                                tiles.push(tile);
+                            }
+                        }
                     }
                 }
             }
@@ -109,16 +122,46 @@ impl Tiled {
         let crowded = |tile: &Tile| self.classes[1] * tile.pixels * tile.quads > PREFERRED_SUMS;
         tiles.sort_by_key(|tile| {
             let (chunk, quads) = if self.taps < 4 { (4 - taps(tile), 2 - tile.quads) } else { (0, tile.quads) };
-            (crowded(tile), chunk, quads)
+            (tile.shares, tile.pixels != pixels[0], crowded(tile), chunk, quads)
         });
         tiles
+    }
+
+    fn fits(&self, tile: &Tile) -> bool {
+        let sums = self.classes[1] * tile.pixels * tile.quads;
+        tile.workgroup() <= MAX_THREADS && tile.memory(self) <= WORKGROUP_QUADS && sums <= MAX_SUMS
+    }
+
+    fn tile(&self, filters: usize, pixels: usize, quads: usize, chunk: usize, shares: usize) -> Tile {
+        let [height, width] = self.out;
+        let (images, rows) = if self.rows > height { (self.rows / height, height) } else { (1, self.rows) };
+        Tile {
+            images,
+            rows,
+            columns: width.next_multiple_of(pixels),
+            pixels,
+            quads,
+            filter_threads: filters / quads,
+            chunk,
+            shares,
+            classes: self.classes[0],
+            sums: self.sums * quads,
+        }
+    }
+}
+
+impl Candidate for Tile {
+    type Form = (usize, usize, usize);
+
+    fn form(&self) -> Self::Form {
+        (self.pixels, self.quads, self.shares)
     }
 }
 
 impl Tile {
     /// Threads of a workgroup.
     fn workgroup(&self) -> usize {
-        self.filter_threads * self.classes * self.images * self.rows * self.columns / self.pixels
+        self.filter_threads * self.classes * self.images * self.rows * self.columns / self.pixels * self.shares
     }
 
     /// Quads of workgroup memory.
@@ -127,7 +170,8 @@ impl Tile {
             [(self.rows, 0), (self.columns, 1)].map(|(extent, axis)| (extent - 1) * conv.step[axis] + conv.reach[axis]);
         let patch = self.images * rows * (columns | 1);
         let weights = conv.taps * 4 * self.filter_threads * self.quads;
-        (self.chunk * patch).max(self.sums * self.workgroup()) + self.chunk * weights
+        let exchanged = if self.shares > 1 { self.workgroup() } else { 0 };
+        (self.chunk * patch).max(self.sums * self.workgroup()).max(exchanged) + self.chunk * weights
     }
 
     /// Workgroups for a result of `rows` rows in all images, for one member and group.
@@ -145,6 +189,7 @@ impl Tile {
             .size("TK", self.quads)
             .size("FILTER_THREADS", self.filter_threads)
             .size("CQ", self.chunk)
+            .size("SHARES", self.shares)
             .size("SUMS", self.sums)
             .size("WORKGROUP", self.workgroup())
     }
@@ -157,6 +202,8 @@ pub(super) struct WeightTile {
     rows: usize,
     /// TC: columns that are.
     columns: usize,
+    /// TP: pixels of a row that a thread takes at once.
+    pixels: usize,
     /// TK: quads of filters of a thread.
     quads: usize,
     filter_threads: usize,
@@ -171,8 +218,13 @@ pub(super) struct WeightTile {
 /// Workgroups that fill a large GPU.
 const ENOUGH_WORKGROUPS: usize = 160;
 
-/// TP: pixels of a row that a thread of the gradient of weights takes at once.
-const WEIGHT_PIXELS: usize = 4;
+impl Candidate for WeightTile {
+    type Form = (usize, usize);
+
+    fn form(&self) -> Self::Form {
+        (self.pixels, self.quads)
+    }
+}
 
 impl WeightTile {
     /// The tiles that fit for a sum in so many parts, the one to take first; none where a row is too long to be staged.
@@ -180,27 +232,26 @@ impl WeightTile {
         let [height, width] = g.output_extent();
         let [r, s] = g.kernel;
         let (channel_quads, filter_quads) = (g.group_channels() / 4, g.group_filters() / 4);
-        let columns = width.next_multiple_of(WEIGHT_PIXELS);
-        let mut tiles = Vec::new();
-        for quads in [(4 / s).max(1), (2 / s).max(1), 1] {
-            if !filter_quads.is_multiple_of(quads) {
+        let mut tiles: Vec<Self> = Vec::new();
+        for (quads, pixels) in [((4 / s).max(1), 4), ((2 / s).max(1), 4), (1, 4), (1, 8), (2, 4), (2, 8)] {
+            if !filter_quads.is_multiple_of(quads) || pixels > width.max(4) {
                 continue;
             }
+            let columns = width.next_multiple_of(pixels);
             let threads = filter_quads / quads;
             let filter_threads = threads.div_ceil(threads.div_ceil(MAX_FILTER_QUADS));
             for channels in (1..=channel_quads.min(8)).rev().filter(|&n| channel_quads.is_multiple_of(n) || n == 8) {
                 let threads = r * channels * filter_threads;
                 for rows in [8, 4, 2, 1].into_iter().filter(|&rows| rows <= height) {
-                    let blocks = rows * columns / WEIGHT_PIXELS;
+                    let blocks = rows * columns / pixels;
                     let split = (PREFERRED_THREADS / threads).clamp(1, blocks);
-                    let tile = Self { rows, columns, quads, filter_threads, channels, split, kernel_rows: r };
-                    if tile.workgroup() <= MAX_THREADS && tile.memory(g) <= WORKGROUP_QUADS {
+                    let tile = Self { rows, columns, pixels, quads, filter_threads, channels, split, kernel_rows: r };
+                    if tile.workgroup() <= MAX_THREADS && tile.memory(g) <= WORKGROUP_QUADS && !tiles.contains(&tile) {
                         tiles.push(tile);
                     }
                 }
             }
         }
-        tiles.dedup();
         // The largest tile that leaves enough workgroups; with few taps, smaller tiles cost too much.
         let few = |tile: &Self| parts * g.members * g.groups * tile.workgroups(g) < ENOUGH_WORKGROUPS;
         tiles.sort_by_key(|tile| r * s >= 4 && few(tile));
@@ -230,7 +281,7 @@ impl WeightTile {
         launch
             .size("TR", self.rows)
             .size("TC", self.columns)
-            .size("TP", WEIGHT_PIXELS)
+            .size("TP", self.pixels)
             .size("TK", self.quads)
             .size("FILTER_THREADS", self.filter_threads)
             .size("CT", self.channels)
