@@ -1,0 +1,81 @@
+//! Results that are kept in the project.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::folder::{Results, kept};
+use crate::{page, runs};
+
+/// Bytes that the files of one adapter may have together.
+const MOST: u64 = 2 << 20;
+
+/// Copies the small files of these folders of one adapter below `docs`, and names the folder. Of a file that several have, the
+/// last one is taken; their records of steps are put together.
+///
+/// # Errors
+/// When a folder has no results, when they are of several adapters or too large, or a file cannot be written.
+pub fn keep(folders: &[PathBuf], docs: &Path, name: Option<&str>) -> Result<PathBuf> {
+    let mut names = Vec::new();
+    for folder in folders {
+        ensure!(
+            folder.join("steps.tsv").is_file(),
+            "{} is no folder that run.sh wrote: it has no steps.tsv",
+            folder.display()
+        );
+        runs::summarise(folder)?;
+        names.push(folder_name(&Results::read(folder)));
+    }
+    let first = name.map_or_else(|| names[0].clone(), str::to_owned);
+    ensure!(
+        name.is_some() || names.iter().all(|other| *other == first),
+        "these are several adapters: {}",
+        names.join(", ")
+    );
+    let size: u64 = folders
+        .iter()
+        .flat_map(|folder| kept(folder).into_iter().map(|file| folder.join(file)))
+        .map(|file| size(&file))
+        .sum();
+    ensure!(size <= MOST, "the files have {} KiB, and {} KiB are what is kept at most", size >> 10, MOST >> 10);
+    let to = docs.join(first);
+    fs::create_dir_all(&to).with_context(|| format!("cannot make {}", to.display()))?;
+    for file in ["calls.tsv", "steps.tsv"] {
+        let texts: Vec<String> =
+            folders.iter().map(|folder| fs::read_to_string(folder.join(file)).unwrap_or_default()).collect();
+        crate::write(&to.join(file), &texts.concat())?;
+    }
+    for folder in folders {
+        for file in kept(folder).iter().filter(|file| !file.ends_with("calls.tsv") && !file.ends_with("steps.tsv")) {
+            fs::copy(folder.join(file), to.join(file))
+                .with_context(|| format!("cannot copy {} to {}", folder.join(file).display(), to.display()))?;
+        }
+    }
+    Ok(to)
+}
+
+fn size(file: &Path) -> u64 {
+    file.metadata().map_or(0, |data| data.len())
+}
+
+/// A folder's name of adapter and driver: small letters, digits and hyphens; what stands in brackets is left out.
+fn folder_name(results: &Results) -> String {
+    let driver = results.head().and_then(|head| head.device.driver).unwrap_or_default();
+    let mut name = String::new();
+    let mut depth = 0;
+    for letter in format!("{} {driver}", page::name(results)).chars() {
+        match letter {
+            '(' => depth += 1,
+            ')' => depth -= 1,
+            _ if depth > 0 => {}
+            '.' | 'a'..='z' | '0'..='9' => name.push(letter),
+            'A'..='Z' => name.push(letter.to_ascii_lowercase()),
+            _ => name.push('-'),
+        }
+    }
+    // Software adapters are called as their drivers are.
+    let mut words: Vec<&str> = name.split('-').filter(|word| !word.is_empty()).collect();
+    words.dedup();
+    words.join("-")
+}
