@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Training rates of the same networks in PyTorch, on the accelerator that it sees: what `train bench` is compared with.
 
-Each mode (eager, CUDA graphs, torch.compile; f32, TF32, 16 bits) is warmed up, then timed in blocks of steps; the median
-block counts. The data is random, lies on the device, and is not augmented, so what this program does with images costs
-nothing here. Every mode that ends is written to the file at once; a mode that fails is recorded with its message.
+Each mode (eager, CUDA graphs, torch.compile; f32, TF32, 16 bits) is warmed up, then timed in blocks of steps; the
+median block counts. The data is random, lies on the device, and is not augmented, so what this program does with images
+costs nothing here. Every mode that ends is written to the file at once; one that fails is recorded with its message.
+Exit status 3: there is no PyTorch, or no accelerator that it sees.
 
     pytorch.py --json FILE [--nets resnet32:3,resnet32:1] [--batches 128,1024] [--modes eager,graph] [--seconds 2]
 """
@@ -103,8 +104,8 @@ class Step:
         return loss
 
     def captured(self):
-        """The step as a CUDA graph: forward, backward and update, in one launch. In 16 bits without a scaled loss, whose
-        decisions are the host's: only the time is of interest."""
+        """The step as a CUDA graph: forward, backward and update, in one launch. In 16 bits without a scaled loss,
+        whose decisions are the host's: only the time is of interest."""
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -157,13 +158,16 @@ def main():
     parser.add_argument("--modes", default=",".join(MODES))
     parser.add_argument("--seconds", type=float, default=2.0)
     options = parser.parse_args()
+    modes = options.modes.split(",")
+    if unknown := [mode for mode in modes if mode not in MODES]:
+        parser.error(f"there is no mode {unknown[0]}; there are {', '.join(MODES)}")
     found = accelerator()
     if found is None:
         print("PyTorch sees no accelerator here: the comparison is left out", file=sys.stderr)
         sys.exit(NOTHING)
     device, name = found
     result = {"torch": torch.__version__, "device": name, "kind": device, "cuda": torch.version.cuda, "rows": []}
-    for mode in options.modes.split(","):
+    for mode in modes:
         execution, precision = MODES[mode]
         for net in options.nets.split(","):
             for batch in map(int, options.batches.split(",")):
@@ -181,7 +185,8 @@ def main():
                 part.write_text(json.dumps(result, indent=1))
                 os.replace(part, options.json)
                 rate = row.get("images_per_second")
-                print(f"{net:12} batch {batch:5} {mode:14}", f"{rate:10.0f} images/s" if rate else row["failed"], flush=True)
+                outcome = f"{rate:10.0f} images/s" if rate else row["failed"]
+                print(f"{net:12} batch {batch:5} {mode:14} {outcome}", flush=True)
 
 
 if __name__ == "__main__":

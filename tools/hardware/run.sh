@@ -18,7 +18,7 @@ bench-untuned    20   5
 tune             35  20
 tune-f16         30  40
 bench            35  10
-profile          20   5
+profile          25   5
 bench-before     20   5
 pytorch          60  20
 bench-after      50   5
@@ -65,9 +65,11 @@ while [ $# -gt 0 ]; do
             ;;
     esac
 done
-case "$minutes" in
-    '' | 0* | *[!0-9]*) usage "--minutes takes a whole number above 0" ;;
+seconds=${minutes%s}
+case "$seconds" in
+    '' | 0* | *[!0-9]*) usage "--minutes takes a whole number above 0, or seconds as in 90s" ;;
 esac
+[ "$seconds" != "$minutes" ] || seconds=$((60 * minutes))
 [ -n "$out" ] || usage "--out names the folder for the results"
 if ! { [ -x "$folder/train" ] && [ -x "$folder/hardware" ]; }; then
     usage "'$folder' is no folder of pack.sh: it lacks train or hardware"
@@ -80,7 +82,7 @@ mkdir -p "$out/logs" || exit 1
 absolute() { (cd "$1" && pwd); }
 folder=$(absolute "$folder") out=$(absolute "$out")
 [ -z "$data" ] || data=$(absolute "$data")
-end=$(($(date +%s) + 60 * minutes - 2))
+end=$(($(date +%s) + seconds - 2))
 call=$(date -u '+%Y-%m-%d %H:%M:%S')
 kind=measure plan=$MEASURE
 [ -z "$data" ] || kind=train plan=$TRAIN
@@ -96,11 +98,18 @@ child='' name='' limit='' started=''
 left() { echo $((end - $(date +%s))); }
 # One line of text without tabs.
 flat() { printf '%s' "$1" | tr -s '\t\r\n ' ' '; }
-# The last line of a file that is not empty.
+# What a step said last: its last error, or else its last line that is not empty.
 last_line() {
-    tail -n 20 "$1" | while IFS= read -r line; do
-        case "$line" in *[![:space:]]*) printf '%s\n' "$line" ;; esac
-    done | tail -n 1 | cut -c 1-300
+    tail -n 20 "$1" | {
+        last='' error=''
+        while IFS= read -r line; do
+            case "$line" in
+                'error: '*) error=$line ;;
+                *[![:space:]]*) last=$line ;;
+            esac
+        done
+        printf '%s\n' "${error:-$last}"
+    } | cut -c 1-300
 }
 # has FILE TEXT: whether a line of the file holds the text, in small or capital letters.
 has() {
@@ -274,12 +283,12 @@ software() {
 profile() {
     for form in '' --by-shape; do
         ours "profile-$1-$2${form:+-shapes}" "profile-$1-$2${form:+-shapes}.json" profile --net "$1" --branches "$2" \
-            --batch "$3" --data shapes --limit-train 2048 --limit-test 1024 --json ${form:+"$form"}
+            --batch "$3" --data shapes --limit-train 512 --limit-test 256 --json ${form:+"$form"}
     done
 }
 
 tune() {
-    ours "$1" '' tune --net resnet32 --branches 3 --batch 128 --data shapes --limit-train 2048 --limit-test 1024 \
+    ours "$1" '' tune --net resnet32 --branches 3 --batch 128 --data shapes --limit-train 512 --limit-test 256 \
         --precision "$2"
 }
 
@@ -310,7 +319,7 @@ measure() {
 measure_software() {
     ours selftest-quick '' selftest --quick --json "$out/selftest-quick.json"
     bench bench --nets resnet8:1,resnet8:3 --batches 4
-    profile resnet8 3 4
+    profile resnet8 3 2
     ours selftest '' selftest --json "$out/selftest.json"
 }
 

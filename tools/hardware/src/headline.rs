@@ -26,7 +26,7 @@ impl<'a> Key<'a> {
         Self { net: &row.net, branches: row.branches, batch: row.batch, precision: &row.precision }
     }
 
-    /// Of ours that PyTorch's row is compared with: TF32 is compared with f32, for which there is no such shortcut here.
+    /// Of ours that PyTorch's row is compared with: TF32 stands against f32, for which there is no such shortcut here.
     pub fn of_pytorch(row: &'a PytorchRow) -> Self {
         let precision = if row.mode.ends_with("-f16") { "f16" } else { "f32" };
         Self { net: &row.net, branches: row.branches, batch: row.batch, precision }

@@ -11,8 +11,8 @@ use crate::{page, runs};
 /// Bytes that the files of one adapter may have together.
 const MOST: u64 = 2 << 20;
 
-/// Copies the small files of these folders of one adapter below `docs`, and names the folder. Of a file that several have, the
-/// last one is taken; their records of steps are put together.
+/// Copies the small files of these folders of one adapter below `docs`, and names the folder. Of a file that several have,
+/// the last one is taken; their records of steps are put together.
 ///
 /// # Errors
 /// When a folder has no results, when they are of several adapters or too large, or a file cannot be written.
@@ -27,6 +27,7 @@ pub fn keep(folders: &[PathBuf], docs: &Path, name: Option<&str>) -> Result<Path
         runs::summarise(folder)?;
         names.push(folder_name(&Results::read(folder)));
     }
+    ensure!(name.is_none_or(is_plain), "a folder's name has letters, digits, hyphens and dots, and begins with no dot");
     let first = name.map_or_else(|| names[0].clone(), str::to_owned);
     ensure!(
         name.is_some() || names.iter().all(|other| *other == first),
@@ -53,6 +54,12 @@ pub fn keep(folders: &[PathBuf], docs: &Path, name: Option<&str>) -> Result<Path
         }
     }
     Ok(to)
+}
+
+/// Whether a name can be that of a folder here.
+fn is_plain(name: &str) -> bool {
+    let letter = |c: char| c.is_ascii_alphanumeric() || "-.".contains(c);
+    !name.is_empty() && !name.starts_with('.') && name.chars().all(letter)
 }
 
 fn size(file: &Path) -> u64 {

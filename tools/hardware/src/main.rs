@@ -1,5 +1,5 @@
-//! Pages of what was measured on hardware: `tools/hardware/run.sh` leaves a folder of JSON, and this makes one readable page of
-//! it, however far it came, and the index of all such pages. See `docs/hardware/README.md`.
+//! Pages of what was measured on hardware: `tools/hardware/run.sh` leaves a folder of JSON, and this makes one readable
+//! page of it, however far it came, and the index of all such pages. See `docs/hardware/README.md`.
 
 mod epochs;
 mod folder;

@@ -87,8 +87,8 @@ fn words(parts: [&Option<String>; 2]) -> String {
     parts.into_iter().flatten().cloned().collect::<Vec<_>>().join(", commit ")
 }
 
-/// The sentence in place of a section whose file is not there; nothing where it is, and nothing where it is damaged, which was
-/// said further up.
+/// The sentence in place of a section whose file is not there; nothing where it is, and nothing where it is damaged,
+/// which was said further up.
 fn missing<T>(part: &Part<T>, sentence: &str) -> String {
     if matches!(part, Part::Missing) { paragraph(sentence) } else { String::new() }
 }

@@ -18,7 +18,7 @@ pub fn section(results: &Results) -> String {
     }
     let mut words = "Images/s in training on the same machine, PyTorch in `channels_last` with its fused optimiser. \
         Ratios above 1: this program is faster. TF32 has 10 bits of mantissa, and stands against this program's f32. \
-        Every row of PyTorch ran by itself, after this program's figure beside it, and where two stand there, between them."
+        Where two figures of ours stand in a row, PyTorch ran between them."
         .to_owned();
     let theirs = results.pytorches().into_iter().find_map(|part| part.get());
     let (theirs, here) = (theirs.map(|theirs| &theirs.device), results.head().map(|head| head.device.name));
