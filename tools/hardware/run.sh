@@ -70,6 +70,7 @@ case "$seconds" in
     '' | 0* | *[!0-9]*) usage "--minutes takes a whole number above 0, or seconds as in 90s" ;;
 esac
 [ "$seconds" != "$minutes" ] || seconds=$((60 * minutes))
+given=$seconds
 [ -n "$out" ] || usage "--out names the folder for the results"
 if ! { [ -x "$folder/train" ] && [ -x "$folder/hardware" ]; }; then
     usage "'$folder' is no folder of pack.sh: it lacks train or hardware"
@@ -122,7 +123,7 @@ has() {
 # What is known of this call; written again when more is known.
 write_call() {
     packed=$(cat "$folder/PACKED" 2>/dev/null)
-    printf '%s\t' "$call" "$kind" "$minutes" "$(flat "$device")" "$loader" "$(uname -srm)" "$(flat "$packed")" \
+    printf '%s\t' "$call" "$kind" "$given" "$(flat "$device")" "$loader" "$(uname -srm)" "$(flat "$packed")" \
         >"$out/calls.part"
     printf '%s\n' "$(flat "$plan")" >>"$out/calls.part"
     mv "$out/calls.part" "$out/calls.tsv"

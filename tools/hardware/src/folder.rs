@@ -55,8 +55,8 @@ pub struct Call {
     pub date: String,
     /// `measure` or `train`.
     pub kind: String,
-    /// Minutes that it had.
-    pub minutes: String,
+    /// Seconds that it had.
+    pub seconds: Option<f64>,
     /// What `--device` said.
     pub device: String,
     /// Which Vulkan loader was taken.
@@ -125,10 +125,10 @@ fn rows(folder: &Path, name: &str) -> Vec<Vec<String>> {
 
 fn call(mut cells: Vec<String>) -> Call {
     cells.resize(8, String::new());
-    let [date, kind, minutes, device, loader, system, program, plan] =
+    let [date, kind, seconds, device, loader, system, program, plan] =
         <[String; 8]>::try_from(cells).unwrap_or_default();
     let plan = plan.split_whitespace().map(str::to_owned).collect();
-    Call { date, kind, minutes, device, loader, system, program, plan }
+    Call { date, kind, seconds: seconds.parse().ok(), device, loader, system, program, plan }
 }
 
 fn step(mut cells: Vec<String>) -> Step {
@@ -209,7 +209,7 @@ impl Results {
 }
 
 /// The files of a result folder that are kept beside a page, besides the profiles.
-pub const KEPT: [&str; 13] = [
+const KEPT: [&str; 13] = [
     "calls.tsv",
     "steps.tsv",
     "devices.txt",
@@ -224,6 +224,11 @@ pub const KEPT: [&str; 13] = [
     "pytorch-compile.json",
     "pytorch-more.json",
 ];
+
+/// Whether a folder holds results.
+pub fn is_results(folder: &Path) -> bool {
+    !kept(folder).is_empty()
+}
 
 /// The files of a folder that are kept beside a page.
 pub fn kept(folder: &Path) -> Vec<PathBuf> {

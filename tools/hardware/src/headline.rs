@@ -90,6 +90,8 @@ pub struct Headline {
     pub roofline: Option<f64>,
     /// Images/s in training before anything was tuned, f32.
     pub untuned: Option<f64>,
+    /// Share of the step's roofline before anything was tuned, f32.
+    pub untuned_roofline: Option<f64>,
 }
 
 fn selftest(results: &Results) -> Option<String> {
@@ -119,14 +121,17 @@ impl Headline {
         let rate = |precision| ours(results, key(precision)).map(|(rate, _)| rate);
         let against = |mode| Some(rate("f32")? / theirs(results, mode)?);
         let found = [&results.bench, &results.before].into_iter().find_map(|bench| training(bench, key("f32")));
+        let untuned = training(&results.untuned, key("f32"));
+        let roofline = |training: &BenchTraining| Some(training.least_seconds? / training.median_seconds);
         Self {
             selftest: selftest(results),
             rate: rate("f32"),
             half: rate("f16"),
             eager: against("eager"),
             graph: against("graph"),
-            roofline: found.and_then(|training| Some(training.least_seconds? / training.median_seconds)),
-            untuned: training(&results.untuned, key("f32")).map(|training| training.images_per_second),
+            roofline: found.and_then(roofline),
+            untuned: untuned.map(|training| training.images_per_second),
+            untuned_roofline: untuned.and_then(roofline),
         }
     }
 
@@ -143,8 +148,11 @@ impl Headline {
                 large(rate)
             ));
         }
-        text.extend(self.untuned.map(|rate| format!("Before tuning: {} images/s in f32.", large(rate))));
         text.extend(self.roofline.map(|share| format!("Share of the step's roofline, f32: {}.", percent(share))));
+        if let Some(rate) = self.untuned {
+            let share = self.untuned_roofline.map(|share| format!(", {} of the roofline", percent(share)));
+            text.push(format!("Before tuning: {} images/s in f32{}.", large(rate), share.unwrap_or_default()));
+        }
         let peers = [(self.eager, "in eager mode"), (self.graph, "by CUDA graphs")];
         text.extend(peers.iter().filter_map(|(times, how)| {
             times.map(|times| format!("Against PyTorch {how}, f32: {} times its images/s.", ratio(times)))

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::folder::Results;
+use crate::folder::{Results, is_results};
 use crate::formats::Trained;
 use crate::headline::Headline;
 use crate::page;
@@ -19,7 +19,7 @@ const END: &str = "<!-- end of the table -->\n";
 fn folders(docs: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(docs).with_context(|| format!("cannot read {}", docs.display()))?;
     let mut folders: Vec<PathBuf> =
-        entries.flatten().map(|entry| entry.path()).filter(|path| path.join("steps.tsv").is_file()).collect();
+        entries.flatten().map(|entry| entry.path()).filter(|path| is_results(path)).collect();
     folders.sort();
     Ok(folders)
 }

@@ -1,15 +1,16 @@
 //! Results that are kept in the project.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::folder::{Results, kept};
+use crate::folder::{Results, is_results, kept};
 use crate::{page, runs};
 
 /// Bytes that the files of one adapter may have together.
-const MOST: u64 = 2 << 20;
+const MOST: usize = 2 << 20;
 
 /// Copies the small files of these folders of one adapter below `docs`, and names the folder. Of a file that several have,
 /// the last one is taken; their records of steps are put together.
@@ -19,11 +20,7 @@ const MOST: u64 = 2 << 20;
 pub fn keep(folders: &[PathBuf], docs: &Path, name: Option<&str>) -> Result<PathBuf> {
     let mut names = Vec::new();
     for folder in folders {
-        ensure!(
-            folder.join("steps.tsv").is_file(),
-            "{} is no folder that run.sh wrote: it has no steps.tsv",
-            folder.display()
-        );
+        ensure!(is_results(folder), "{} is no folder that run.sh wrote: it holds no results", folder.display());
         runs::summarise(folder)?;
         names.push(folder_name(&Results::read(folder)));
     }
@@ -34,36 +31,42 @@ pub fn keep(folders: &[PathBuf], docs: &Path, name: Option<&str>) -> Result<Path
         "these are several adapters: {}",
         names.join(", ")
     );
-    let size: u64 = folders
-        .iter()
-        .flat_map(|folder| kept(folder).into_iter().map(|file| folder.join(file)))
-        .map(|file| size(&file))
-        .sum();
+    let files = gathered(folders)?;
+    let size = files.values().map(Vec::len).sum::<usize>();
     ensure!(size <= MOST, "the files have {} KiB, and {} KiB are what is kept at most", size >> 10, MOST >> 10);
     let to = docs.join(first);
     fs::create_dir_all(&to).with_context(|| format!("cannot make {}", to.display()))?;
-    for file in ["calls.tsv", "steps.tsv"] {
-        let texts: Vec<String> =
-            folders.iter().map(|folder| fs::read_to_string(folder.join(file)).unwrap_or_default()).collect();
-        crate::write(&to.join(file), &texts.concat())?;
+    for old in kept(&to) {
+        fs::remove_file(to.join(&old)).with_context(|| format!("cannot replace {}", to.join(&old).display()))?;
     }
-    for folder in folders {
-        for file in kept(folder).iter().filter(|file| !file.ends_with("calls.tsv") && !file.ends_with("steps.tsv")) {
-            fs::copy(folder.join(file), to.join(file))
-                .with_context(|| format!("cannot copy {} to {}", folder.join(file).display(), to.display()))?;
-        }
+    for (name, bytes) in files {
+        let path = to.join(name);
+        fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(to)
+}
+
+/// The files to keep: tables of all folders one after the other, of all else the last.
+fn gathered(folders: &[PathBuf]) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
+    let mut files: BTreeMap<PathBuf, Vec<u8>> = BTreeMap::new();
+    for folder in folders {
+        for name in kept(folder) {
+            let path = folder.join(&name);
+            let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let file = files.entry(name.clone()).or_default();
+            if name.extension().is_none_or(|extension| extension != "tsv") {
+                file.clear();
+            }
+            file.extend(bytes);
+        }
+    }
+    Ok(files)
 }
 
 /// Whether a name can be that of a folder here.
 fn is_plain(name: &str) -> bool {
     let letter = |c: char| c.is_ascii_alphanumeric() || "-.".contains(c);
     !name.is_empty() && !name.starts_with('.') && name.chars().all(letter)
-}
-
-fn size(file: &Path) -> u64 {
-    file.metadata().map_or(0, |data| data.len())
 }
 
 /// A folder's name of adapter and driver: small letters, digits and hyphens; what stands in brackets is left out.

@@ -93,6 +93,7 @@ fn everything_is_on_the_page() {
             "| bench | **failed** (status 1) | 30 s | 70 s | error: the device was lost \\| again |",
             "| tune | **cut at its limit** | 60 s | 60 s |  |",
             "| tune | skipped | – | – | too little time was left: 3 s |",
+            "Training on 2026-01-02 04:00:00 (UTC), `--device gpu`, within 10.0 min:",
         ],
     );
     assert!(!page.contains("Not come to an end"), "{page}");
@@ -108,7 +109,7 @@ fn a_page_is_made_of_what_there_is() {
         &page,
         &[
             "* Selftest: all 230 cases right (quick).",
-            "* Before tuning: 12,500 images/s in f32.",
+            "* Before tuning: 12,500 images/s in f32, 40.0 % of the roofline.",
             "The bench did not run.",
             "| resnet32, 3 branches | f32 | 128 | 12,500 | – | – |",
             "PyTorch was not measured.",
@@ -162,6 +163,11 @@ fn results_are_kept_and_listed() {
              (whole) | 26,000 | 36,000 | 2.60 | 1.30 | 40.0 % | 29.25 % after 3 epochs |",
         ],
     );
+    // What is there already can be among the folders, so that results are added to it.
+    let added = hardware(&["keep", text(&kept), text(&cut), "--docs", text(docs.path())]);
+    assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+    assert_eq!(fs::read_to_string(kept.join("steps.tsv")).expect("steps").lines().count(), 3 + 16 + 3);
+    assert!(hardware(&arguments).status.success());
     // Once more, nothing changes.
     assert!(hardware(&["index", text(docs.path())]).status.success());
     assert_eq!(fs::read_to_string(docs.path().join("README.md")).expect("an index"), index);

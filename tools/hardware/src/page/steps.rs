@@ -25,10 +25,10 @@ fn of(call: &Call, results: &Results) -> String {
     let steps: Vec<&Step> = results.steps.iter().filter(|step| step.call == call.date).collect();
     let what = if call.kind == "train" { "Training" } else { "Measuring" };
     let mut text = paragraph(&format!(
-        "{what} on {} (UTC), `--device {}`, within {} minutes:",
+        "{what} on {} (UTC), `--device {}`, within {}:",
         cell(&call.date),
         cell(&call.device),
-        cell(&call.minutes)
+        or_dash(call.seconds, duration)
     ));
     if !steps.is_empty() {
         text += &table(&steps);
