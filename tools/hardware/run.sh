@@ -304,7 +304,8 @@ measure() {
     bench bench-untuned --untuned --nets resnet32:3
     tune tune f32
     tune tune-f16 f16
-    bench bench
+    # Many networks: a second of each.
+    bench bench --seconds 1
     profile resnet32 3 128
     profile resnet110 3 128
     bench bench-before --nets resnet32:3 --batches 128,1024

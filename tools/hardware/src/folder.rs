@@ -144,7 +144,8 @@ fn profiles(folder: &Path) -> Vec<String> {
         .filter_map(|file| file.file_name().into_string().ok())
         .filter(|name| name.starts_with("profile-") && name.ends_with(".json"))
         .collect();
-    names.sort();
+    // By kernel first, then by shape.
+    names.sort_by(|one, other| one.trim_end_matches(".json").cmp(other.trim_end_matches(".json")));
     names
 }
 

@@ -28,7 +28,7 @@ pub fn section(results: &Results) -> String {
 
 fn of(test: &Selftest, which: &str, more: &str) -> String {
     let seconds = test.seconds.map(|seconds| format!(" in {}", duration(seconds))).unwrap_or_default();
-    let runs = test.runs.map(|runs| format!(", {runs} runs of their candidates")).unwrap_or_default();
+    let runs = test.runs.map(|runs| format!(", {runs} runs of candidates")).unwrap_or_default();
     let mut text = paragraph(&format!(
         "The {which} selftest{runs}{seconds}: {}. Worst errors are shares of what is tolerated.{more}",
         verdict(test)
