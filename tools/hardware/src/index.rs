@@ -54,16 +54,16 @@ fn row(folder: &Path) -> [String; 11] {
     let head = results.head().unwrap_or_default();
     let call = results.calls.first();
     let day = call.map_or("–", |call| call.date.get(..10).unwrap_or(&call.date));
+    // Where no file tells it, what was packed does: `commit 0123456789ab rustc …`.
+    let packed = call.and_then(|call| call.program.strip_prefix("commit ")?.split([' ', ',']).next());
+    let commit = head.program.commit.as_deref().or(packed);
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     let trained = results.training.get().and_then(|training| training.runs.iter().find(|run| run.branches > 1));
     [
         format!("[{}]({name}/page.md)", cell(&page::name(&results))),
         head.device.driver.as_deref().map_or_else(|| "–".to_owned(), cell),
         day.to_owned(),
-        head.program
-            .commit
-            .as_deref()
-            .map_or_else(|| "–".to_owned(), |commit| cell(commit.get(..10).unwrap_or(commit))),
+        commit.map_or_else(|| "–".to_owned(), |commit| cell(commit.get(..10).unwrap_or(commit))),
         figures.selftest.clone().unwrap_or_else(|| "–".to_owned()),
         or_dash(figures.rate, large),
         or_dash(figures.half, large),

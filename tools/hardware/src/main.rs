@@ -11,6 +11,7 @@ mod page;
 mod runs;
 mod table;
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -77,6 +78,14 @@ fn write(path: &Path, text: &str) -> Result<()> {
     written.with_context(|| format!("cannot write {}", path.display()))
 }
 
+/// Writes lines to stdout; that nobody reads them is no problem.
+fn print(text: &str) -> Result<()> {
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("cannot write to stdout"),
+        _ => Ok(()),
+    }
+}
+
 /// Makes the page of a folder.
 fn make_page(folder: &Path) -> Result<()> {
     anyhow::ensure!(
@@ -91,17 +100,12 @@ fn make_page(folder: &Path) -> Result<()> {
 fn run(command: &Command) -> Result<()> {
     match command {
         Command::Page { folder } => make_page(folder),
-        Command::Summary { folder } => {
-            Headline::new(&Results::read(folder)).sentences().iter().for_each(|line| println!("{line}"));
-            Ok(())
-        }
-        Command::Epochs { seconds, bench, nets } => {
-            println!("{}", epochs::fitting(bench, nets, *seconds)?);
-            Ok(())
-        }
+        Command::Summary { folder } => print(&Headline::new(&Results::read(folder)).sentences().join("\n")),
+        Command::Epochs { seconds, bench, nets } => print(&epochs::fitting(bench, nets, *seconds)?.to_string()),
         Command::Keep { folders, docs, name } => {
-            println!("{}", keep::keep(folders, docs, name.as_deref())?.display());
-            index::update(docs)
+            let kept = keep::keep(folders, docs, name.as_deref())?;
+            index::update(docs)?;
+            print(&kept.display().to_string())
         }
         Command::Index { docs } => index::update(docs),
     }

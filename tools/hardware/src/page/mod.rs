@@ -24,7 +24,7 @@ pub fn page(results: &Results) -> String {
     text += "## In short\n\n";
     let sentences = Headline::new(results).sentences();
     if sentences.is_empty() {
-        text += &paragraph("Nothing was measured, or nothing can be read: see what ran, below.");
+        text += &paragraph("None of the figures that are asked for first were measured: see what ran, at the end.");
     } else {
         for sentence in sentences {
             text += &format!("* {sentence}\n");
