@@ -1,7 +1,7 @@
 //! The figures that everybody asks for first: of a page's top, of the terminal, and of the index.
 
 use crate::folder::{Part, Results};
-use crate::formats::{Bench, BenchRow, BenchTraining, PytorchRow, Selftest};
+use crate::formats::{Bench, BenchRow, BenchTraining, PytorchRow, Selftest, Trained};
 use crate::table::{large, percent, ratio};
 
 /// The network that figures are given for first, with its branches and batch.
@@ -92,6 +92,16 @@ pub struct Headline {
     pub untuned: Option<f64>,
     /// Share of the step's roofline before anything was tuned, f32.
     pub untuned_roofline: Option<f64>,
+    /// What was trained, in words.
+    pub trained: Vec<String>,
+}
+
+/// How a training ended, in words.
+fn trained(run: &Trained) -> String {
+    let Trained { net, branches, method, trained, .. } = run;
+    let branches = if *branches == 1 { "alone".to_owned() } else { format!("with {branches} branches") };
+    let error = run.last.first().map(|error| format!(", test error {error:.2} %")).unwrap_or_default();
+    format!("Trained {net} {branches} ({method}): {trained} epochs, {} images/s{error}.", large(run.images_per_second))
 }
 
 fn selftest(results: &Results) -> Option<String> {
@@ -132,6 +142,7 @@ impl Headline {
             roofline: found.and_then(roofline),
             untuned: untuned.map(|training| training.images_per_second),
             untuned_roofline: untuned.and_then(roofline),
+            trained: results.training.get().iter().flat_map(|training| &training.runs).map(trained).collect(),
         }
     }
 
@@ -157,6 +168,7 @@ impl Headline {
         text.extend(peers.iter().filter_map(|(times, how)| {
             times.map(|times| format!("Against PyTorch {how}, f32: {} times its images/s.", ratio(times)))
         }));
+        text.extend_from_slice(&self.trained);
         text
     }
 }

@@ -86,6 +86,8 @@ fn outcome(run: &Trained) -> String {
 pub fn update(docs: &Path) -> Result<()> {
     let path = docs.join("README.md");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    // As Git for Windows may have it.
+    let text = text.replace("\r\n", "\n");
     ensure!(text.contains(BEGIN), "{} has no line that says where the table begins: {}", path.display(), BEGIN.trim());
     for folder in folders(docs)? {
         crate::make_page(&folder)?;

@@ -73,6 +73,7 @@ fn everything_is_on_the_page() {
             "* Against PyTorch in eager mode, f32: 2.60 times its images/s.",
             "* Against PyTorch by CUDA graphs, f32: 1.30 times its images/s.",
             "* Share of the step's roofline, f32: 40.0 %.",
+            "* Trained resnet32 with 3 branches (one): 3 epochs, 23,002 images/s, test error 29.25 %.",
             "| resnet32, 3 branches | 128 | eager | 10,000 | f32 | 25,000 and 27,000 | 2.60 |",
             "| resnet32, 3 branches | 128 | eager-f16 | 9,000 | f16 | 36,000 | 4.00 |",
             "| resnet32, 3 branches | 1024 | eager | 80,000 | f32 | – | – |",
@@ -184,7 +185,8 @@ fn the_pages_of_the_project_are_what_is_made_of_their_files() {
     let output = hardware(&["index", text(copied.path())]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let compare = |file: &Path| {
-        let [ours, made] = [&docs, copied.path()].map(|root| fs::read_to_string(root.join(file)).expect("a page"));
+        let [ours, made] = [&docs, copied.path()]
+            .map(|root| fs::read_to_string(root.join(file)).expect("a page").replace("\r\n", "\n"));
         assert!(ours == made, "docs/hardware/{} is another one: cargo run -p hardware -- index", file.display());
     };
     compare(Path::new("README.md"));
