@@ -12,8 +12,8 @@ use crate::{page, runs};
 /// Bytes that the files of one adapter may have together.
 const MOST: usize = 2 << 20;
 
-/// Copies the small files of these folders of one adapter below `docs`, and names the folder. Of a file that several have,
-/// the last one is taken; their records of steps are put together.
+/// Copies the small files of these folders of one adapter below `docs`, and names the folder. Of a file that several
+/// have, the last one is taken; their records of steps are put together.
 ///
 /// # Errors
 /// When a folder has no results, when they are of several adapters or too large, or a file cannot be written.

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// Stands in for `train`: what STUB_FAIL names fails, what STUB_HANG names hangs once; with STUB_LOADER there is hardware only by
-/// way of the packed libraries.
+/// Stands in for `train`: what STUB_FAIL names fails, what STUB_HANG names hangs once; with STUB_LOADER there is
+/// hardware only by way of the packed libraries.
 const TRAIN: &str = r#"#!/bin/sh
 here=$(dirname "$0")
 echo "$*" >>"$here/called"
@@ -43,7 +43,8 @@ case "$1" in
     profile)
         peaks='"peaks":{"flops_per_second":1,"bytes_per_second":1}'
         step='"training":{"seconds":1,"kernels":[]}'
-        echo "{\"device\":\"Stub GPU\",\"net\":\"resnet32\",\"branches\":3,\"precision\":\"f32\",\"batch\":128,$peaks,$step}"
+        net='"device":"Stub GPU","net":"resnet32","branches":3,"precision":"f32","batch":128'
+        echo "{$net,$peaks,$step}"
         ;;
     --net)
         run=$(out "$@")
@@ -135,8 +136,9 @@ fn kill(signal: &str, process: &str) {
     assert!(Command::new("kill").args([signal, process]).status().expect("kill").success());
 }
 
-const PLAN: &str = "devices selftest-quick bench-untuned tune tune-f16 bench profile-resnet32-3 profile-resnet32-3-shapes \
-    profile-resnet110-3 profile-resnet110-3-shapes bench-before pytorch bench-after pytorch-compile pytorch-more selftest";
+const PLAN: &str = "devices selftest-quick bench-untuned tune tune-f16 bench profile-resnet32-3 \
+    profile-resnet32-3-shapes profile-resnet110-3 profile-resnet110-3-shapes bench-before pytorch bench-after \
+    pytorch-compile pytorch-more selftest";
 
 #[test]
 fn steps_run_in_order_and_one_that_fails_is_recorded() {
@@ -224,8 +226,9 @@ fn networks_are_trained_for_as_many_epochs_as_fit() {
     let packed = Packed::new();
     shell(
         packed.folder.path(),
-        "mkdir -p cifar10 data && echo images >cifar10/x && tar -czf whole cifar10 && sha256sum whole | cut -d ' ' -f 1 \
-         >data/cifar10.sha256 && split -n 3 --numeric-suffixes=1 -a 1 whole data/cifar10.tar.gz.",
+        "mkdir -p cifar10 data && echo images >cifar10/x && tar -czf whole cifar10 && \
+         sha256sum whole | cut -d ' ' -f 1 >data/cifar10.sha256 && \
+         split -n 3 --numeric-suffixes=1 -a 1 whole data/cifar10.tar.gz.",
     );
     let output = packed.run(&["--minutes", "2", "--out", "out", "--train", "data"], &[]);
     assert!(output.status.success(), "{}{}", packed.read("out/steps.tsv"), String::from_utf8_lossy(&output.stderr));

@@ -18,8 +18,8 @@ pub fn section(results: &Results) -> String {
         return text + &paragraph("No profile was made.");
     }
     text += &paragraph(
-        "Kernels of a training step one by one, the longest first. Bytes are those that must move; roofline is the least \
-         time by the measured peaks over the time that it took.",
+        "Kernels of a training step one by one, the longest first. Bytes are those that must move; roofline is the \
+         least time by the measured peaks over the time that it took.",
     );
     for (name, profile) in profiles {
         text += &of(name, profile);

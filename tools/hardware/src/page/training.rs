@@ -51,9 +51,9 @@ pub fn section(results: &Results) -> String {
         ]);
     }
     let about = paragraph(
-        "Test errors after the last epoch, of every branch, branch 0 first, which is the network that ships; the schedule \
-         is as short as the training. An epoch is by the clock, with evaluation and saving; 300 epochs, the paper's \
-         training, are so many times that long.",
+        "Test errors after the last epoch, of every branch, branch 0 first, which is the network that ships; the \
+         schedule is as short as the training. An epoch is by the clock, with evaluation and saving; 300 epochs, the \
+         paper's training, are so many times that long.",
     );
     text + &about + &table.text() + &curves(&training.runs)
 }
