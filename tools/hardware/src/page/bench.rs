@@ -23,8 +23,8 @@ fn about(bench: &Bench) -> String {
         over the time that it took; host is what the processor does for a step."
             .to_owned();
     if let Some(Peaks { flops_per_second, bytes_per_second }) = bench.peaks {
-        let (flops, bytes) = (flops_per_second / 1e12, bytes_per_second / 1e12);
-        words += &format!(" Peaks as measured: {flops:.2} TFLOP/s of f32, {bytes:.3} TB/s in copies.");
+        let [flops, bytes] = [flops_per_second, bytes_per_second].map(|peak| large(peak / 1e9));
+        words += &format!(" Peaks as measured: {flops} GFLOP/s of f32, {bytes} GB/s in copies.");
     }
     words += match &bench.tuned {
         None | Some(serde_json::Value::Null) => " The static rules' variants of the kernels.",
