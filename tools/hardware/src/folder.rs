@@ -102,6 +102,8 @@ pub struct Results {
     pub profiles: Vec<(String, Part<Profile>)>,
     /// `training.json`.
     pub training: Part<Training>,
+    /// `notes.md`, which whoever measured may write: what the figures alone do not tell.
+    pub notes: Option<String>,
 }
 
 fn read<T: DeserializeOwned>(folder: &Path, name: &str) -> Part<T> {
@@ -168,6 +170,7 @@ impl Results {
             pytorch_more: read(folder, "pytorch-more.json"),
             profiles: profiles(folder).into_iter().map(|name| (name.clone(), read(folder, &name))).collect(),
             training: read(folder, "training.json"),
+            notes: fs::read_to_string(folder.join("notes.md")).ok().filter(|text| !text.trim().is_empty()),
         }
     }
 
@@ -210,7 +213,8 @@ impl Results {
 }
 
 /// The files of a result folder that are kept beside a page, besides the profiles.
-const KEPT: [&str; 13] = [
+const KEPT: [&str; 14] = [
+    "notes.md",
     "calls.tsv",
     "steps.tsv",
     "devices.txt",

@@ -63,6 +63,7 @@ fn everything_is_on_the_page() {
             "| conv2d_forward | 60 | 240 | 960 | **2** | 25.0 % | 3.0 s |",
             "| conv2d_forward/strided \\| odd | 2 | [0,1,2,3] | 1.5 | – | is not finite |",
             "| resnet8, 3 branches, f32 | 12.5 % | right |",
+            "## Notes\n\nThe fan was loud.\n",
         ],
     );
     // Rates: ours is the mean of those around PyTorch; where there is none of that batch, there is no ratio.

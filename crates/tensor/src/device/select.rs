@@ -57,8 +57,8 @@ pub(super) fn identity(info: &wgpu::AdapterInfo) -> Adapter {
     }
 }
 
-/// The one instance of the process, which is never dropped: with several, opened and dropped by several threads, the
-/// NVIDIA driver 580 ends the process by a segmentation fault.
+/// The one instance of the process, which is never dropped: where threads opened and dropped instances of their own at the
+/// same time, NVIDIA's driver 580 ended the process by a segmentation fault.
 static INSTANCE: LazyLock<wgpu::Instance> =
     LazyLock::new(|| wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env()));
 

@@ -31,6 +31,9 @@ pub fn page(results: &Results) -> String {
         }
         text.push('\n');
     }
+    if let Some(notes) = &results.notes {
+        text += &format!("## Notes\n\n{}\n\n", notes.trim());
+    }
     for problem in results.damage() {
         text += &paragraph(&format!("Left out: {}.", cell(problem)));
     }
