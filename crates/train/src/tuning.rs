@@ -2,6 +2,7 @@
 //! steps, by turns with those that ran before.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,9 +17,11 @@ use crate::timing::{alternate, block, median};
 use crate::training::Trainer;
 use crate::tuned::Tuned;
 
-/// How long a training may measure before its first step; the last part of it is for whole steps.
-const BUDGET: Duration = Duration::from_secs(20);
-const FOR_STEPS: Duration = Duration::from_secs(3);
+/// How long a training may measure before its first step, in seconds, and which share of that is for whole steps.
+const BUDGET: f64 = 20.0;
+const FOR_STEPS: f64 = 0.15;
+/// Names another time, in seconds. Tests set it.
+const SECONDS: &str = "ONFLY_TUNING_SECONDS";
 /// A block of steps takes about so long, in seconds.
 const BLOCK: f64 = 0.05;
 const MOST_STEPS: f64 = 50.0;
@@ -279,19 +282,28 @@ pub fn automatic(trainer: &mut Trainer, known: Option<Tuned>) -> Result<Option<T
     Ok(Some(tuned))
 }
 
+/// Seconds to measure for; what is no such number is as good as none.
+fn budget(seconds: Option<&str>) -> f64 {
+    let given = seconds.and_then(|seconds| seconds.parse().ok());
+    given.filter(|seconds| (0.0..=86_400.0).contains(seconds)).unwrap_or(BUDGET)
+}
+
 /// Measures what is not known, and says so.
 fn within_budget(trainer: &mut Trainer, target: Target, tuned: &mut Tuned) -> Result<()> {
-    let begun = Instant::now();
     let mut subjects = subjects(trainer, target)?;
     subjects.retain(|subject| !tuned.knows(subject.key));
+    let seconds = budget(env::var(SECONDS).ok().as_deref());
     output::note(format!(
-        "measuring the variants of {} kernels that are new to this adapter, for {} s at most; --untuned leaves it out",
+        "measuring the variants of {} kernels that are new to this adapter, for {seconds} s at most; --untuned leaves it out",
         subjects.len(),
-        BUDGET.as_secs()
     ));
+    // What a driver compiles for the first step, training waits for in any case.
+    let begun = Instant::now();
+    let for_steps = Duration::from_secs_f64(FOR_STEPS * seconds);
+    let deadline = begun + Duration::from_secs_f64(seconds) - for_steps;
     let mut progress = Measurement::new(subjects.len());
     let mut new = Vec::new();
-    let measured = measure(trainer, target, &subjects, tuned, Some(begun + BUDGET - FOR_STEPS), |subject, outcome| {
+    let measured = measure(trainer, target, &subjects, tuned, Some(deadline), |subject, outcome| {
         match outcome {
             Outcome::Measured(_) => new.push(subject.key),
             Outcome::OutOfTime => {}
@@ -304,7 +316,7 @@ fn within_budget(trainer: &mut Trainer, target: Target, tuned: &mut Tuned) -> Re
     if let Err(error) = measured {
         output::note(format!("what was measured is for this run alone: {error:#}"));
     }
-    let verdict = settle(trainer, tuned, &new, FOR_STEPS, false).context("cannot measure steps")?;
+    let verdict = settle(trainer, tuned, &new, for_steps, false).context("cannot measure steps")?;
     let left = match subjects.len() - new.len() {
         0 => String::new(),
         n => format!(", {n} are left for the next start"),
@@ -331,5 +343,28 @@ fn describe(verdict: &Verdict) -> String {
             "; a training step is slower by {:.1} % with what was chosen, so the static rule's variants stay",
             change(training)
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_is_a_number_of_seconds() {
+        assert_eq!([Some("0.5"), Some("0")].map(budget), [0.5, 0.0]);
+        for other in [None, Some(""), Some("-1"), Some("long"), Some("1e300"), Some("NaN")] {
+            assert_eq!(budget(other), BUDGET);
+        }
+    }
+
+    #[test]
+    fn what_became_of_choices_is_told() {
+        let steps = |training| Some(Steps { training, evaluation: None });
+        let verdict = |kept, steps| Verdict { kept, dropped: Vec::new(), in_steps: BTreeMap::new(), steps };
+        assert!(describe(&verdict(true, None)).contains("variants stay"));
+        assert!(describe(&verdict(true, steps([0.010, 0.009]))).contains("takes -10.0 %"));
+        let slower = describe(&verdict(false, steps([0.010, 0.011])));
+        assert!(slower.contains("slower by 10.0 %") && slower.contains("variants stay"), "{slower}");
     }
 }
