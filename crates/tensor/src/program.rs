@@ -302,8 +302,8 @@ impl Program {
         &self.device
     }
 
-    /// The same step in the same memory, with the variants of its kernels that `choices` name. The two run by turns: each
-    /// takes the inputs that were fed last and the state that the other one left.
+    /// The same step in the same memory, with the variants of its kernels that `choices` name. The two run by turns:
+    /// each takes the inputs that were fed last and the state that the other one left.
     ///
     /// # Errors
     /// When the device cannot run a variant.

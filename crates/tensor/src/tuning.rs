@@ -101,8 +101,8 @@ pub fn key(candidates: &[Launch]) -> u64 {
     hash.0
 }
 
-/// FNV-1a over words of eight bytes, of which the last one of a text is filled with zeros: a kernel's candidates are some
-/// hundred kilobytes.
+/// FNV-1a over words of eight bytes, of which the last one of a text is filled with zeros: a kernel's candidates are
+/// some hundred kilobytes.
 struct Fnv(u64);
 
 impl Default for Fnv {

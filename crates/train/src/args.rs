@@ -298,7 +298,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = benched, default_value = BENCHED)]
     pub nets: Vec<(String, usize)>,
     /// Images in a step, training and evaluation alike, separated by commas
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "128,512,1024", value_parser = count(1 << 20))]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = count(1 << 20), default_value = BATCHES)]
     pub batches: Vec<usize>,
     /// Precisions of the activations, separated by commas
     #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',', default_value = "f32,f16")]
@@ -314,7 +314,8 @@ pub struct BenchArgs {
     pub json: Option<PathBuf>,
 }
 
-/// The networks that `bench` measures.
+/// Batches and networks that `bench` measures.
+const BATCHES: &str = "128,512,1024";
 const BENCHED: &str = "resnet20:1,resnet20:3,resnet32:1,resnet32:3,resnet110:1,resnet110:3,resnet18:3,\
                        densenet-bc-100-12:3,resnext29-8x64d:3";
 

@@ -105,7 +105,8 @@ pub struct Config {
     pub seed: u64,
     pub eval_batch: usize,
     pub save_every: Option<SaveEvery>,
-    /// The variants of kernels that were chosen by measuring them; nothing where the static rule chose all. A table, so last.
+    /// The variants of kernels that were chosen by measuring them; nothing where the static rule chose all. A table, so
+    /// last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tuning: Option<Tuning>,
 }

@@ -1,5 +1,5 @@
-//! Times of steps: in blocks as training runs them, by turns with another program, and kernel by kernel against the device's
-//! peaks.
+//! Times of steps: in blocks as training runs them, by turns with another program, and kernel by kernel against the
+//! device's peaks.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! The choices among kernels' variants that were measured on an adapter: a file in the user's cache directory, which runs on
-//! that adapter read, and a table in the configuration of a run, which goes on with them.
+//! The choices among kernels' variants that were measured on an adapter: a file in the user's cache directory, which
+//! runs on that adapter read, and a table in the configuration of a run, which goes on with them.
 
 mod recorded;
 
@@ -251,8 +251,8 @@ impl Origin {
     }
 }
 
-/// As [`open_untuned`], with the choices that are wanted. Of several processes on this machine that train together, process
-/// `index` takes the next device in turn: of a list, or of those that fit.
+/// As [`open_untuned`], with the choices that are wanted. Of several processes on this machine that train together,
+/// process `index` takes the next device in turn: of a list, or of those that fit.
 ///
 /// # Errors
 /// When there is no such device, or it cannot be opened.

@@ -1,5 +1,5 @@
-//! Choosing among the variants of a training's kernels on its adapter: each kernel alone, then those that were chosen within
-//! steps, by turns with those that ran before.
+//! Choosing among the variants of a training's kernels on its adapter: each kernel alone, then those that were chosen
+//! within steps, by turns with those that ran before.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -159,9 +159,9 @@ pub struct Verdict {
     pub steps: Option<Steps>,
 }
 
-/// Has a training run what was chosen for the kernels with the keys `new`, unless it makes its steps slower: by turns with what
-/// ran before, kernel by kernel, then whole. What is not kept is withdrawn from `tuned`. `time` is for all of it, about, besides
-/// compiling; `evaluation` has the evaluation step measured, too. Runs steps.
+/// Has a training run what was chosen for the kernels with the keys `new`, unless it makes its steps slower: by turns
+/// with what ran before, kernel by kernel, then whole. What is not kept is withdrawn from `tuned`. `time` is for all of
+/// it, about, besides compiling; `evaluation` has the evaluation step measured, too. Runs steps.
 ///
 /// # Errors
 /// When the device fails.
@@ -255,8 +255,8 @@ fn whole(trainer: &mut Trainer, choices: &Choices, time: Duration, evaluation: b
     Ok(Steps { training, evaluation })
 }
 
-/// Measures the kernels of a training of which nothing is known on its adapter, for a limited time before its first step, and
-/// has it run what is faster. Returns all that is known then.
+/// Measures the kernels of a training of which nothing is known on its adapter, for a limited time before its first
+/// step, and has it run what is faster. Returns all that is known then.
 ///
 /// # Errors
 /// When the device fails.
@@ -294,7 +294,8 @@ fn within_budget(trainer: &mut Trainer, target: Target, tuned: &mut Tuned) -> Re
     subjects.retain(|subject| !tuned.knows(subject.key));
     let seconds = budget(env::var(SECONDS).ok().as_deref());
     output::note(format!(
-        "measuring the variants of {} kernels that are new to this adapter, for {seconds} s at most; --untuned leaves it out",
+        "measuring the variants of {} kernels that are new to this adapter, for {seconds} s at most; --untuned leaves \
+         it out",
         subjects.len(),
     ));
     // What a driver compiles for the first step, training waits for in any case.

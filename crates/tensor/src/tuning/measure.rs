@@ -1,5 +1,5 @@
-//! Times of a kernel's candidates on a device, one kernel after another; what they are compiled to is made on all cores ahead
-//! of it.
+//! Times of a kernel's candidates on a device, one kernel after another; what they are compiled to is made on all cores
+//! ahead of it.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -79,7 +79,8 @@ const FAR: f64 = 1.5;
 /// A sample takes about so long, unless that would be too many runs.
 const SAMPLE: Duration = Duration::from_millis(2);
 const MOST_RUNS: usize = 64;
-/// Seconds from which on a single run is a sample of its own that hardly varies: these numbers of rounds are enough then.
+/// Seconds from which on a single run is a sample of its own that hardly varies: these numbers of rounds are enough
+/// then.
 const LONG: f64 = 0.02;
 const ROUNDS_OF_LONG: usize = 5;
 const ROUNDS_FOR_ALL_OF_LONG: usize = 1;
@@ -90,9 +91,9 @@ const OPERANDS: usize = 256 << 20;
 /// Candidates for each core that are compiled together.
 const CANDIDATES_FOR_A_CORE: usize = 3;
 
-/// Times the candidates of a kernel on `device`, after a few runs that warm up, in rounds: each candidate has one sample in
-/// each. One that is not the static rule's is chosen only where three quarters of its samples are below three quarters of
-/// that one's, and its median is lower by at least two per cent. `key` is that of its candidates.
+/// Times the candidates of a kernel on `device`, after a few runs that warm up, in rounds: each candidate has one
+/// sample in each. One that is not the static rule's is chosen only where three quarters of its samples are below three
+/// quarters of that one's, and its median is lower by at least two per cent. `key` is that of its candidates.
 ///
 /// # Errors
 /// When the device fails, or the static rule's variant cannot run.
@@ -109,9 +110,9 @@ pub fn measure(device: &Device, target: &Target, key: u64, kernel: &Arc<dyn Kern
     }
 }
 
-/// As [`measure`], for several kernels with the [keys](super::key) of their candidates, in their order, until `deadline`. The
-/// candidates of some kernels are compiled on all cores, then these kernels are measured, while nothing else is done. `each`
-/// is told the index of every kernel and what became of it, and says whether to go on.
+/// As [`measure`], for several kernels with the [keys](super::key) of their candidates, in their order, until
+/// `deadline`. The candidates of some kernels are compiled on all cores, then these kernels are measured, while nothing
+/// else is done. `each` is told the index of every kernel and what became of it, and says whether to go on.
 pub fn measure_all(
     device: &Device,
     target: &Target,
@@ -144,8 +145,8 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// The end of the kernels, from `start` on, that are compiled together: enough to occupy all cores, and not so many that
-/// their operands take much memory.
+/// The end of the kernels, from `start` on, that are compiled together: enough to occupy all cores, and not so many
+/// that their operands take much memory.
 fn group_end(kernels: &[(u64, Arc<dyn Kernel>)], launches: &[Vec<Launch>], start: usize) -> usize {
     let (mut candidates, mut bytes) = (0, 0);
     for (index, (_, kernel)) in kernels.iter().enumerate().skip(start) {
@@ -171,7 +172,8 @@ struct Compiled<'a> {
 /// A candidate while it is compiled; none where the time was over before.
 type Slot = Mutex<Option<Result<Executable>>>;
 
-/// Compiles the candidates of the kernels in `group` on all cores. Of each kernel: nothing, where the time was over before.
+/// Compiles the candidates of the kernels in `group` on all cores. Of each kernel: nothing, where the time was over
+/// before.
 fn compile<'a>(
     device: &'a Device,
     kernels: &'a [(u64, Arc<dyn Kernel>)],

@@ -21,7 +21,8 @@ use crate::timing::{Spent, block, median};
 use crate::tuned::{self, Origin, Wanted};
 use crate::{about, interrupt, memory, output};
 
-/// Of the time for a row: the shares of training steps, of evaluation steps, and of what the device and the host do for one.
+/// Of the time for a row: the shares of training steps, of evaluation steps, and of what the device and the host do for
+/// one.
 const TRAINING: f64 = 0.5;
 const EVALUATION: f64 = 0.25;
 const PARTS: f64 = 0.25;
@@ -67,7 +68,8 @@ struct Found {
 /// Measures every network at every batch in every precision, on synthetic data, and prints a line for each.
 ///
 /// # Errors
-/// When the device cannot be had, the file cannot be written, or the end was asked for. What cannot be measured is skipped.
+/// When the device cannot be had, the file cannot be written, or the end was asked for. What cannot be measured is
+/// skipped.
 pub fn run(args: &BenchArgs) -> Result<()> {
     if let Some(path) = &args.json {
         check_target("--json", path)?;
@@ -163,8 +165,8 @@ impl Row {
         let Self { net, branches, precision, batch } = self;
         let precision = bits(*precision);
         let options = format!(
-            "train --data shapes --augment standard --net {net} --branches {branches} --precision {precision} --batch {batch} \
-             --limit-train {batch} --limit-test {batch}"
+            "train --data shapes --augment standard --net {net} --branches {branches} --precision {precision} \
+             --batch {batch} --limit-train {batch} --limit-test {batch}"
         );
         let cli = <Cli as clap::Parser>::try_parse_from(options.split(' ')).map_err(|error| anyhow!("{error}"))?;
         Config::new(&cli.train)

@@ -36,7 +36,8 @@ fn rows_are_measured_or_skipped_for_a_reason() {
     let (_folder, path) = folder();
     let file = path("bench.json");
     let table = succeed(&format!(
-        "bench --device cpu --nets resnet8:2,densenet-bc-190-40:3 --batches 4,2048 --precision f16 --seconds 0.2 --json {}",
+        "bench --device cpu --nets resnet8:2,densenet-bc-190-40:3 --batches 4,2048 --precision f16 --seconds 0.2 \
+         --json {}",
         argument(&file)
     ));
     let lines: Vec<&str> = table.lines().filter(|line| line.contains(" f16 ")).collect();
