@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use data::{Dataset, Epoch, Pictures, Sampler};
 use nets::Model;
 use one::{LossWeights, Metrics};
-use tensor::{Choices, Device, Error, Kernel, Sharing};
+use tensor::{Choices, Device, Error, Kernel, Program, Sharing};
 
 use crate::checkpoint::{Best, Header, Position};
 use crate::config::Config;
@@ -151,15 +151,15 @@ impl Trainer {
         self.training.program.kernels().iter().chain(self.evaluation.program.kernels()).chain(validation)
     }
 
-    /// Has its programs run the variants of kernels that `choices` name, from now on.
+    /// Goes on with other programs of the same steps, which run the variants of kernels that `choices` name.
     ///
     /// # Errors
     /// When the device cannot run one.
-    pub fn tune(&mut self, choices: &Choices) -> Result<()> {
+    pub fn go_on_with(&mut self, [training, evaluation]: [Program; 2], choices: &Choices) -> Result<()> {
         self.device = self.device.tuned(choices.clone());
-        self.training.program = self.training.program.tuned(choices.clone())?;
-        for evaluation in [&mut self.evaluation].into_iter().chain(&mut self.validation) {
-            evaluation.program = evaluation.program.tuned(choices.clone())?;
+        (self.training.program, self.evaluation.program) = (training, evaluation);
+        if let Some(validation) = &mut self.validation {
+            validation.program = validation.program.tuned(choices.clone())?;
         }
         Ok(())
     }

@@ -112,7 +112,7 @@ pub fn subjects(trainer: &mut Trainer, target: Target) -> Result<Vec<Subject>> {
 /// Measures kernels in their order until `deadline`, and takes up what is found. `each` is told what became of each.
 ///
 /// # Errors
-/// When `each` has one, or the file cannot be written.
+/// When `each` has one, the file cannot be written, or the device was lost.
 pub fn measure(
     trainer: &Trainer,
     target: Target,
@@ -136,7 +136,9 @@ pub fn measure(
         }
         result.is_ok()
     });
-    result
+    result?;
+    // A device that was lost has failed for good.
+    Ok(trainer.device.synchronize()?)
 }
 
 /// Seconds of whole steps, with the variants that ran before and with those that were chosen.
@@ -180,7 +182,8 @@ pub fn settle(
     if changed.is_empty() {
         return Ok(verdict);
     }
-    verdict.in_steps = in_steps(trainer, &choices, &changed, time / 2)?;
+    let mut after = programs(trainer, &choices)?;
+    verdict.in_steps = in_steps(trainer, &mut after, &changed, time / 2)?;
     let slower = verdict.in_steps.iter().filter(|(_, [before, after])| after >= before);
     verdict.dropped = slower.map(|(&key, _)| key).collect();
     tuned.withdraw(&verdict.dropped);
@@ -188,36 +191,49 @@ pub fn settle(
     if verdict.dropped.len() == changed.len() {
         return Ok(verdict);
     }
-    let steps = whole(trainer, &choices, time / 2, evaluation)?;
+    if !verdict.dropped.is_empty() {
+        after = programs(trainer, &choices)?;
+    }
+    let steps = whole(trainer, &mut after, time / 2, evaluation)?;
     verdict.steps = Some(steps);
     verdict.kept = steps.training[1] <= (1.0 + SLOWER) * steps.training[0];
     if verdict.kept {
-        trainer.tune(&tuned.choices())?;
+        trainer.go_on_with(after, &tuned.choices())?;
     } else {
         tuned.withdraw(&changed);
     }
     Ok(verdict)
 }
 
+/// The steps of training and of evaluation, with these variants.
+fn programs(trainer: &Trainer, choices: &Choices) -> Result<[Program; 2]> {
+    let tuned = |program: &Program| -> Result<Program> {
+        let mut tuned = program.tuned(choices.clone())?;
+        // The first run may take far longer than the others.
+        tuned.run()?;
+        Ok(tuned)
+    };
+    Ok([tuned(&trainer.training.program)?, tuned(&trainer.evaluation.program)?])
+}
+
 /// Times of the kernels with these keys within steps.
 fn in_steps(
     trainer: &mut Trainer,
-    choices: &Choices,
+    after: &mut [Program; 2],
     changed: &[u64],
     time: Duration,
 ) -> Result<BTreeMap<u64, [f64; 2]>> {
     let Some(target) = trainer.device.target() else { return Ok(BTreeMap::new()) };
     let mut keys = Keys::new(target);
     let mut found: BTreeMap<u64, [f64; 2]> = BTreeMap::new();
-    for before in [&mut trainer.training.program, &mut trainer.evaluation.program] {
+    let before = [&mut trainer.training.program, &mut trainer.evaluation.program];
+    for (before, after) in before.into_iter().zip(after) {
         let places: Vec<Option<u64>> = before
             .kernels()
             .iter()
             .map(|kernel| keys.of(kernel.as_ref()).filter(|key| changed.contains(key)))
             .collect();
-        let mut after = before.tuned(choices.clone())?;
-        after.run()?;
-        let mut programs = [before, &mut after];
+        let mut programs = [before, after];
         let sums = alternate(time / 2, |which| {
             let mut sums: BTreeMap<u64, f64> = BTreeMap::new();
             let times = programs[which].time_kernels(1)?;
@@ -238,21 +254,20 @@ fn in_steps(
 }
 
 /// Times of whole steps.
-fn whole(trainer: &mut Trainer, choices: &Choices, time: Duration, evaluation: bool) -> Result<Steps> {
-    let each = if evaluation { time / 2 } else { time };
-    let compare = |before: &mut Program| -> Result<[f64; 2]> {
-        let mut after = before.tuned(choices.clone())?;
-        let device = after.device().clone();
-        after.run()?;
+fn whole(trainer: &mut Trainer, after: &mut [Program; 2], time: Duration, evaluation: bool) -> Result<Steps> {
+    let device = trainer.device.clone();
+    let time = if evaluation { time / 2 } else { time };
+    let compare = |before: &mut Program, after: &mut Program| -> Result<[f64; 2]> {
         let once = block(&device, 1, || Ok(before.run()?))?;
         let steps = (BLOCK / once.max(1e-9)).clamp(1.0, MOST_STEPS) as usize;
-        let mut programs = [before, &mut after];
-        let times = alternate(each, |which| block(&device, steps, || Ok(programs[which].run()?)))?;
+        let mut programs = [before, after];
+        let times = alternate(time, |which| block(&device, steps, || Ok(programs[which].run()?)))?;
         Ok(times.map(|times| median(&times)))
     };
-    let training = compare(&mut trainer.training.program)?;
-    let evaluation = evaluation.then(|| compare(&mut trainer.evaluation.program)).transpose()?;
-    Ok(Steps { training, evaluation })
+    let [training_after, evaluation_after] = after;
+    let training = compare(&mut trainer.training.program, training_after)?;
+    let evaluated = evaluation.then(|| compare(&mut trainer.evaluation.program, evaluation_after));
+    Ok(Steps { training, evaluation: evaluated.transpose()? })
 }
 
 /// Measures the kernels of a training of which nothing is known on its adapter, for a limited time before its first
