@@ -198,9 +198,9 @@ fn a_run_that_goes_on_with_other_variants_says_so() {
 #[test]
 fn a_profile_is_measured_against_the_peaks_of_the_device() {
     let profiled = "--net resnet8 --branches 2 --data shapes --limit-train 16 --limit-test 8 --batch 8 --device cpu";
-    let json: serde_json::Value =
+    let json: Value =
         serde_json::from_str(&succeed(&format!("profile {profiled} --by-shape --json"))).expect("one JSON object");
-    let number = |value: &serde_json::Value| value.as_f64().expect("a number");
+    let number = |value: &Value| value.as_f64().expect("a number");
     let (training, peaks) = (&json["training"], &json["peaks"]);
     let kernels = training["kernels"].as_array().expect("kernels");
     let stem = "conv2d_forward f32[1,8,32,32,4] f32[1,3,3,4,16] -> f32[1,8,32,32,16]";
