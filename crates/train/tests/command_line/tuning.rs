@@ -124,14 +124,21 @@ fn what_is_not_known_is_measured_first_and_the_run_keeps_it() {
         let output = on_an_adapter(&adapter, cache, arguments).env(SECONDS, "600").output().expect("started");
         succeeded(&output)
     };
-    let begin = |name: &str| format!("{TINY} --epochs 3 --save-every 1 --out {}", argument(&path(name)));
-    let (stdout, stderr) = start(&cache, &begin("whole"));
+    // A network whose channels come in threes has few kernels with several variants.
+    let options = format!("{TINY} --net densenet-bc-10-3 --epochs 3 --save-every 1");
+    let begin = |name: &str| format!("{options} --out {}", argument(&path(name)));
+    let (stdout, stderr) = start(&cache, &begin("first"));
     assert!(stdout.contains("kernels measured in") && stderr.contains("new to this adapter"), "{stdout}{stderr}");
     assert!(stdout.contains("tuned for this adapter on 2"), "{stdout}");
     assert!(!stdout.contains("left for the next start"), "{stdout}");
-    let (stdout, stderr) = start(&cache, &begin("known"));
+    // Whatever was found here, the other variants are to run in what follows.
+    let file = only_file(&cache);
+    let text = fs::read_to_string(&file).expect("written");
+    fs::write(&file, text.replace("variant = 0", "variant = 1")).expect("writable");
+    let (stdout, stderr) = start(&cache, &begin("whole"));
     assert!(!stdout.contains("kernels measured") && !stderr.contains("measuring"), "all are known: {stdout}{stderr}");
-    assert!(last(&path("known")) == last(&path("whole")), "the same choices give the same bits");
+    start(&cache, &begin("again"));
+    assert!(last(&path("again")) == last(&path("whole")), "the same choices give the same bits");
 
     // A run of the same configuration that was ended before it was saved begins anew, with the same kernels.
     let killed = path("killed");
@@ -146,10 +153,9 @@ fn what_is_not_known_is_measured_first_and_the_run_keeps_it() {
     assert!(!stdout.contains("measured") && !stderr.contains("last bit") && !none.exists(), "{stdout}{stderr}");
     assert!(last(&killed) == last(&path("whole")), "the same kernels without the file");
     let config = fs::read_to_string(killed.join("config.toml")).expect("written");
-    assert_eq!(config.contains("[tuning.variants]"), stdout.contains("tuned as this run has it"), "{config}{stdout}");
+    assert!(config.contains("[tuning.variants]") && stdout.contains("tuned as this run has it"), "{config}{stdout}");
 
     start(&cache, &format!("{} --untuned", begin("untuned")));
-    let file = only_file(&cache);
     let text = fs::read_to_string(&file).expect("written");
     fs::write(&file, text.replacen("format = 2", "format = 1", 1)).expect("writable");
     let output = on_an_adapter(&adapter, &cache, &begin("old")).env(SECONDS, "0").output().expect("started");
