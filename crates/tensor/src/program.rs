@@ -14,6 +14,7 @@ use crate::graph::{Graph, Home, Var};
 use crate::kernel::{Cost, Kernel};
 use crate::plan::{Plan, plan};
 use crate::shape::{DType, Spec};
+use crate::tuning::Choices;
 
 /// A graph compiled for a device. Shapes are fixed, so a run allocates nothing.
 #[derive(Debug)]
@@ -21,8 +22,8 @@ pub struct Program {
     device: Device,
     executable: Executable,
     kernels: Vec<Arc<dyn Kernel>>,
-    /// What each dispatch writes.
-    outputs: Vec<Vec<View>>,
+    /// The kernels with their operands.
+    dispatches: Vec<Dispatch>,
     /// What the host does, by the dispatch in whose place it stands.
     host: BTreeMap<usize, HostDispatch>,
     poison: bool,
@@ -32,7 +33,7 @@ pub struct Program {
 }
 
 /// Work of the host with its operands.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct HostDispatch {
     inputs: Vec<View>,
     outputs: Vec<View>,
@@ -209,7 +210,6 @@ impl Graph {
             })
             .collect();
         let kernels = dispatches.iter().map(|dispatch| Arc::clone(&dispatch.kernel)).collect();
-        let outputs = dispatches.iter().map(|dispatch| dispatch.outputs.clone()).collect();
         let host = dispatches.iter().enumerate().filter(|(_, dispatch)| dispatch.kernel.host_work().is_some());
         let host = host.map(|(index, Dispatch { inputs, outputs, .. })| {
             (index, HostDispatch { inputs: inputs.clone(), outputs: outputs.clone() })
@@ -218,9 +218,9 @@ impl Graph {
         let readable = self.readable(&views);
         Ok(Program {
             device: device.clone(),
-            executable: device.prepare(dispatches)?,
+            executable: device.prepare(dispatches.clone())?,
             kernels,
-            outputs,
+            dispatches,
             host,
             poison: options.poison,
             readable,
@@ -300,6 +300,26 @@ impl Program {
     /// The device it was compiled for.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// The same step in the same memory, with the variants of its kernels that `choices` name. The two run by turns:
+    /// each takes the inputs that were fed last and the state that the other one left.
+    ///
+    /// # Errors
+    /// When the device cannot run a variant.
+    pub fn tuned(&self, choices: Choices) -> Result<Self> {
+        let device = self.device.tuned(choices);
+        Ok(Self {
+            executable: device.prepare(self.dispatches.clone())?,
+            device,
+            kernels: self.kernels.clone(),
+            dispatches: self.dispatches.clone(),
+            host: self.host.clone(),
+            poison: self.poison,
+            readable: self.readable.clone(),
+            slots: self.slots.clone(),
+            memory: self.memory,
+        })
     }
 
     /// The kernels of one run, in order.
@@ -390,7 +410,7 @@ impl Program {
 
     /// Fills with NaN what a kernel is to overwrite.
     fn poison_outputs(&self, dispatch: usize) -> Result<()> {
-        for (i, view) in self.outputs[dispatch].iter().enumerate() {
+        for (i, view) in self.dispatches[dispatch].outputs.iter().enumerate() {
             if view.dtype != DType::U32 && !self.kernels[dispatch].updates(i) {
                 // All ones are no number in 32 bits, and twice none in 16.
                 self.device.write(&view.buffer, view.offset, &vec![u32::MAX; view.words])?;
@@ -400,7 +420,9 @@ impl Program {
     }
 
     fn first_not_finite(&self, dispatch: usize) -> Result<Option<NotFinite>> {
-        for (output, view) in self.outputs[dispatch].iter().enumerate().filter(|(_, view)| view.dtype != DType::U32) {
+        for (output, view) in
+            self.dispatches[dispatch].outputs.iter().enumerate().filter(|(_, view)| view.dtype != DType::U32)
+        {
             let data = floats(self.device.read(&view.buffer, view.offset, view.words)?, view.dtype);
             if let Some(element) = data.iter().position(|value| !value.is_finite()) {
                 let kernel = &self.kernels[dispatch];

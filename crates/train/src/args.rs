@@ -47,7 +47,9 @@ pub enum Command {
     /// Print where a training step spends its time, against what this device can do
     Profile(Box<ProfileArgs>),
     /// Measure the variants of a network's kernels on this adapter, and keep the fastest for later runs on it
-    Tune(Box<TrainArgs>),
+    Tune(Box<TuneArgs>),
+    /// Measure images per second, in training and evaluation, of a list of networks on this device
+    Bench(BenchArgs),
     /// List the devices of this machine
     Devices,
     /// Say whether this machine is ready: devices, drivers, disk, data, and a short test with its speed
@@ -224,7 +226,7 @@ pub struct TrainArgs {
     /// those of a host's ranks in turn [default: auto]
     #[arg(long, value_name = "NAME", help_heading = "Run")]
     pub device: Option<String>,
-    /// Run the variants of kernels that a static rule takes, whatever `train tune` has found on this adapter
+    /// Run the variants of kernels that a static rule takes, whatever was found on this adapter, and measure none
     #[arg(long, help_heading = "Run")]
     pub untuned: bool,
     /// Determines initial weights, order and augmentation [default: 0]
@@ -275,6 +277,47 @@ pub struct ProfileArgs {
     #[arg(long, help_heading = "Profile")]
     pub json: bool,
 }
+
+/// Options of `tune`: those of the training that is meant, and where to write what is measured.
+#[derive(Debug, Args)]
+pub struct TuneArgs {
+    #[command(flatten)]
+    pub train: TrainArgs,
+    /// Write what is measured of each candidate, in seconds, as one JSON object
+    #[arg(long, value_name = "FILE", help_heading = "Tune")]
+    pub json: Option<PathBuf>,
+}
+
+/// Options of `bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// auto, gpu, cpu, or a part of an adapter's name
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    pub device: String,
+    /// Networks, separated by commas: a name, or name:branches
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = benched, default_value = BENCHED)]
+    pub nets: Vec<(String, usize)>,
+    /// Images in a step, training and evaluation alike, separated by commas
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = count(1 << 20), default_value = BATCHES)]
+    pub batches: Vec<usize>,
+    /// Precisions of the activations, separated by commas
+    #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',', default_value = "f32,f16")]
+    pub precision: Vec<Precision>,
+    /// How long to measure each row of the table, about, in seconds; on slow devices at least three steps
+    #[arg(long, value_name = "S", default_value = "2", value_parser = positive)]
+    pub seconds: f64,
+    /// Run the variants of kernels that a static rule takes, whatever was found on this adapter
+    #[arg(long)]
+    pub untuned: bool,
+    /// Write what is measured to this file, too, as one JSON object; it is whole after each row
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// Batches and networks that `bench` measures.
+const BATCHES: &str = "128,512,1024";
+const BENCHED: &str = "resnet20:1,resnet20:3,resnet32:1,resnet32:3,resnet110:1,resnet110:3,resnet18:3,\
+                       densenet-bc-100-12:3,resnext29-8x64d:3";
 
 /// Options of `eval`.
 #[derive(Debug, Args)]
@@ -489,6 +532,16 @@ fn dataset(text: &str) -> Result<String, String> {
     }
     let meant = nets::closest(text, data::DATASETS).map_or_else(String::new, |name| format!("did you mean {name}? "));
     Err(format!("{meant}give one of {}, or a folder of images that is there", data::DATASETS.join(", ")))
+}
+
+/// A network's name and its branches.
+fn benched(text: &str) -> Result<(String, usize), String> {
+    let (name, branches) = text.trim().split_once(':').unwrap_or((text.trim(), "1"));
+    let branches = branches.parse().ok().filter(|branches| (1..=one::MAX_BRANCHES).contains(branches));
+    match branches {
+        Some(branches) if !name.is_empty() => Ok((name.to_owned(), branches)),
+        _ => Err(format!("give NAME or NAME:BRANCHES, with 1 to {} branches", one::MAX_BRANCHES)),
+    }
 }
 
 fn number(text: &str, admitted: impl Fn(f64) -> bool, what: &str) -> Result<f64, String> {

@@ -12,6 +12,7 @@ use crate::args::{Augmentation, Decay, Method, NetworkArgs, Precision, SaveEvery
 use crate::failure::usage;
 use crate::recipe;
 use crate::schedule::{Schedule, distillation_weight, warmed};
+use crate::tuned::Tuning;
 
 /// Options that may be given anew when a run is resumed: they do not change what it computes.
 pub const FREE: [&str; 7] = ["device", "data_dir", "save_every", "stream", "workers", "ranks", "gradient_parts"];
@@ -104,9 +105,10 @@ pub struct Config {
     pub seed: u64,
     pub eval_batch: usize,
     pub save_every: Option<SaveEvery>,
-    /// Which variants of kernels `train tune` had chosen when it ran last; nothing where the static rule chose all.
+    /// The variants of kernels that were chosen by measuring them; nothing where the static rule chose all. A table, so
+    /// last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tuning: Option<String>,
+    pub tuning: Option<Tuning>,
 }
 
 /// The batch that learning rates are meant for where they are scaled: that of the paper.

@@ -338,6 +338,15 @@ impl EvaluationProgram {
         Ok(valid)
     }
 
+    /// Forgets what the steps have found.
+    ///
+    /// # Errors
+    /// When anything failed on the device.
+    pub fn forget(&self) -> Result<()> {
+        self.step.take_totals(self.program.device())?;
+        Ok(())
+    }
+
     /// Takes what the steps have found over `images` images.
     ///
     /// # Errors

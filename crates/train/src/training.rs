@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use data::{Dataset, Epoch, Pictures, Sampler};
 use nets::Model;
 use one::{LossWeights, Metrics};
-use tensor::{Device, Error, Sharing};
+use tensor::{Choices, Device, Error, Kernel, Program, Sharing};
 
 use crate::checkpoint::{Best, Header, Position};
 use crate::config::Config;
@@ -143,6 +143,25 @@ impl Trainer {
             ranks,
             mixed: false,
         })
+    }
+
+    /// The kernels of all its programs.
+    pub fn kernels(&self) -> impl Iterator<Item = &Arc<dyn Kernel>> {
+        let validation = self.validation.iter().flat_map(|validation| validation.program.kernels());
+        self.training.program.kernels().iter().chain(self.evaluation.program.kernels()).chain(validation)
+    }
+
+    /// Goes on with other programs of the same steps, which run the variants of kernels that `choices` name.
+    ///
+    /// # Errors
+    /// When the device cannot run one.
+    pub fn go_on_with(&mut self, [training, evaluation]: [Program; 2], choices: &Choices) -> Result<()> {
+        self.device = self.device.tuned(choices.clone());
+        (self.training.program, self.evaluation.program) = (training, evaluation);
+        if let Some(validation) = &mut self.validation {
+            validation.program = validation.program.tuned(choices.clone())?;
+        }
+        Ok(())
     }
 
     /// What this rank takes of the images of an epoch.

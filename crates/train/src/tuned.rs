@@ -1,11 +1,13 @@
-//! The choices among kernels' variants that `train tune` has made for an adapter: a file in the user's cache directory,
-//! which runs on that adapter read.
+//! The choices among kernels' variants that were measured on an adapter: a file in the user's cache directory, which
+//! runs on that adapter read, and a table in the configuration of a run, which goes on with them.
+
+mod recorded;
 
 use std::env;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -13,8 +15,11 @@ use tensor::device::{Adapter, GpuOptions};
 use tensor::tuning::Measured;
 use tensor::{Choices, Device, Target};
 
+use crate::date::date;
 use crate::output;
 use crate::run_dir::write_atomically;
+
+pub use recorded::{Recorded, Tuning};
 
 /// Names the directory to keep choices in, in place of the user's cache directory. Tests set it.
 const DIRECTORY: &str = "ONFLY_CACHE_DIR";
@@ -22,7 +27,7 @@ const DIRECTORY: &str = "ONFLY_CACHE_DIR";
 /// is tested.
 const VARIANTS: &str = "ONFLY_VARIANTS";
 /// The format that this program writes, and the only one that it reads.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Choices are of one version of the engine, whose kernels they are among.
 const ENGINE: &str = env!("CARGO_PKG_VERSION");
 
@@ -36,7 +41,7 @@ struct Stored {
     engine: String,
     /// The day of the last measurement, as 2026-11-24.
     date: String,
-    /// Kernels for which another variant than the static rule's is faster.
+    /// Kernels that were measured, also those of which the static rule's variant is the fastest.
     #[serde(default)]
     kernel: Vec<Entry>,
 }
@@ -46,12 +51,27 @@ struct Stored {
 struct Entry {
     /// Hash of the candidates, in hexadecimal digits.
     key: String,
+    /// The variant to run; 0 is the static rule's.
     variant: usize,
     /// The kernel in words, for people.
     kernel: String,
     /// Median times that were measured, of the static rule's variant and of this one.
     rule_ms: f64,
     chosen_ms: f64,
+    /// A variant that is faster alone, and did not make a step faster: the static rule's stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    withdrawn: Option<usize>,
+}
+
+/// Choices by their keys in hexadecimal digits.
+fn choices<'a>(variants: impl Iterator<Item = (&'a String, usize)>) -> Choices {
+    let mut choices = Choices::default();
+    for (key, variant) in variants {
+        if let Ok(key) = u64::from_str_radix(key, 16) {
+            choices.choose(key, variant);
+        }
+    }
+    choices
 }
 
 /// The choices for one adapter, and their file.
@@ -93,7 +113,7 @@ impl Tuned {
             Ok(stored) => Some(Self { path, stored }),
             Err(problem) => {
                 output::note(format!(
-                    "kernels are not tuned: {} {problem}; it is ignored, and `train tune` measures anew",
+                    "kernels are not tuned: {} {problem}; it is ignored, and replaced when they are measured anew",
                     path.display()
                 ));
                 None
@@ -103,31 +123,43 @@ impl Tuned {
 
     /// What a device is to be given.
     pub fn choices(&self) -> Choices {
-        let mut choices = Choices::default();
-        for entry in &self.stored.kernel {
-            if let Ok(key) = u64::from_str_radix(&entry.key, 16) {
-                choices.choose(key, entry.variant);
-            }
-        }
-        choices
+        choices(self.stored.kernel.iter().map(|entry| (&entry.key, entry.variant)))
+    }
+
+    /// Whether the kernel whose candidates have this key was measured.
+    pub fn knows(&self, key: u64) -> bool {
+        let key = format!("{key:016x}");
+        self.stored.kernel.iter().any(|entry| entry.key == key)
     }
 
     /// Takes up what was measured of a kernel, in place of what was known of it.
     pub fn take(&mut self, kernel: String, measured: &Measured) {
         let key = format!("{:016x}", measured.key);
         self.stored.kernel.retain(|entry| entry.key != key);
-        if measured.choice > 0 {
-            let [rule_ms, chosen_ms] = [measured.before(), measured.after()].map(|seconds| 1e3 * seconds);
-            self.stored.kernel.push(Entry { key, variant: measured.choice, kernel, rule_ms, chosen_ms });
-        }
+        let [rule_ms, chosen_ms] = [measured.before(), measured.after()].map(|seconds| 1e3 * seconds);
+        self.stored.kernel.push(Entry { key, variant: measured.choice, kernel, rule_ms, chosen_ms, withdrawn: None });
         self.stored.date = date(SystemTime::now());
     }
 
-    /// Writes the file.
+    /// Goes back to the static rule's variant of the kernels with these keys.
+    pub fn withdraw(&mut self, keys: &[u64]) {
+        let keys: Vec<String> = keys.iter().map(|key| format!("{key:016x}")).collect();
+        for entry in self.stored.kernel.iter_mut().filter(|entry| entry.variant > 0 && keys.contains(&entry.key)) {
+            entry.withdrawn = Some(std::mem::take(&mut entry.variant));
+        }
+    }
+
+    /// Writes the file. What another process has measured of other kernels meanwhile is kept.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn save(&self) -> Result<()> {
+    pub fn save(&mut self) -> Result<()> {
+        let Stored { adapter: name, backend, driver, .. } = self.stored.clone();
+        if let Ok(there) = read(&self.path, &Adapter { name, backend, driver }) {
+            let own = |entry: &Entry| self.stored.kernel.iter().any(|own| own.key == entry.key);
+            let others: Vec<Entry> = there.kernel.into_iter().filter(|entry| !own(entry)).collect();
+            self.stored.kernel.extend(others);
+        }
         let text = toml::to_string(&self.stored).context("cannot put the choices into TOML")?;
         if let Some(folder) = self.path.parent() {
             fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
@@ -186,22 +218,58 @@ fn open_one_of(wanted: &str, index: usize) -> Result<Device> {
     }
 }
 
-/// As [`open_untuned`], with the choices that were made for its adapter unless they are not wanted. Of several processes on
-/// this machine that train together, process `index` takes the next device in turn: of a list, or of those that fit.
+/// Which variants of kernels are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted<'a> {
+    /// Those of the static rule.
+    Rule,
+    /// Those that were found to be faster on this adapter.
+    Known,
+    /// Those of a run that goes on, or where it ran on another adapter, those that are known of this one.
+    OfRun(&'a Recorded),
+}
+
+/// Where a device's choices come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Origin {
+    /// The static rule made them all.
+    Rule,
+    /// The file of the adapter.
+    File(Tuned),
+    /// The run that goes on.
+    Run(Choices),
+}
+
+impl Origin {
+    /// What the device was given.
+    pub fn choices(&self) -> Choices {
+        match self {
+            Self::Rule => Choices::default(),
+            Self::File(tuned) => tuned.choices(),
+            Self::Run(choices) => choices.clone(),
+        }
+    }
+}
+
+/// As [`open_untuned`], with the choices that are wanted. Of several processes on this machine that train together,
+/// process `index` takes the next device in turn: of a list, or of those that fit.
 ///
 /// # Errors
 /// When there is no such device, or it cannot be opened.
-pub fn open(wanted: &str, untuned: bool, index: usize) -> Result<(Device, Option<Tuned>)> {
+pub fn open(wanted: &str, variants: Wanted<'_>, index: usize) -> Result<(Device, Origin)> {
     let names: Vec<&str> = wanted.split(',').map(str::trim).collect();
     let device = match names.as_slice() {
         [name] => open_one_of(name, index)?,
         several => open_one_of(several[index % several.len()], index / several.len())?,
     };
-    let tuned = device.adapter().filter(|_| !untuned).and_then(Tuned::read);
-    Ok(match tuned {
-        Some(tuned) => (device.tuned(tuned.choices()), Some(tuned)),
-        None => (device, None),
-    })
+    let known = |adapter| Tuned::read(adapter).map(Origin::File);
+    let origin = match (device.adapter(), variants) {
+        (None, _) | (_, Wanted::Rule) => None,
+        (Some(adapter), Wanted::Known) => known(adapter),
+        (Some(adapter), Wanted::OfRun(run)) => run.choices(adapter).map(Origin::Run).or_else(|| known(adapter)),
+    };
+    let origin = origin.unwrap_or(Origin::Rule);
+    Ok((device.tuned(origin.choices()), origin))
 }
 
 /// The user's directory for what can be made again.
@@ -229,23 +297,8 @@ fn file(directory: &Path, adapter: &Adapter) -> PathBuf {
     directory.join(format!("tuned-{}.toml", words.join("-")))
 }
 
-/// The day, in universal time, as 2026-11-24.
-fn date(time: SystemTime) -> String {
-    let days = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / 86_400);
-    // Years that begin in March end with the leap day; eras of 400 years have 146,097 days.
-    let days = days + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let (day, month) = (day - (153 * month + 2) / 5 + 1, if month < 10 { month + 3 } else { month - 9 });
-    format!("{:04}-{month:02}-{day:02}", 400 * era + year + u64::from(month <= 2))
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tensor::tuning::Candidate;
 
     use super::*;
@@ -264,13 +317,6 @@ mod tests {
     }
 
     #[test]
-    fn days_are_counted_as_the_calendar_does() {
-        for (days, name) in [(0, "1970-01-01"), (59, "1970-03-01"), (11_016, "2000-02-29"), (20_781, "2026-11-24")] {
-            assert_eq!(date(UNIX_EPOCH + Duration::from_secs(86_400 * days + 86_399)), name);
-        }
-    }
-
-    #[test]
     fn what_is_saved_is_read_and_what_was_measured_again_replaces_it() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let mut tuned = tuned(&folder.path().join("new"));
@@ -286,12 +332,30 @@ mod tests {
         choices.choose(u64::MAX, 1);
         assert_eq!(tuned.choices(), choices);
         assert_eq!((stored.kernel[0].rule_ms, stored.kernel[0].chosen_ms), (2.0, 1.0));
+        assert_eq!([u64::MAX, 7, 8, 9].map(|key| tuned.knows(key)), [true, true, true, false]);
+        tuned.withdraw(&[u64::MAX, 8]);
+        assert!(tuned.choices().is_empty() && tuned.knows(u64::MAX));
+    }
+
+    #[test]
+    fn what_two_processes_measure_at_once_is_kept() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let (mut one, mut other) = (tuned(folder.path()), tuned(folder.path()));
+        one.take("a 1".to_owned(), &measured(1, 1));
+        one.take("b 2".to_owned(), &measured(2, 1));
+        one.save().expect("writable");
+        other.take("b 2".to_owned(), &measured(2, 0));
+        other.take("c 3".to_owned(), &measured(3, 1));
+        other.save().expect("writable");
+        let stored = read(other.path(), &adapter()).expect("it was just written");
+        let found: Vec<(&str, usize)> = stored.kernel.iter().map(|it| (it.kernel.as_str(), it.variant)).collect();
+        assert_eq!(found, [("b 2", 0), ("c 3", 1), ("a 1", 1)]);
     }
 
     #[test]
     fn damaged_and_foreign_files_are_told_in_a_sentence() {
         let folder = tempfile::tempdir().expect("temporary folder");
-        let tuned = tuned(folder.path());
+        let mut tuned = tuned(folder.path());
         tuned.save().expect("writable");
         let newer = Adapter { driver: "some 1.3".to_owned(), ..adapter() };
         let problem = read(tuned.path(), &newer).expect_err("of another driver");
@@ -301,7 +365,7 @@ mod tests {
             (whole[..whole.len() / 2].to_owned(), "is damaged"),
             (String::new(), "is damaged"),
             (whole.replace(ENGINE, "0.0.1"), "is for another engine (\"0.0.1\""),
-            (whole.replace("format = 1", "format = 2"), "is for another format (\"2\""),
+            (whole.replace("format = 2", "format = 1"), "is for another format (\"1\""),
         ] {
             fs::write(tuned.path(), damage).expect("writable");
             let found = read(tuned.path(), &adapter()).expect_err("it is damaged");

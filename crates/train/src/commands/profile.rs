@@ -4,13 +4,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use tensor::{Cost, Device, Peaks, Program};
+use tensor::{Device, Peaks, Program};
 
+use crate::about;
 use crate::args::{ProfileArgs, TrainArgs};
 use crate::commands::{refuse_options_of_runs, train};
 use crate::output;
 use crate::ranks::Ranks;
+use crate::timing::Spent;
 use crate::training::{Trainer, workers};
+use crate::tuned::Tuning;
 
 /// How long to measure, about, and how many steps at most.
 const TIME: Duration = Duration::from_secs(3);
@@ -68,31 +71,17 @@ struct Row {
     /// With its shapes, where rows are told apart by them.
     name: String,
     count: usize,
-    seconds: f64,
-    cost: Cost,
-    /// The least time that each dispatch can take, by the device's peaks, summed.
-    least: f64,
+    spent: Spent,
 }
 
 impl Row {
     fn new(kernel: &'static str, name: String) -> Self {
-        Self { kernel, name, count: 0, seconds: 0.0, cost: Cost::default(), least: 0.0 }
+        Self { kernel, name, count: 0, spent: Spent::default() }
     }
 
     fn add(&mut self, other: &Self) {
         self.count += other.count;
-        self.seconds += other.seconds;
-        self.cost.flops += other.cost.flops;
-        self.cost.bytes += other.cost.bytes;
-        self.least += other.least;
-    }
-
-    fn flops(&self) -> f64 {
-        self.cost.flops as f64 / self.seconds.max(1e-12)
-    }
-
-    fn bytes(&self) -> f64 {
-        self.cost.bytes as f64 / self.seconds.max(1e-12)
+        self.spent.add(&other.spent);
     }
 
     /// Whether it is a matrix product, as convolutions are.
@@ -106,21 +95,15 @@ fn rows(program: &mut Program, runs: u32, by_shape: bool, peaks: &Peaks) -> Resu
     let times = program.time_kernels(runs)?;
     let mut rows: Vec<Row> = Vec::new();
     for (kernel, time) in program.kernels().iter().zip(times) {
-        let cost = kernel.cost();
         let name = if by_shape { kernel.describe() } else { kernel.name().to_owned() };
-        let one = Row {
-            count: 1,
-            seconds: time.as_secs_f64(),
-            cost,
-            least: peaks.least_time(cost),
-            ..Row::new(kernel.name(), name)
-        };
+        let spent = Spent::new(time, kernel.cost(), peaks);
+        let one = Row { count: 1, spent, ..Row::new(kernel.name(), name) };
         match rows.iter_mut().find(|row| row.name == one.name) {
             Some(row) => row.add(&one),
             None => rows.push(one),
         }
     }
-    rows.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+    rows.sort_by(|a, b| b.spent.seconds.total_cmp(&a.spent.seconds));
     Ok(rows)
 }
 
@@ -130,7 +113,7 @@ fn sum<'a>(rows: impl IntoIterator<Item = &'a Row>, name: &str) -> Row {
     all
 }
 
-fn print_peaks(peaks: &Peaks) -> Result<()> {
+pub(super) fn print_peaks(peaks: &Peaks) -> Result<()> {
     let workgroup = peaks
         .workgroup_bytes
         .map_or_else(String::new, |bytes| format!(", {:.1} GB/s of workgroup memory in reads", bytes / 1e9));
@@ -152,13 +135,13 @@ fn print_rows(rows: &[Row], peaks: &Peaks) -> Result<()> {
         output::line(format!(
             "{:>6} {:>10.3} {:>5.1} % {:>9.1} {:>5.1} % {:>8.1} {:>5.1} % {:>7.1} %  {}",
             row.count,
-            1e3 * row.seconds,
-            100.0 * row.seconds / all.seconds.max(1e-12),
-            row.flops() / 1e9,
-            100.0 * row.flops() / peaks.flops,
-            row.bytes() / 1e9,
-            100.0 * row.bytes() / peaks.bytes,
-            100.0 * row.least / row.seconds.max(1e-12),
+            1e3 * row.spent.seconds,
+            100.0 * row.spent.seconds / all.spent.seconds.max(1e-12),
+            row.spent.flops() / 1e9,
+            100.0 * row.spent.flops() / peaks.flops,
+            row.spent.bytes() / 1e9,
+            100.0 * row.spent.bytes() / peaks.bytes,
+            100.0 * row.spent.least / row.spent.seconds.max(1e-12),
             row.name
         ))?;
     }
@@ -166,7 +149,8 @@ fn print_rows(rows: &[Row], peaks: &Peaks) -> Result<()> {
 }
 
 fn print_steps(rows: &[Row], steps: StepTimes, batch: usize, peaks: &Peaks) -> Result<()> {
-    let (all, products) = (sum(rows, "all"), sum(rows.iter().filter(|row| row.is_product()), "products"));
+    let products = sum(rows.iter().filter(|row| row.is_product()), "products").spent;
+    let all = sum(rows, "all").spent;
     output::line(format!(
         "\nmatrix products, convolutions among them: {:.1} % of the time, at {:.1} GFLOP/s, {:.1} % of the peak",
         100.0 * products.seconds / all.seconds.max(1e-12),
@@ -189,7 +173,7 @@ fn print_steps(rows: &[Row], steps: StepTimes, batch: usize, peaks: &Peaks) -> R
 
 fn as_json(trainer: &Trainer, peaks: &Peaks, rows: &[Row], steps: StepTimes) -> serde_json::Value {
     let config = &trainer.config;
-    let all = sum(rows, "all");
+    let all = sum(rows, "all").spent;
     let kernels: Vec<_> = rows
         .iter()
         .map(|row| {
@@ -197,10 +181,10 @@ fn as_json(trainer: &Trainer, peaks: &Peaks, rows: &[Row], steps: StepTimes) -> 
                 "kernel": row.name,
                 "matrix_product": row.is_product(),
                 "count": row.count,
-                "seconds": row.seconds,
-                "flops": row.cost.flops,
-                "bytes": row.cost.bytes,
-                "least_seconds": row.least,
+                "seconds": row.spent.seconds,
+                "flops": row.spent.cost.flops,
+                "bytes": row.spent.cost.bytes,
+                "least_seconds": row.spent.least,
             })
         })
         .collect();
@@ -214,12 +198,8 @@ fn as_json(trainer: &Trainer, peaks: &Peaks, rows: &[Row], steps: StepTimes) -> 
         "method": config.method.name(),
         "precision": config.precision,
         "batch": config.batch,
-        "tuning": config.tuning,
-        "peaks": {
-            "flops_per_second": peaks.flops,
-            "bytes_per_second": peaks.bytes,
-            "workgroup_bytes_per_second": peaks.workgroup_bytes,
-        },
+        "tuning": config.tuning.as_ref().map(Tuning::fingerprint),
+        "peaks": about::peaks(peaks),
         "training": {
             "images": config.batch,
             "seconds": steps.training.as_secs_f64(),

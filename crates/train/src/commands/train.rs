@@ -22,8 +22,10 @@ use crate::run_dir::{Kept, RunDir, bring_back};
 use crate::source::Purpose;
 use crate::tensorboard::Events;
 use crate::training::{Outcome, Session, Trainer};
+use crate::tuned::{Origin, Tuning, Wanted};
 use crate::{
     checkpoint, commands, dashboard, interrupt, output, overview, same, sessions, snapshots, source, table, tuned,
+    tuning,
 };
 
 /// The split under which the ensemble of snapshots is recorded: it is not measured by epochs.
@@ -55,7 +57,7 @@ fn begin(args: &TrainArgs, ranks: &Ranks) -> Result<()> {
             false => ranks.together(Err(usage("--profile measures one process: start it without mpirun"))),
         };
     }
-    let mut trainer = begun(args, true, ranks)?;
+    let mut trainer = begin_new(args, true, ranks, Variants::Measured)?;
     let run = if ranks.is_root() { RunDir::create(args.out.as_deref(), &trainer.config).map(Some) } else { Ok(None) };
     let run = directory(ranks, run)?;
     train(&mut trainer, Session::new(&run, args.stop_after), args)
@@ -66,6 +68,10 @@ fn begin(args: &TrainArgs, ranks: &Ranks) -> Result<()> {
 /// # Errors
 /// When anything that was asked for is not there or cannot be done.
 pub fn begun(args: &TrainArgs, say: bool, ranks: &Ranks) -> Result<Trainer> {
+    begin_new(args, say, ranks, Variants::Known)
+}
+
+fn begin_new(args: &TrainArgs, say: bool, ranks: &Ranks, variants: Variants) -> Result<Trainer> {
     let own = || -> Result<(Config, Option<Checkpoint>)> {
         let mut config = Config::new(args)?;
         config.share_among(ranks.count(), args.batch_per_rank)?;
@@ -73,7 +79,7 @@ pub fn begun(args: &TrainArgs, say: bool, ranks: &Ranks) -> Result<Trainer> {
         Ok((config, weights))
     };
     let (config, weights) = ranks.together(own())?;
-    let mut trainer = prepare(config, args, say, ranks)?;
+    let mut trainer = prepare(config, args, say, ranks, variants)?;
     ranks.together(begin_with(&mut trainer, weights.as_ref(), say))?;
     Ok(trainer)
 }
@@ -105,9 +111,9 @@ fn resume(args: &TrainArgs, dir: &Path, ranks: &Ranks) -> Result<()> {
     };
     let (state, weights) = ranks.together(if run.writes() { found() } else { Ok((None, None)) })?;
     let tuning = config.tuning.clone();
-    let mut trainer = prepare(config, args, true, ranks)?;
+    let mut trainer = prepare(config, args, true, ranks, Variants::OfRun)?;
     ranks.together(match &state {
-        Some(state) => state.take_up(&mut trainer, &run, tuning.as_deref()),
+        Some(state) => state.take_up(&mut trainer, &run, tuning.as_ref()),
         None => begin_with(&mut trainer, weights.as_ref(), true),
     })?;
     if saved.ranks != ranks.count() {
@@ -150,7 +156,7 @@ struct Saved {
 
 impl Saved {
     /// Goes on from it.
-    fn take_up(&self, trainer: &mut Trainer, run: &RunDir, tuning: Option<&str>) -> Result<()> {
+    fn take_up(&self, trainer: &mut Trainer, run: &RunDir, tuning: Option<&Tuning>) -> Result<()> {
         let Self { file, header, checkpoint, trouble } = self;
         trainer.restore(header, checkpoint).with_context(|| format!("cannot resume from {}", file.display()))?;
         if let Some(trouble) = trouble {
@@ -211,8 +217,8 @@ fn begin_with(trainer: &mut Trainer, weights: Option<&Checkpoint>, say: bool) ->
 }
 
 /// Says so if a run goes on with other variants of its kernels, whose sums have another order.
-fn warn_of_other_variants(before: Option<&str>, trainer: &Trainer) {
-    let now = trainer.config.tuning.as_deref();
+fn warn_of_other_variants(before: Option<&Tuning>, trainer: &Trainer) {
+    let [before, now] = [before, trainer.config.tuning.as_ref()].map(|tuning| tuning.map(Tuning::fingerprint));
     if before != now {
         let name = |tuning: Option<&str>| tuning.map_or("untuned".to_owned(), |choices| format!("tuned ({choices})"));
         output::note(format!(
@@ -224,30 +230,63 @@ fn warn_of_other_variants(before: Option<&str>, trainer: &Trainer) {
     }
 }
 
+/// Which variants of its kernels a training takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Variants {
+    /// Those that are known to be faster on the adapter.
+    Known,
+    /// The same, after kernels of which nothing is known were measured.
+    Measured,
+    /// Those that the run has that goes on.
+    OfRun,
+}
+
 /// Opens the device, with the choices that were made for it, loads the data, and compiles the programs.
-fn prepare(config: Config, args: &TrainArgs, say: bool, ranks: &Ranks) -> Result<Trainer> {
+fn prepare(config: Config, args: &TrainArgs, say: bool, ranks: &Ranks, variants: Variants) -> Result<Trainer> {
     if !ranks.is_alone() {
         let facts = ranks.together(same::facts(&config, args))?;
         same::check(ranks, &facts, "start all ranks with the same program and options")?;
     }
-    let opened = tuned::open(&config.device, args.untuned, ranks.place().index);
-    let (device, tuned) = ranks.together(opened)?;
+    let recorded = config.tuning.clone();
+    let wanted = match (&recorded, variants) {
+        _ if args.untuned => Wanted::Rule,
+        (Some(Tuning::Choices(recorded)), Variants::OfRun) => Wanted::OfRun(recorded),
+        (None, Variants::OfRun) => Wanted::Rule,
+        _ => Wanted::Known,
+    };
+    let opened = tuned::open(&config.device, wanted, ranks.place().index);
+    let (device, mut origin) = ranks.together(opened)?;
     let mut trainer = build(config, device, args.checks, say, ranks)?;
-    if let (Some(tuned), Some(target)) = (tuned, trainer.device.target()) {
-        let kernels = trainer.training.program.kernels().iter().chain(trainer.evaluation.program.kernels());
-        let choices = tuned.choices().among(kernels, &target);
-        trainer.config.tuning = Some(format!("{:016x}", choices.fingerprint())).filter(|_| !choices.is_empty());
-        let what = match choices.len() {
-            0 => "none of this network's run another variant for it".to_owned(),
-            n => format!("{n} of this network's run another variant for it"),
+    // Several ranks would have to agree on what they found.
+    if variants == Variants::Measured && wanted == Wanted::Known && ranks.is_alone() {
+        let known = match origin {
+            Origin::File(tuned) => Some(tuned),
+            Origin::Rule | Origin::Run(_) => None,
         };
-        if say {
-            let _ = output::line(format!("{:<12} {tuned}: {what} ({})", "kernels", tuned.path().display()));
-        }
-    } else {
-        trainer.config.tuning = None;
+        origin = tuning::automatic(&mut trainer, known)?.map_or(Origin::Rule, Origin::File);
     }
+    record_tuning(&mut trainer, &origin, say);
     Ok(trainer)
+}
+
+/// Has the configuration tell which variants of kernels the training runs, and says so.
+fn record_tuning(trainer: &mut Trainer, origin: &Origin, say: bool) {
+    trainer.config.tuning = None;
+    let (Some(adapter), Some(target)) = (trainer.device.adapter(), trainer.device.target()) else { return };
+    let choices = origin.choices().among(trainer.kernels(), &target);
+    let what = match choices.len() {
+        0 => "none of this network's run another variant for it".to_owned(),
+        n => format!("{n} of this network's run another variant for it"),
+    };
+    trainer.config.tuning = Tuning::of(&choices, adapter);
+    let text = match origin {
+        Origin::Rule => return,
+        Origin::File(tuned) => format!("{tuned}: {what} ({})", tuned.path().display()),
+        Origin::Run(_) => format!("tuned as this run has it: {what}"),
+    };
+    if say {
+        let _ = output::line(format!("{:<12} {text}", "kernels"));
+    }
 }
 
 /// Loads the data, compiles the programs for `device`, and prints what runs.

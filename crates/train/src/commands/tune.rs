@@ -1,27 +1,39 @@
 //! Choosing among the variants of kernels by measuring them on this adapter.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, Result};
-use tensor::tuning::{self, Candidate, Measured};
-use tensor::{Device, Kernel, Target};
+use anyhow::Result;
+use serde_json::{Value, json};
+use tensor::tuning::{Candidate, Measured, Outcome};
 
-use crate::args::TrainArgs;
-use crate::commands::profile::{StepTimes, step_times};
+use crate::about;
+use crate::args::TuneArgs;
 use crate::commands::{refuse_options_of_runs, train};
 use crate::config::Config;
+use crate::date::date;
 use crate::output;
+use crate::progress::Measurement;
 use crate::ranks::Ranks;
+use crate::run_dir::{check_target, write_atomically};
 use crate::tuned::{self, Tuned};
+use crate::tuning::{self, SLOWER, Steps, Subject, Verdict};
+
+/// How long steps with what was chosen are measured by turns with the others, about.
+const STEPS: Duration = Duration::from_secs(10);
 
 /// Measures the candidates of every kernel of a training step and an evaluation step, and keeps what is faster than the
 /// static rule's variant, for later runs on this adapter.
 ///
 /// # Errors
 /// When anything that was asked for is not there or cannot be done.
-pub fn run(args: &TrainArgs) -> Result<()> {
-    refuse_options_of_runs(args, "tune")?;
-    let config = Config::new(args)?;
+pub fn run(args: &TuneArgs) -> Result<()> {
+    refuse_options_of_runs(&args.train, "tune")?;
+    if let Some(path) = &args.json {
+        check_target("--json", path)?;
+    }
+    let config = Config::new(&args.train)?;
     let device = tuned::open_untuned(&config.device)?;
     let target = device.target().filter(|target| !target.software);
     let (Some(adapter), Some(target)) = (device.adapter(), target) else {
@@ -35,76 +47,153 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         Some(tuned) => tuned,
         None => Tuned::new(adapter)?,
     };
-    let mut trainer = train::build(config.clone(), device.clone(), false, true, &Ranks::alone())?;
-    let before = step_times(&mut trainer)?;
-    let (training, evaluation) = (trainer.training.program.kernels(), trainer.evaluation.program.kernels());
-    let counts = |key| {
-        let count = |kernels: &[Arc<dyn Kernel>]| {
-            kernels.iter().filter(|kernel| tuning::key(&kernel.candidates(&target)) == key).count()
-        };
-        (count(training), count(evaluation))
-    };
-    let tunable = tuning::tunable(training.iter().chain(evaluation), &target);
-    let counts: Vec<(usize, usize)> = tunable.iter().map(|&(key, _)| counts(key)).collect();
-    // The steps' memory goes before the kernels' operands come.
-    drop(trainer);
+    let begun = Instant::now();
+    let mut trainer = train::build(config, device.clone(), false, true, &Ranks::alone())?;
+    let subjects = tuning::subjects(&mut trainer, target)?;
     output::line(format!(
         "\n{:>5} {:>5} {:>10} {:>9} {:>9} {:>6}  kernel",
         "train", "eval", "candidates", "rule ms", "best ms", "gain"
     ))?;
-    let mut changed = 0;
-    for ((key, kernel), counts) in tunable.iter().zip(counts) {
-        let measured = tune(&device, &target, *key, kernel, counts)?;
-        changed += usize::from(measured.choice > 0);
-        found.take(kernel.describe(), &measured);
-    }
+    let mut results: Vec<Result<Measured, String>> = Vec::with_capacity(subjects.len());
+    let mut progress = Measurement::new(subjects.len());
+    let measured = tuning::measure(&trainer, target, &subjects, &mut found, None, |subject, outcome| {
+        progress.advance();
+        results.push(told(&progress, subject, outcome));
+        Ok(())
+    });
+    progress.finish();
+    measured?;
+    let new: Vec<u64> = subjects.iter().map(|subject| subject.key).collect();
+    let verdict = tuning::settle(&mut trainer, &mut found, &new, STEPS, true)?;
     found.save()?;
-    output::line(format!(
-        "\n{changed} of {} kernels have a faster variant: {}",
-        tunable.len(),
-        found.path().display()
-    ))?;
-    if changed == 0 {
-        return output::line("so nothing changes: the static rule's variants are the fastest here");
-    }
-    let mut trainer = train::build(config, device.tuned(found.choices()), false, false, &Ranks::alone())?;
-    let after = step_times(&mut trainer)?;
-    report(before, after)?;
-    output::line("later runs on this adapter use them, and say so; --untuned does not")
+    let chosen = results.iter().flatten().filter(|measured| measured.choice > 0).count();
+    report(&verdict, &subjects, chosen, &found)?;
+    let Some(path) = &args.json else { return Ok(()) };
+    let rows: Vec<Value> =
+        subjects.iter().zip(&results).map(|(subject, result)| row(subject, result, &verdict)).collect();
+    let config = &trainer.config;
+    let head = json!({
+        "program": about::program(),
+        "device": about::device(&device),
+        "date": date(SystemTime::now()),
+        "net": config.network.net,
+        "branches": config.network.branches,
+        "method": config.method.name(),
+        "precision": config.precision,
+        "batch": config.batch,
+        "seconds": begun.elapsed().as_secs_f64(),
+        "file": found.path(),
+        "kept": verdict.kept,
+        "steps": verdict.steps.map(steps),
+        "kernels": rows,
+    });
+    write(path, &head)
 }
 
-/// Measures a kernel, and prints its line.
-fn tune(
-    device: &Device,
-    target: &Target,
-    key: u64,
-    kernel: &Arc<dyn Kernel>,
-    (training, evaluation): (usize, usize),
-) -> Result<Measured> {
-    let what = kernel.describe();
-    let measured = tuning::measure(device, target, key, kernel).with_context(|| format!("cannot measure {what}"))?;
+fn write(path: &Path, value: &Value) -> Result<()> {
+    write_atomically(path, format!("{}\n", serde_json::to_string_pretty(value)?).as_bytes())
+}
+
+/// Prints a kernel's line, and returns what was found of it, or why nothing was.
+fn told(progress: &Measurement, subject: &Subject, outcome: &Outcome) -> Result<Measured, String> {
+    let what = subject.kernel.describe();
+    let measured = match outcome {
+        Outcome::Measured(measured) => measured,
+        Outcome::OutOfTime => return Err("there was no time left".to_owned()),
+        Outcome::Failed(error) => {
+            progress.note(&format!("{what} is not measured: {error}"));
+            return Err(error.to_string());
+        }
+    };
     for (index, candidate) in measured.candidates.iter().enumerate() {
         if let Candidate::Refused(problem) = candidate {
-            output::note(format!("variant {index} of {what} is left out: {problem}"));
+            progress.note(&format!("variant {index} of {what} is left out: {problem}"));
         }
     }
     let (before, after) = (1e3 * measured.before(), 1e3 * measured.after());
-    output::line(format!(
-        "{training:>5} {evaluation:>5} {:>10} {before:>9.4} {after:>9.4} {:>4.0} %  {what}",
+    progress.line(&format!(
+        "{:>5} {:>5} {:>10} {before:>9.4} {after:>9.4} {:>4.0} %  {what}",
+        subject.training,
+        subject.evaluation,
         measured.candidates.len(),
         100.0 * (1.0 - after / before)
-    ))?;
-    Ok(measured)
+    ));
+    Ok(measured.clone())
 }
 
-/// What whole steps gained.
-fn report(before: StepTimes, after: StepTimes) -> Result<()> {
-    for (what, before, after) in
-        [("training", before.training, after.training), ("evaluation", before.evaluation, after.evaluation)]
-    {
-        let [before, after] = [before, after].map(|time| 1e3 * time.as_secs_f64());
-        let change = 100.0 * (after / before - 1.0);
-        output::line(format!("{what} step: {before:.3} ms before, {after:.3} ms with them ({change:+.1} %)"))?;
+/// What became of the choices, and what whole steps gained.
+fn report(verdict: &Verdict, subjects: &[Subject], chosen: usize, found: &Tuned) -> Result<()> {
+    output::line(format!(
+        "\n{chosen} of {} kernels have a faster variant: {}",
+        subjects.len(),
+        found.path().display()
+    ))?;
+    let by_key: BTreeMap<u64, &Subject> = subjects.iter().map(|subject| (subject.key, subject)).collect();
+    for key in &verdict.dropped {
+        if let (Some(subject), Some([before, after])) = (by_key.get(key), verdict.in_steps.get(key)) {
+            output::line(format!(
+                "within steps it is not faster ({:.4} ms before, {:.4} ms with it), so the rule's stays: {}",
+                1e3 * before,
+                1e3 * after,
+                subject.kernel.describe()
+            ))?;
+        }
     }
-    Ok(())
+    let Some(steps) = verdict.steps else {
+        return output::line("so nothing changes: the static rule's variants are the fastest here");
+    };
+    for (what, times) in [("training", Some(steps.training)), ("evaluation", steps.evaluation)] {
+        if let Some([before, after]) = times {
+            let [before_ms, after_ms] = [1e3 * before, 1e3 * after];
+            let change = 100.0 * (after / before - 1.0);
+            output::line(format!(
+                "{what} step: {before_ms:.3} ms before, {after_ms:.3} ms with them ({change:+.1} %)"
+            ))?;
+        }
+    }
+    match verdict.kept {
+        true => output::line("later runs on this adapter use them, and say so; --untuned does not"),
+        false => output::line(format!(
+            "a training step is slower with them by more than {:.0} %, so the static rule's variants stay",
+            100.0 * SLOWER
+        )),
+    }
+}
+
+fn steps(steps: Steps) -> Value {
+    let pair = |[before, after]: [f64; 2]| json!({ "before_seconds": before, "after_seconds": after });
+    json!({ "training": pair(steps.training), "evaluation": steps.evaluation.map(pair) })
+}
+
+/// What was found of a kernel, for programs.
+fn row(subject: &Subject, result: &Result<Measured, String>, verdict: &Verdict) -> Value {
+    let candidates = |measured: &Measured| -> Vec<Value> {
+        let candidate = |(variant, candidate): (usize, &Candidate)| match candidate {
+            Candidate::Timed { lower, median, upper } => json!({
+                "variant": variant,
+                "lower_seconds": lower,
+                "median_seconds": median,
+                "upper_seconds": upper,
+            }),
+            Candidate::Slow => json!({ "variant": variant, "left_out": "it is far slower than another" }),
+            Candidate::Refused(problem) => json!({ "variant": variant, "left_out": problem }),
+        };
+        measured.candidates.iter().enumerate().map(candidate).collect()
+    };
+    let in_steps = verdict.in_steps.get(&subject.key);
+    let stays =
+        result.as_ref().is_ok_and(|it| it.choice > 0 && verdict.kept && !verdict.dropped.contains(&subject.key));
+    json!({
+        "kernel": subject.kernel.describe(),
+        "key": format!("{:016x}", subject.key),
+        "training": subject.training,
+        "evaluation": subject.evaluation,
+        "candidates": result.as_ref().ok().map(candidates),
+        "left_out": result.as_ref().err(),
+        "fastest": result.as_ref().ok().map(|measured| measured.choice),
+        "choice": if stays { result.as_ref().map_or(0, |measured| measured.choice) } else { 0 },
+        "before_seconds": result.as_ref().ok().map(Measured::before),
+        "after_seconds": result.as_ref().ok().map(Measured::after),
+        "in_steps": in_steps.map(|[before, after]| json!({ "before_seconds": before, "after_seconds": after })),
+    })
 }

@@ -9,6 +9,7 @@ use super::{Session, Trainer};
 use crate::checkpoint::{self, Checkpoint, Header, Position};
 use crate::divergence::{self, first_not_finite};
 use crate::failure::Agreed;
+use crate::programs::EvaluationProgram;
 use crate::run_dir::{self, RunDir};
 use crate::{output, same};
 
@@ -54,6 +55,19 @@ impl Trainer {
              fault; the run is ended, since what it trains would be of no use"
         );
         Err(Agreed { sentence, usage: false }.into())
+    }
+
+    /// Does what may run steps, and takes up the state again that there was before.
+    ///
+    /// # Errors
+    /// When the device fails, or what is done does.
+    pub fn aside<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let (step, position) = (&self.training.step, self.header.position);
+        self.good.keep(&self.device, &self.model, step, position, step.totals(&self.device)?)?;
+        let done = work(self)?;
+        self.good.restore(&self.device, &self.model, &self.training.step)?;
+        [&self.evaluation].into_iter().chain(&self.validation).try_for_each(EvaluationProgram::forget)?;
+        Ok(done)
     }
 
     /// Takes over weights to begin with, by [`nets::Model::load_start`].

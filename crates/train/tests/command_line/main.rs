@@ -1,5 +1,6 @@
 //! The program as its users run it, on the CPU device.
 
+mod bench;
 mod data;
 mod divergence;
 mod info;
