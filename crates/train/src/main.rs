@@ -1,10 +1,12 @@
 //! The command line: trains networks, and evaluates and inspects them.
 
+mod about;
 mod args;
 mod checkpoint;
 mod commands;
 mod config;
 mod dashboard;
+mod date;
 mod divergence;
 mod drivers;
 mod evaluation;
@@ -61,6 +63,7 @@ fn run(cli: Cli, ranks: &mut Ranks) -> Result<()> {
         Some(Command::Info(args)) => commands::info::run(&args),
         Some(Command::Profile(args)) => commands::profile::run(&args),
         Some(Command::Tune(args)) => commands::tune::run(&args),
+        Some(Command::Selftest(args)) => commands::selftest::run(&args),
         Some(Command::Devices) => commands::devices::run(),
         Some(Command::Doctor(args)) => commands::doctor::run(&args),
         Some(Command::Completions { shell }) => commands::manual::completions(shell),
