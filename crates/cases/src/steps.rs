@@ -302,3 +302,38 @@ fn repeated(run: &mut Run) -> Result<Option<String>> {
         )
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A reference that differs from what the device does, as a device would that is wrong.
+    #[test]
+    fn a_step_that_is_wrong_is_named_with_its_tensor_element_and_both_values() {
+        let right = Reference::new(DType::F32).expect("the CPU device takes every step");
+        let mut run = Run::new(&Device::cpu(), DType::F32).expect("the CPU device takes every step");
+        assert_eq!(against(&mut run, &right).expect("runs"), (0.0, None));
+
+        let param = run.model.params().get("layer2.0.conv1.weight").expect("it is in every residual network").clone();
+        let mut wrong = Reference { steps: right.steps.clone(), initial: right.initial.clone(), ..right };
+        let gradients = &mut wrong.steps[1].gradients;
+        let largest = gradients[param.offset..][..param.spec.words()].iter().map(|&word| f32::from_bits(word).abs());
+        let largest = largest.fold(0.0, f32::max);
+        let word = &mut gradients[param.offset + 17];
+        let before = f32::from_bits(*word);
+        *word = (before + 0.05 * largest).to_bits();
+        let (worst, problem) = against(&mut run, &wrong).expect("runs");
+        assert!((2.0..3.0).contains(&worst), "5 % where 2 % are allowed: {worst}");
+        let problem = problem.expect("it differs");
+        assert!(
+            problem.starts_with("step 2: the gradient of layer2.0.conv1.weight, element 17: expected "),
+            "{problem}"
+        );
+        assert!(problem.contains(&format!("got {}", f64::from(before))), "{problem}");
+
+        wrong.steps = right.steps.clone();
+        wrong.steps[2].loss *= 1.01;
+        let (_, problem) = against(&mut run, &wrong).expect("runs");
+        assert!(problem.is_some_and(|problem| problem.starts_with("step 3: the loss, ")));
+    }
+}
