@@ -162,9 +162,9 @@ fn candidates_are_those_of_every_kind_of_adapter_each_once() {
     assert!(case.kernel.inputs().iter().any(|spec| spec.dtype == DType::F16));
     let names = |own| candidates(&case.kernel, own).into_iter().map(|found| found.name).collect::<Vec<_>>();
     let with = names(Some(Target::HARDWARE));
-    for name in ["hardware 0, f16", "hardware 1, f16", "hardware 0, packed", "software 0, f16", "software 0, packed"] {
-        assert!(with.iter().any(|found| found == name), "{name}: {with:?}");
-    }
+    // What software adapters run is the last of those for hardware.
+    let [halves, packed] = ["f16", "packed"].map(|stored| [0, 1, 2].map(|i| format!("hardware {i}, {stored}")));
+    assert_eq!(with, [halves, packed].concat());
     let without = names(Some(Target::SOFTWARE));
     assert!(without.len() * 2 == with.len() && without.iter().all(|name| name.ends_with("packed")), "{without:?}");
     assert_eq!(names(None), ["reference"]);
