@@ -25,7 +25,8 @@ const BASE: ConvGeometry = ConvGeometry {
 
 /// In a quick check: a stage of a network, a way down with ragged tiles, and channels that do not come in fours, each
 /// with others of what the kernels do beside; compiling their variants takes long.
-const QUICK: [&str; 10] = [
+const QUICK: [&str; 11] = [
+    "conv2d_forward/stage",
     "conv2d_forward/stage/statistics",
     "conv2d_forward/odd_down/normalised",
     "conv2d_forward/scalar",
