@@ -95,9 +95,8 @@ fn find(args: &SelftestArgs, device: Device, cases: &[Case]) -> Result<Found> {
         advance();
         if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let both = || {
-        [true, false].map(|checked| Ok(Opened { checked, device: open(args, checked, None)? })).into_iter().collect()
-    };
+    let opened = |checked| open(args, checked, None).map(|device| Opened { checked, device });
+    let both = || -> tensor::Result<Vec<Opened>> { [true, false].into_iter().map(opened).collect() };
     let outcomes = verify_all(cases, &both, &watch)?;
     let mut steps = Vec::new();
     for run in runs {
