@@ -72,7 +72,7 @@ impl Tuned {
             backend: adapter.backend.clone(),
             driver: adapter.driver.clone(),
             engine: ENGINE.to_owned(),
-            date: date(SystemTime::now()),
+            date: date::today(),
             kernel: Vec::new(),
         };
         let directory = directory().with_context(|| {
