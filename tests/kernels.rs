@@ -2,13 +2,12 @@
 
 mod common;
 
-use std::collections::HashSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 
+use cases::verify::{Opened, candidates, verify_all};
 use tensor::device::{GpuOptions, open_with};
-use tensor::tuning::Variant;
-use tensor::{Device, Launch, Target};
+use tensor::{Device, Target};
 
 /// A part of case names: only those that contain it are run.
 const FILTER: &str = "ONFLY_CASE";
@@ -29,6 +28,34 @@ fn names_are_unique() {
     assert_eq!(names.len(), count);
 }
 
+/// A quick check leaves no kernel out: none of a shader's entry points, and of each kernel it takes two shapes, where
+/// it has as many.
+#[test]
+fn a_quick_check_takes_two_cases_of_every_kernel_and_every_entry_point() {
+    let (all, mut kernels, mut entries) = (cases::all(), BTreeMap::new(), BTreeMap::new());
+    for case in &all {
+        let (cases, quick): &mut (usize, usize) = kernels.entry(case.kernel.name()).or_default();
+        *cases += 1;
+        *quick += usize::from(case.quick);
+        for candidate in candidates(&case.kernel, Some(Target::HARDWARE)) {
+            for pass in candidate.kernel.launch(&Target::HARDWARE).passes() {
+                let helpers: Vec<&str> = pass.helpers.iter().filter_map(|text| text.lines().next()).collect();
+                let shader = (pass.wgsl.lines().next(), pass.entry, pass.enable, helpers.join(" "));
+                let taken: &mut bool = entries.entry(shader).or_default();
+                *taken |= case.quick;
+            }
+        }
+    }
+    for (kernel, (cases, quick)) in &kernels {
+        assert!(*quick >= (*cases).min(2), "{kernel}: {quick} of {cases} cases are in a quick check");
+    }
+    let left_out: BTreeSet<_> = entries.iter().filter(|(_, taken)| !**taken).map(|(shader, _)| shader).collect();
+    assert!(left_out.is_empty(), "a quick check leaves out {left_out:#?}");
+    let quick = all.iter().filter(|case| case.quick).count();
+    eprintln!("{quick} of {} cases of {} kernels, {} entry points", all.len(), kernels.len(), entries.len());
+    assert!(kernels.len() > 25 && quick < all.len() / 2);
+}
+
 #[test]
 fn references_write_every_output_and_nothing_else() {
     let device = Device::cpu();
@@ -37,48 +64,34 @@ fn references_write_every_output_and_nothing_else() {
         let tolerance = case.tolerance;
         let outputs = case.prepare(&device).expect("the CPU takes every kernel").outputs();
         let outputs = outputs.unwrap_or_else(|error| panic!("{name}: {error}"));
-        for (words, spec) in outputs.iter().zip(&specs) {
-            cases::compare(words, words, spec, tolerance).unwrap_or_else(|error| panic!("{name}: {error}"));
+        for (i, (words, spec)) in outputs.iter().zip(&specs).enumerate() {
+            let found = cases::compare(i, words, words, spec, tolerance);
+            if let Some(mismatch) = found.mismatch {
+                panic!("{name}: {mismatch}");
+            }
         }
     }
-}
-
-#[test]
-fn gpus_agree_with_references() {
-    agree(common::gpus(None), &selected());
 }
 
 /// Where kernels have several variants, for kinds of adapters or to choose from, each of them runs on every adapter.
 #[test]
 fn gpus_agree_with_references_in_all_variants() {
-    let variants: Vec<_> = selected().iter().flat_map(variants).collect();
+    let cases = selected();
     for device in common::gpus(None) {
-        let runs = |case: &&cases::Case| {
-            case.kernel.launch(&Target::HARDWARE).enable.is_none_or(|_| device.target().is_some_and(|t| t.shader_f16))
-        };
-        let variants: Vec<_> = variants.iter().filter(runs).cloned().collect();
-        agree(vec![device], &variants);
+        let name = device.name().to_owned();
+        let open = || Ok(vec![Opened { checked: true, device: device.clone() }]);
+        let outcomes = verify_all(&cases, &open, &|_| ControlFlow::Continue(())).expect("the device is open");
+        assert_eq!(outcomes.len(), cases.len(), "{name}");
+        let runs: usize = outcomes.iter().map(|outcome| outcome.runs).sum();
+        eprintln!("{name}: {} cases, {runs} runs", cases.len());
+        let failures = outcomes.iter().flat_map(|outcome| &outcome.failures);
+        let failures: Vec<String> = failures.map(ToString::to_string).collect();
+        assert!(failures.is_empty(), "{name}: {} runs fail\n{}", failures.len(), failures.join("\n"));
     }
 }
 
-/// The variants of a case's kernel, if there is more than one, as cases of their own.
-fn variants(case: &cases::Case) -> Vec<cases::Case> {
-    let targets = [Target::HARDWARE, Target::SOFTWARE];
-    let mut launches: Vec<Launch> = targets.iter().flat_map(|target| case.kernel.candidates(target)).collect();
-    let mut seen = HashSet::new();
-    launches.retain(|launch| seen.insert(launch.source()));
-    if launches.len() == 1 {
-        return Vec::new();
-    }
-    let variant = |(index, launch)| {
-        let kernel = Arc::new(Variant::new(Arc::clone(&case.kernel), launch));
-        cases::Case { name: format!("{}, variant {index}", case.name), kernel, ..case.clone() }
-    };
-    launches.into_iter().enumerate().map(variant).collect()
-}
-
-/// Sums that end in a subgroup are those that end in workgroup memory, to the bit: not even the size of the subgroup, which is
-/// the adapter's, is to be seen in them.
+/// Sums that end in a subgroup are those that end in workgroup memory, to the bit: not even the size of the subgroup,
+/// which is the adapter's, is to be seen in them.
 #[test]
 fn sums_in_subgroups_are_the_same_bits() {
     for device in common::gpus(None) {
@@ -104,32 +117,4 @@ fn sums_in_subgroups_are_the_same_bits() {
             assert!(first == second, "{}: {}", device.name(), case.name);
         }
     }
-}
-
-/// Runs the cases, some at a time: compiling their shaders is what takes time.
-fn agree(devices: Vec<Device>, cases: &[cases::Case]) {
-    for device in devices {
-        let next = AtomicUsize::new(0);
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let failures: Vec<String> = std::thread::scope(|scope| {
-            let run = || {
-                let taken = std::iter::from_fn(|| cases.get(next.fetch_add(1, Ordering::Relaxed)));
-                taken.filter_map(|case| check(case, &device).err()).collect::<Vec<_>>()
-            };
-            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
-            workers.into_iter().flat_map(|worker| worker.join().expect("no case panics")).collect()
-        });
-        assert!(failures.is_empty(), "{}: {} cases fail\n{}", device.name(), failures.len(), failures.join("\n"));
-    }
-}
-
-/// Runs a case on a device, and compares what it wrote with the reference.
-fn check(case: &cases::Case, device: &Device) -> Result<(), String> {
-    let fail = |problem: String| format!("{}: {problem}", case.name);
-    let mut prepared = case.clone().prepare(device).map_err(|error| fail(error.to_string()))?;
-    let (got, want) = (prepared.outputs().map_err(fail)?, case.reference());
-    for (i, spec) in case.kernel.outputs().iter().enumerate() {
-        cases::compare(&got[i], &want[i], spec, case.tolerance).map_err(|e| fail(format!("output {i}: {e}")))?;
-    }
-    Ok(())
 }

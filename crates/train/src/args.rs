@@ -50,6 +50,8 @@ pub enum Command {
     Tune(Box<TuneArgs>),
     /// Measure images per second, in training and evaluation, of a list of networks on this device
     Bench(BenchArgs),
+    /// Check every kernel on a device, in every variant, against its reference; and whole training steps
+    Selftest(SelftestArgs),
     /// List the devices of this machine
     Devices,
     /// Say whether this machine is ready: devices, drivers, disk, data, and a short test with its speed
@@ -476,6 +478,23 @@ pub struct PredictArgs {
     /// Images in a step
     #[arg(long, value_name = "N", default_value = "64", value_parser = count(1 << 20))]
     pub batch: usize,
+}
+
+/// Options of `selftest`.
+#[derive(Debug, Args)]
+pub struct SelftestArgs {
+    /// Device to check: auto, gpu, cpu, or a part of an adapter's name
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    pub device: String,
+    /// Take a few cases of each kernel: shapes that networks use, and awkward ones
+    #[arg(long)]
+    pub quick: bool,
+    /// Take only cases whose name contains this, and no whole steps
+    #[arg(long, value_name = "TEXT")]
+    pub case: Option<String>,
+    /// Write what was found as an object of JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
 }
 
 /// Options of `doctor`.

@@ -1,9 +1,14 @@
-//! The day, from the system's clock.
+//! The day, as files tell it.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// Today, in universal time, as 2026-11-24.
+pub fn today() -> String {
+    date(SystemTime::now())
+}
+
 /// The day, in universal time, as 2026-11-24.
-pub fn date(time: SystemTime) -> String {
+fn date(time: SystemTime) -> String {
     let days = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / 86_400);
     // Years that begin in March end with the leap day; eras of 400 years have 146,097 days.
     let days = days + 719_468;

@@ -66,6 +66,7 @@ fn run(cli: Cli, ranks: &mut Ranks) -> Result<()> {
         Some(Command::Profile(args)) => commands::profile::run(&args),
         Some(Command::Tune(args)) => commands::tune::run(&args),
         Some(Command::Bench(args)) => commands::bench::run(&args),
+        Some(Command::Selftest(args)) => commands::selftest::run(&args),
         Some(Command::Devices) => commands::devices::run(),
         Some(Command::Doctor(args)) => commands::doctor::run(&args),
         Some(Command::Completions { shell }) => commands::manual::completions(shell),

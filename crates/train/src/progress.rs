@@ -192,6 +192,8 @@ impl Progress {
 #[derive(Debug)]
 pub struct Measurement {
     bar: Option<ProgressBar>,
+    /// `measuring`, or whatever else is done.
+    doing: &'static str,
     done: usize,
     steps: usize,
     started: Instant,
@@ -199,15 +201,20 @@ pub struct Measurement {
 }
 
 impl Measurement {
-    /// The progress of `steps` steps that begin now.
+    /// The progress of `steps` steps of measuring that begin now.
     pub fn new(steps: usize) -> Self {
+        Self::of("measuring", steps)
+    }
+
+    /// The progress of `steps` steps of what is done here, in a word.
+    pub fn of(doing: &'static str, steps: usize) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("measuring [{bar:24}] {pos}/{len} {wide_msg}");
+            let style = ProgressStyle::with_template("{prefix} [{bar:24}] {pos}/{len} {wide_msg}");
             let style = style.expect("the template is well-formed").progress_chars("=> ");
-            ProgressBar::new(steps as u64).with_style(style)
+            ProgressBar::new(steps as u64).with_style(style).with_prefix(doing)
         });
         let now = Instant::now();
-        Self { bar, done: 0, steps, started: now, shown: now }
+        Self { bar, doing, done: 0, steps, started: now, shown: now }
     }
 
     /// Counts a step, and shows where the measurement stands when it is time to.
@@ -224,7 +231,7 @@ impl Measurement {
         let left = format!("{} left", duration(left));
         match &self.bar {
             Some(bar) => bar.set_message(left),
-            None => output::note(format!("measuring, step {}/{}: {left}", self.done, self.steps)),
+            None => output::note(format!("{}, step {}/{}: {left}", self.doing, self.done, self.steps)),
         }
     }
 

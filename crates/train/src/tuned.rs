@@ -7,7 +7,6 @@ use std::env;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -15,9 +14,8 @@ use tensor::device::{Adapter, GpuOptions};
 use tensor::tuning::Measured;
 use tensor::{Choices, Device, Target};
 
-use crate::date::date;
-use crate::output;
 use crate::run_dir::write_atomically;
+use crate::{date, output};
 
 pub use recorded::{Recorded, Tuning};
 
@@ -93,7 +91,7 @@ impl Tuned {
             backend: adapter.backend.clone(),
             driver: adapter.driver.clone(),
             engine: ENGINE.to_owned(),
-            date: date(SystemTime::now()),
+            date: date::today(),
             kernel: Vec::new(),
         };
         let directory = directory().with_context(|| {
@@ -138,7 +136,7 @@ impl Tuned {
         self.stored.kernel.retain(|entry| entry.key != key);
         let [rule_ms, chosen_ms] = [measured.before(), measured.after()].map(|seconds| 1e3 * seconds);
         self.stored.kernel.push(Entry { key, variant: measured.choice, kernel, rule_ms, chosen_ms, withdrawn: None });
-        self.stored.date = date(SystemTime::now());
+        self.stored.date = date::today();
     }
 
     /// Goes back to the static rule's variant of the kernels with these keys.

@@ -1,7 +1,7 @@
 //! Images per second of a list of networks on one device.
 
 use std::path::Path;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use crate::args::{BenchArgs, Cli, Precision};
 use crate::commands::profile::print_peaks;
 use crate::commands::train::build;
 use crate::config::Config;
-use crate::date::date;
+use crate::date::today;
 use crate::overview::describe_device;
 use crate::programs::StepSettings;
 use crate::progress::Measurement;
@@ -94,7 +94,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     let head = json!({
         "program": about::program(),
         "device": about::device(&device),
-        "date": date(SystemTime::now()),
+        "date": today(),
         "peaks": about::peaks(&peaks),
         "tuned": tuned,
         "seconds_per_row": args.seconds,

@@ -12,6 +12,7 @@ pub mod perturb;
 pub mod predict;
 pub mod profile;
 pub mod report;
+pub mod selftest;
 pub mod sweep;
 pub mod train;
 pub mod tune;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use crate::about;
 use crate::args::TuneArgs;
 use crate::commands::{refuse_options_of_runs, train};
 use crate::config::Config;
-use crate::date::date;
+use crate::date::today;
 use crate::output;
 use crate::progress::Measurement;
 use crate::ranks::Ranks;
@@ -75,7 +75,7 @@ pub fn run(args: &TuneArgs) -> Result<()> {
     let head = json!({
         "program": about::program(),
         "device": about::device(&device),
-        "date": date(SystemTime::now()),
+        "date": today(),
         "net": config.network.net,
         "branches": config.network.branches,
         "method": config.method.name(),

@@ -14,6 +14,7 @@ mod pytorch;
 mod records;
 mod report;
 mod runs;
+mod selftest;
 mod sweep;
 mod tensorboard;
 mod trouble;

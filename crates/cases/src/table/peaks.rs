@@ -12,10 +12,11 @@ pub fn cases() -> Vec<Case> {
         let factors = [0.75f32, -0.5].map(f32::to_bits);
         Case::new(format!("peak_fma/{threads} threads {steps} steps"), PeakFma { threads, steps }, steps)
             .input(1, Fill::Words(factors.to_vec()))
+            .quick(threads > 1)
     });
     let reads = [(1, 8), (3, 264)].map(|(workgroups, steps)| {
         let name = format!("peak_workgroup/{workgroups} workgroups {steps} steps");
-        Case::new(name, PeakWorkgroup { workgroups, steps }, steps)
+        Case::new(name, PeakWorkgroup { workgroups, steps }, steps).quick(true)
     });
     chains.into_iter().chain(reads).collect()
 }

@@ -9,7 +9,7 @@ use one::Config;
 use tensor::optim::SgdConfig;
 use tensor::{DType, Graph, Kernel, Spec};
 
-use super::{Case, Fill};
+use crate::{Case, Fill};
 
 /// Each different kernel in a training step of ResNet-32 with three branches, and how often it occurs there.
 pub fn layers(batch: usize) -> Vec<Case> {
@@ -44,5 +44,6 @@ fn case(kernel: Arc<dyn Kernel>, count: usize) -> Case {
     let outputs = kernel.outputs();
     let updated = outputs.iter().enumerate().filter(|(i, _)| kernel.updates(*i));
     let updates = updated.map(|(_, spec)| fill(spec)).collect();
-    Case { name: format!("{} (x{count})", kernel.describe()), kernel, inputs, updates, tolerance: 0.0 }
+    let name = format!("{} (x{count})", kernel.describe());
+    Case { name, kernel, inputs, updates, tolerance: 0.0, quick: false }
 }

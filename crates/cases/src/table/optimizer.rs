@@ -14,7 +14,7 @@ pub fn cases() -> Vec<Case> {
             .input(1, Fill::Words(scales))
             .input(2, Fill::Words(hyper))
     };
-    let mut cases = vec![step(2112, false), step(2112, true), step(64, true)];
+    let mut cases = vec![step(2112, false), step(2112, true).quick(true), step(64, true)];
     // A step of a scaled loss, and one that is left out.
     for (name, factor) in [("scaled", 0.25_f32), ("left_out", 0.0)] {
         let scales = Fill::Words(vec![1.0_f32.to_bits(); 3]);
@@ -22,7 +22,7 @@ pub fn cases() -> Vec<Case> {
         let state = [4.0, 3.0, factor, 0.0].map(f32::to_bits).to_vec();
         let case = Case::new(format!("sgd/{name}"), kernel, 1).input(1, scales);
         let hyper = [0.1_f32, 0.9, 1e-2].map(f32::to_bits).to_vec();
-        cases.push(case.input(2, Fill::Words(hyper)).input(3, Fill::Words(state)));
+        cases.push(case.input(2, Fill::Words(hyper)).input(3, Fill::Words(state)).quick(true));
     }
     cases.extend(loss_scale());
     cases
@@ -40,11 +40,13 @@ fn loss_scale() -> Vec<Case> {
         let case = Case::new(format!("loss_scale/{name}"), UpdateLossScale { flags: 3 }, 1);
         case.input(0, flags(given)).update(0, state(before))
     };
-    vec![
+    [
         Case::new("loss_scale/scale", ScaleGradient { words: 517 }, 1).input(1, state([1024.0, 0.0, 0.0, 0.0])),
         Case::new("loss_scale/check", CheckGradients { words }, 1).input(0, Fill::Words(gradients)),
         update("good", [0.0; 3], [512.0, 7.0, 0.0, 1.0]),
         update("doubles", [0.0; 3], [512.0, 1999.0, 0.0, 1.0]),
         update("halves", [0.0, 1.0, 0.0], [512.0, 7.0, 0.5, 1.0]),
     ]
+    .map(|case| case.quick(true))
+    .into()
 }

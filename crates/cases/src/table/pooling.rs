@@ -42,27 +42,31 @@ pub fn cases() -> Vec<Case> {
         ("average_odd", PoolGeometry { height: 5, width: 3, channels: 150, ..halves }),
         ("average_padded", PoolGeometry { pooling: Pooling::Average, channels: 1, height: 11, ..BASE }),
     ] {
+        let quick = ["max", "max_uneven", "average", "average_padded"].contains(&name);
         let (forward, gradient) = (Pool2d { geometry }, Pool2dGrad { geometry });
         let area = geometry.kernel[0] * geometry.kernel[1];
-        cases.push(Case::new(format!("pool2d/{name}"), forward, area));
+        cases.push(Case::new(format!("pool2d/{name}"), forward, area).quick(quick));
         let mut case = Case::new(format!("pool2d_grad/{name}"), gradient, area);
         if geometry.pooling == Pooling::Max {
             let words = geometry.images * geometry.height * geometry.width * geometry.channels;
             case = case.input(1, ties(words));
         }
-        cases.push(case);
+        cases.push(case.quick(quick));
     }
     for (rows, left, right) in [(64, 24, 12), (17, 950, 40), (5, 3, 11), (1, 1, 1), (133, 6, 2)] {
         let shape = format!("{rows}x{left}+{right}");
         let channels = left + right;
-        cases.push(Case::new(format!("concat/{shape}"), Concat { rows, channels: [left, right] }, 1));
+        let quick = [64, 5].contains(&rows);
+        cases.push(Case::new(format!("concat/{shape}"), Concat { rows, channels: [left, right] }, 1).quick(quick));
         for (first, count) in [(0, left), (left, right)] {
             let slice = SliceChannels { rows, channels, first, count };
-            cases.push(Case::new(format!("slice_channels/{shape} {first}..{}", first + count), slice, 1));
+            let case = Case::new(format!("slice_channels/{shape} {first}..{}", first + count), slice, 1);
+            cases.push(case.quick(quick && first > 0));
         }
     }
     for (members, words) in [(3, 1028), (2, 17), (1, 4)] {
-        cases.push(Case::new(format!("expand_members/{members}x{words}"), ExpandMembers { members, words }, 1));
+        let case = Case::new(format!("expand_members/{members}x{words}"), ExpandMembers { members, words }, 1);
+        cases.push(case.quick(members > 1));
     }
     cases
 }

@@ -11,21 +11,24 @@ use super::{Case, Fill};
 /// All cases.
 pub fn cases() -> Vec<Case> {
     let mut cases = vec![
-        Case::new("sum_members/3x1028", SumMembers { members: 3, words: 1028 }, 3),
-        Case::new("sum_members/2x17", SumMembers { members: 2, words: 17 }, 2),
+        Case::new("sum_members/3x1028", SumMembers { members: 3, words: 1028 }, 3).quick(true),
+        Case::new("sum_members/2x17", SumMembers { members: 2, words: 17 }, 2).quick(true),
         Case::new("sum_members/1x4", SumMembers { members: 1, words: 4 }, 1),
-        Case::new("sum_columns/accumulate 16x9", AccumulateColumns { rows: 16, columns: 9 }, 16),
-        Case::new("sum_columns/accumulate 5x33", AccumulateColumns { rows: 5, columns: 33 }, 5),
+        Case::new("sum_columns/accumulate 16x9", AccumulateColumns { rows: 16, columns: 9 }, 16).quick(true),
+        Case::new("sum_columns/accumulate 5x33", AccumulateColumns { rows: 5, columns: 33 }, 5).quick(true),
     ];
     for (members, batch, area, channels) in [(3, 2, 64, 64), (1, 5, 49, 12), (2, 3, 6, 5), (1, 1, 1, 1)] {
         let shape = format!("{members}x{batch}x{area}x{channels}");
+        let quick = [64, 6].contains(&area);
         let pool = GlobalAveragePool { members, batch, area, channels };
-        cases.push(Case::new(format!("global_average_pool/{shape}"), pool, area));
+        cases.push(Case::new(format!("global_average_pool/{shape}"), pool, area).quick(quick));
         let addend = batch % 2 == 1;
         let grad = GlobalAveragePoolGrad { members, batch, area, channels, addend };
-        cases.push(Case::new(format!("global_average_pool_grad/{shape} addend={addend}"), grad, 1));
+        let case = Case::new(format!("global_average_pool_grad/{shape} addend={addend}"), grad, 1);
+        cases.push(case.quick(quick));
     }
-    // Few and many parts, elements that do not come in fours, rows of several matrices, pairs, and several sums at once.
+    // Few and many parts, elements that do not come in fours, rows of several matrices, pairs, and several sums at
+    // once.
     let [few, many, rows, odd_rows, pairs, odd_pairs] = [
         Sum::of(3, vec![1, 3, 3, 4, 8]),
         Sum::of(133, vec![2, 17]),
@@ -47,11 +50,13 @@ pub fn cases() -> Vec<Case> {
         ("rows, pairs and weights", vec![rows, pairs.clone(), few]),
         ("pairs twice and odd rows", vec![odd_pairs, pairs, odd_rows]),
     ] {
+        // One to five outputs; parts that come in fours and that do not.
+        let quick = ["weights", "pairs", "pairs and weights"].contains(&name) || name.contains("odd");
         let longest = sums.iter().map(|sum| sum.partials).max().unwrap_or(1);
         let mut sums = sums.into_iter().map(SumPartials::new);
         let mut kernel = sums.next().expect("one sum at least");
         assert!(sums.all(|other| kernel.join(&other)), "{name}: there is room");
-        cases.push(Case::new(format!("sum_partials/{name}"), kernel, longest));
+        cases.push(Case::new(format!("sum_partials/{name}"), kernel, longest).quick(quick));
     }
     // The last batch is ragged in the second, more samples than threads in the third, more k than classes in the last.
     for (members, batch, classes, k, count) in
@@ -62,7 +67,8 @@ pub fn cases() -> Vec<Case> {
             Case::new(format!("top_k_errors/{members}x{batch}x{classes} k={k} count={count}"), errors, 1)
                 .input(1, Fill::Below(classes as u32))
                 .input(2, Fill::Words(vec![count]))
-                .update(0, Fill::Below(1000)),
+                .update(0, Fill::Below(1000))
+                .quick(members == 3),
         );
     }
     // Ties, both zeros, infinities and NaN, for which there are no literals in WGSL.
@@ -73,7 +79,8 @@ pub fn cases() -> Vec<Case> {
             .input(0, Fill::Words(logits.as_flattened().iter().map(|logit: &f32| logit.to_bits()).collect()))
             .input(1, Fill::Words(vec![1, 1, 0, 2, 0]))
             .input(2, Fill::Words(vec![5]))
-            .update(0, Fill::Words(vec![7, 70])),
+            .update(0, Fill::Words(vec![7, 70]))
+            .quick(true),
     );
     cases
 }
