@@ -115,12 +115,13 @@ fn place_of(index: u32, lane: u32) -> Place {
     at.filters = index / ROW_TILES % FILTER_TILES * FT;
     at.group = index / (ROW_TILES * FILTER_TILES) % G;
     at.m = index / (ROW_TILES * FILTER_TILES * G);
-    let thread = lane % TILE_THREADS;
+    let thread = select(lane % TILE_THREADS, lane, SHARES == 1u);
     at.filter_thread = thread % FILTER_THREADS;
     at.line = thread / FILTER_THREADS % LINES;
     at.row = at.tile * LINES + at.line;
     at.column = thread / (FILTER_THREADS * LINES) * TP;
-    at.share = lane / TILE_THREADS;
+    // A constant where nothing is shared, so that all addresses stay what they would be without shares.
+    at.share = select(lane / TILE_THREADS, 0u, SHARES == 1u);
     at.own = at.column + at.share * OWN;
     return at;
 }

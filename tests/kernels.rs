@@ -5,9 +5,9 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
-use cases::verify::{Opened, candidates, verify_all};
+use cases::verify::{Opened, Reach, candidates, verify_all};
 use tensor::device::{GpuOptions, open_with};
-use tensor::{Device, Target};
+use tensor::{DType, Device, Target};
 
 /// A part of case names: only those that contain it are run.
 const FILTER: &str = "ONFLY_CASE";
@@ -37,7 +37,7 @@ fn a_quick_check_takes_two_cases_of_every_kernel_and_every_entry_point() {
         let (cases, quick): &mut (usize, usize) = kernels.entry(case.kernel.name()).or_default();
         *cases += 1;
         *quick += usize::from(case.quick);
-        for candidate in candidates(&case.kernel, Some(Target::HARDWARE)) {
+        for candidate in candidates(&case.kernel, Some(Target::HARDWARE), Reach::All) {
             for pass in candidate.kernel.launch(&Target::HARDWARE).passes() {
                 let helpers: Vec<&str> = pass.helpers.iter().filter_map(|text| text.lines().next()).collect();
                 let shader = (pass.wgsl.lines().next(), pass.entry, pass.enable, helpers.join(" "));
@@ -73,20 +73,33 @@ fn references_write_every_output_and_nothing_else() {
     }
 }
 
-/// Where kernels have several variants, for kinds of adapters or to choose from, each of them runs on every adapter.
+/// Set to anything, has every case run in every variant: what `train selftest` does, and takes long on software adapters.
+const ALL: &str = "ONFLY_ALL_VARIANTS";
+
+/// Whether a case runs in all variants: those in 32 bits that a quick check takes. Their shaders differ from those of others
+/// in nothing but sizes and how activations are stored.
+fn in_all(case: &cases::Case) -> bool {
+    let operands = [case.kernel.inputs(), case.kernel.outputs()].concat();
+    std::env::var_os(ALL).is_some() || case.quick && operands.iter().all(|spec| spec.dtype != DType::F16)
+}
+
+/// Every case runs on every adapter as adapters of every kind would run it untuned, and some of each kernel in all variants
+/// that there are to choose from.
 #[test]
 fn gpus_agree_with_references_in_all_variants() {
-    let cases = selected();
+    let (all, some): (Vec<_>, Vec<_>) = selected().into_iter().partition(in_all);
     for device in common::gpus(None) {
-        let name = device.name().to_owned();
-        let open = || Ok(vec![Opened { checked: true, device: device.clone() }]);
-        let outcomes = verify_all(&cases, &open, &|_| ControlFlow::Continue(())).expect("the device is open");
-        assert_eq!(outcomes.len(), cases.len(), "{name}");
-        let runs: usize = outcomes.iter().map(|outcome| outcome.runs).sum();
-        eprintln!("{name}: {} cases, {runs} runs", cases.len());
-        let failures = outcomes.iter().flat_map(|outcome| &outcome.failures);
-        let failures: Vec<String> = failures.map(ToString::to_string).collect();
-        assert!(failures.is_empty(), "{name}: {} runs fail\n{}", failures.len(), failures.join("\n"));
+        for (reach, cases) in [(Reach::All, &all), (Reach::Kinds, &some)] {
+            let name = device.name().to_owned();
+            let open = || Ok(vec![Opened { checked: true, device: device.clone(), reach }]);
+            let outcomes = verify_all(cases, &open, &|_| ControlFlow::Continue(())).expect("the device is open");
+            assert_eq!(outcomes.len(), cases.len(), "{name}");
+            let runs: usize = outcomes.iter().map(|outcome| outcome.runs).sum();
+            eprintln!("{name}: {} cases, {runs} runs", cases.len());
+            let failures = outcomes.iter().flat_map(|outcome| &outcome.failures);
+            let failures: Vec<String> = failures.map(ToString::to_string).collect();
+            assert!(failures.is_empty(), "{name}: {} runs fail\n{}", failures.len(), failures.join("\n"));
+        }
     }
 }
 

@@ -23,6 +23,19 @@ pub struct Candidate {
     pub kernel: Arc<dyn Kernel>,
 }
 
+/// Which launches of a kernel are tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// All that the device can run, also those for adapters of another kind.
+    All,
+    /// Of each kind of adapter the one that such an adapter would take without being tuned.
+    Kinds,
+    /// Those among which the device would choose, in each way to store 16 bits that it can.
+    Own,
+    /// The one that it would take without being tuned.
+    Rule,
+}
+
 /// A device under test.
 #[derive(Debug, Clone)]
 pub struct Opened {
@@ -30,6 +43,8 @@ pub struct Opened {
     pub checked: bool,
     /// The device.
     pub device: Device,
+    /// Which launches it runs.
+    pub reach: Reach,
 }
 
 /// Something that is wrong.
@@ -78,8 +93,9 @@ pub struct Outcome {
 /// Times that devices which fail for good are opened anew.
 const MOST_LOSSES: usize = 8;
 
-/// The launches of a kernel that a device like `own` can run, each once. The CPU device (none) has the reference alone.
-pub fn candidates(kernel: &Arc<dyn Kernel>, own: Option<Target>) -> Vec<Candidate> {
+/// The launches of a kernel that a device like `own` can run, as far as `reach` goes, each once. The CPU device (none) has
+/// the reference alone.
+pub fn candidates(kernel: &Arc<dyn Kernel>, own: Option<Target>, reach: Reach) -> Vec<Candidate> {
     let Some(own) = own else {
         return vec![Candidate { name: "reference".to_owned(), kernel: Arc::clone(kernel) }];
     };
@@ -87,13 +103,24 @@ pub fn candidates(kernel: &Arc<dyn Kernel>, own: Option<Target>) -> Vec<Candidat
     let mut seen = HashSet::new();
     let mut found = Vec::new();
     for (software, shader_f16) in [(false, true), (false, false), (true, true), (true, false)] {
+        let within = match reach {
+            Reach::All | Reach::Kinds => true,
+            Reach::Own => software == own.software,
+            Reach::Rule => (software, shader_f16) == (own.software, own.shader_f16),
+        };
+        if !within {
+            continue;
+        }
         let kind = if software { "software" } else { "hardware" };
         let stored = match (halves, shader_f16) {
             (false, _) => "",
             (true, true) => ", f16",
             (true, false) => ", packed",
         };
-        let launches = kernel.candidates(&Target { software, shader_f16, ..own });
+        let mut launches = kernel.candidates(&Target { software, shader_f16, ..own });
+        if matches!(reach, Reach::Kinds | Reach::Rule) {
+            launches.truncate(1);
+        }
         for (index, launch) in launches.into_iter().enumerate() {
             // A launch's debug text holds all of it.
             if runs(&launch, own) && seen.insert(format!("{launch:?}")) {
@@ -117,7 +144,7 @@ pub fn verify(case: &Case, devices: &[Opened]) -> Outcome {
     let want = operands.reference(case.kernel.as_ref());
     let mut outcome = Outcome::of(case);
     'devices: for opened in devices {
-        let candidates = candidates(&case.kernel, opened.device.target());
+        let candidates = candidates(&case.kernel, opened.device.target(), opened.reach);
         outcome.candidates = outcome.candidates.max(candidates.len());
         for candidate in candidates {
             outcome.runs += 1;

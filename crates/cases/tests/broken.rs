@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cases::Case;
-use cases::verify::{Opened, Outcome, candidates, verify, verify_all};
+use cases::verify::{Opened, Outcome, Reach, candidates, verify, verify_all};
 use tensor::device::{GpuOptions, adapters, open_with};
 use tensor::kernel::Prelude;
 use tensor::kernels::elementwise::Fill;
@@ -29,7 +29,7 @@ fn gpus() -> Vec<[Opened; 2]> {
 fn opened(name: &str) -> [Opened; 2] {
     [true, false].map(|checked| {
         let device = open_with(name, GpuOptions { checked, target: None }).unwrap_or_else(|error| panic!("{error}"));
-        Opened { checked, device }
+        Opened { checked, device, reach: Reach::All }
     })
 }
 
@@ -144,7 +144,7 @@ fn a_device_that_always_fails_is_given_up() {
 
 #[test]
 fn a_check_ends_when_it_is_told_to() {
-    let open = || Ok(vec![Opened { checked: false, device: Device::cpu() }]);
+    let open = || Ok(vec![Opened { checked: false, device: Device::cpu(), reach: Reach::All }]);
     let cases: Vec<Case> = (0..1000).map(healthy).collect();
     let count = AtomicUsize::new(0);
     let watch = |outcome: &Outcome| {
@@ -160,11 +160,18 @@ fn a_check_ends_when_it_is_told_to() {
 fn candidates_are_those_of_every_kind_of_adapter_each_once() {
     let case = cases::all().into_iter().find(|case| case.name == "conv2d_forward/stage/f16").expect("in the table");
     assert!(case.kernel.inputs().iter().any(|spec| spec.dtype == DType::F16));
-    let names = |own| candidates(&case.kernel, own).into_iter().map(|found| found.name).collect::<Vec<_>>();
+    let within =
+        |own, reach| candidates(&case.kernel, own, reach).into_iter().map(|found| found.name).collect::<Vec<_>>();
+    let names = |own| within(own, Reach::All);
     let with = names(Some(Target::HARDWARE));
     // What software adapters run is the last of those for hardware.
-    let [halves, packed] = ["f16", "packed"].map(|stored| [0, 1, 2].map(|i| format!("hardware {i}, {stored}")));
-    assert_eq!(with, [halves, packed].concat());
+    let count = with.len() / 2;
+    let of = |stored: &str| (0..count).map(|i| format!("hardware {i}, {stored}")).collect::<Vec<_>>();
+    assert!(count > 1);
+    assert_eq!(with, [of("f16"), of("packed")].concat());
+    assert_eq!(within(Some(Target::HARDWARE), Reach::Own), with);
+    assert_eq!(within(Some(Target::HARDWARE), Reach::Rule), ["hardware 0, f16"]);
+    assert_eq!(within(Some(Target::SOFTWARE), Reach::Own), ["software 0, packed"]);
     let without = names(Some(Target::SOFTWARE));
     assert!(without.len() * 2 == with.len() && without.iter().all(|name| name.ends_with("packed")), "{without:?}");
     assert_eq!(names(None), ["reference"]);

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow, bail};
 use cases::steps::{self, Check, Reference};
-use cases::verify::{Failure, Opened, Outcome, verify_all};
+use cases::verify::{Failure, Opened, Outcome, Reach, verify_all};
 use cases::{Case, Mismatch};
 use serde_json::{Value, json};
 use tensor::device::{GpuOptions, open_with};
@@ -38,7 +38,7 @@ pub fn run(args: &SelftestArgs) -> Result<()> {
     line(format!("{:<12} {}", "device", describe_device(&device)))?;
     // The references are not compared with themselves.
     let cases = if device.is_gpu() { cases } else { Vec::new() };
-    line(format!("{:<12} {}", "kernels", kernels_in_words(&cases)))?;
+    line(format!("{:<12} {}", "kernels", kernels_in_words(&cases, args.quick)))?;
     let found = find(args, device, &cases)?;
     if let Some(file) = &args.json {
         write_atomically(file, format!("{:#}\n", found.as_json(args)).as_bytes())?;
@@ -62,11 +62,15 @@ fn selected(args: &SelftestArgs) -> Result<Vec<Case>> {
     }
 }
 
-fn kernels_in_words(cases: &[Case]) -> String {
+fn kernels_in_words(cases: &[Case], quick: bool) -> String {
     if cases.is_empty() {
         return "none: the CPU device runs the references, which the others are compared with".to_owned();
     }
-    format!("{} cases, in every variant that the device can run, with naga's checks and without", grouped(cases.len()))
+    let variants = match quick {
+        true => "in every variant that the device may choose, and with naga's checks in the one that it takes untuned",
+        false => "in every variant that the device can run, with naga's checks and without",
+    };
+    format!("{} cases, {variants}", grouped(cases.len()))
 }
 
 /// Opens the device that is meant, with naga's checks or without, as what it is or for a target.
@@ -95,7 +99,14 @@ fn find(args: &SelftestArgs, device: Device, cases: &[Case]) -> Result<Found> {
         advance();
         if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let opened = |checked| open(args, checked, None).map(|device| Opened { checked, device });
+    let opened = |checked| {
+        let reach = match (args.quick, checked) {
+            (false, _) => Reach::All,
+            (true, false) => Reach::Own,
+            (true, true) => Reach::Rule,
+        };
+        open(args, checked, None).map(|device| Opened { checked, device, reach })
+    };
     let both = || -> tensor::Result<Vec<Opened>> { [true, false].into_iter().map(opened).collect() };
     let outcomes = verify_all(cases, &both, &watch)?;
     let mut steps = Vec::new();
