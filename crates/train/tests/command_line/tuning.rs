@@ -58,18 +58,20 @@ fn what_was_tuned_is_used_and_told() {
     let Some(adapter) = adapter() else { return };
     let (_folder, path) = folder();
     let cache = path("cache");
+    // A network with few kernels that have several variants: on a software adapter each takes seconds.
+    let tiny = TINY.replace("resnet8", "densenet-bc-10-3");
     let run = |name: &str, options: &str| {
         let out = argument(&path(name));
-        let output = on_an_adapter(&adapter, &cache, &format!("{TINY} {options} --out {out}")).output();
+        let output = on_an_adapter(&adapter, &cache, &format!("{tiny} {options} --out {out}")).output();
         succeeded(&output.expect("started"))
     };
     let (stdout, stderr) = run("before", "--untuned");
     assert!(!stdout.contains("tuned") && stderr.is_empty(), "{stdout}{stderr}");
 
     let json = path("tuned.json");
-    let options = format!("tune {TINY} --json {}", argument(&json));
+    let options = format!("tune {tiny} --json {}", argument(&json));
     let (stdout, stderr) = succeeded(&on_an_adapter(&adapter, &cache, &options).output().expect("started"));
-    assert!(stdout.contains("conv2d_forward") && stdout.contains("have a faster variant"), "{stdout}{stderr}");
+    assert!(stdout.contains("conv2d_") && stdout.contains("have a faster variant"), "{stdout}{stderr}");
     assert!(!path("runs").exists() && !stderr.contains("left out"), "{stderr}");
     let file = only_file(&cache);
     check_candidates(&json);
@@ -89,7 +91,7 @@ fn what_was_tuned_is_used_and_told() {
 fn check_candidates(file: &Path) {
     let all: Value = serde_json::from_str(&fs::read_to_string(file).expect("written")).expect("one JSON object");
     let kernels = all["kernels"].as_array().expect("kernels");
-    assert!(kernels.len() > 10 && all["net"] == "resnet8" && all["kept"].is_boolean(), "{all}");
+    assert!(kernels.len() > 2 && all["net"] == "densenet-bc-10-3" && all["kept"].is_boolean(), "{all}");
     for kernel in kernels {
         let candidates = kernel["candidates"].as_array().expect("candidates");
         assert!(candidates.len() > 1 && candidates[0]["median_seconds"].is_number(), "{kernel}");
