@@ -474,7 +474,7 @@ impl Checked {
             .map(|tensor| found.of(tensor.var).unwrap_or_else(|| panic!("{} has no gradient", tensor.name)))
             .collect();
         gradients.iter().for_each(|&gradient| graph.keep(gradient));
-        let mut program = graph.compile_with(device, CompileOptions { poison: true })?;
+        let mut program = graph.compile_with(device, CompileOptions { poison: true, ..CompileOptions::default() })?;
         for tensor in &tensors {
             program.feed_f32(tensor.var, &tensor.values)?;
         }

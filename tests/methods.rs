@@ -54,7 +54,7 @@ impl Run {
         let sgd = SgdConfig { nesterov: true };
         let step = one::training(&mut graph, &mut model, &NET, batch, &config, sgd).expect("recorded");
         let program = graph
-            .compile_with(device, CompileOptions { poison: true })
+            .compile_with(device, CompileOptions { poison: true, ..CompileOptions::default() })
             .unwrap_or_else(|error| panic!("{}: {error}", device.name()));
         model.initialize(device, seed).expect("initial values");
         if logits.is_some() {
@@ -208,7 +208,9 @@ fn predictions_count_what_the_loss_counts() {
         let labels = graph.input("labels", Spec::u32([BATCH]));
         let images = 2 * BATCH - 5;
         let step = one::evaluation(&mut graph, &mut model, &NET, (image, labels), &config, images).expect("recorded");
-        let mut program = graph.compile_with(&device, CompileOptions { poison: true }).expect("compiles");
+        let mut program = graph
+            .compile_with(&device, CompileOptions { poison: true, ..CompileOptions::default() })
+            .expect("compiles");
         model.initialize(&device, 5).expect("initial values");
         for (number, rows) in [(0, BATCH), (1, BATCH - 5)] {
             let (pixels, classes) = batch(number);

@@ -118,7 +118,7 @@ proptest! {
             tensors.push((var, expected, kept));
         }
         let mut program =
-            graph.compile_with(&Device::cpu(), CompileOptions { poison: true }).expect("every graph compiles");
+            graph.compile_with(&Device::cpu(), CompileOptions { poison: true, ..CompileOptions::default() }).expect("every graph compiles");
         prop_assert!(program.memory().planned <= program.memory().unshared);
         // The second run finds what the first one left.
         for _ in 0..2 {
@@ -162,7 +162,8 @@ fn poisoned_memory_changes_nothing_of_a_step() {
     let parameters = [false, true].map(|poison| {
         let device = Device::cpu();
         let (graph, model, step, [image, labels]) = training("resnet8", 3, 4);
-        let mut program = graph.compile_with(&device, CompileOptions { poison }).expect("compiles");
+        let mut program =
+            graph.compile_with(&device, CompileOptions { poison, ..CompileOptions::default() }).expect("compiles");
         let memory = program.memory();
         assert!(memory.planned < memory.unshared / 2 && memory.largest <= memory.planned, "{memory:?}");
         model.initialize(&device, 1).expect("initial values");
@@ -326,7 +327,9 @@ fn a_checked_run_finds_the_first_kernel_whose_output_is_not_finite() {
         let x = input(&mut graph);
         let y = graph.launch_one(Forgetful, &[x]).expect("fits");
         graph.keep(y);
-        let mut program = graph.compile_with(&device, CompileOptions { poison: true }).expect("compiles");
+        let mut program = graph
+            .compile_with(&device, CompileOptions { poison: true, ..CompileOptions::default() })
+            .expect("compiles");
         let found = program.run_checked().expect("runs").expect("poison");
         assert_says(&found.to_string(), &["forgetful", "NaN at [0,4]"]);
     }

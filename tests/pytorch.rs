@@ -163,7 +163,7 @@ impl Run {
             })
             .collect();
         let mut program = graph
-            .compile_with(device, CompileOptions { poison: true })
+            .compile_with(device, CompileOptions { poison: true, ..CompileOptions::default() })
             .unwrap_or_else(|error| panic!("{}: {error}", device.name()));
         model.initialize(device, 0).expect("initial values");
         model.load(device, &golden.state()).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -274,7 +274,8 @@ fn evaluation(name: &str, device: &Device) {
     let step =
         one::evaluation(&mut graph, &mut model, &*architecture, (image, labels), &config, batch).expect("recorded");
     graph.keep(step.heads.logits);
-    let mut program = graph.compile_with(device, CompileOptions { poison: true }).expect("compiles");
+    let mut program =
+        graph.compile_with(device, CompileOptions { poison: true, ..CompileOptions::default() }).expect("compiles");
     model.load(device, &golden.state()).expect("the golden state fits");
     program.feed_f32(image, &golden.image()).expect("image");
     program.feed_u32(labels, &vec![0; batch]).expect("labels");

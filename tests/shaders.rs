@@ -147,7 +147,7 @@ fn launches(name: &str, shortcut: Shortcut, branches: usize, batch: usize, dtype
             one::evaluation(&mut graph, &mut model, net.as_ref(), operands, &config, 1).map(|_| ())
         };
         recorded.unwrap_or_else(|error| panic!("{name}: {error}"));
-        for kernel in graph.kernels() {
+        for kernel in graph.live_kernels().expect("planned") {
             let name = format!("{name}: {}", kernel.describe());
             launches.extend(variants(&name, kernel.as_ref()));
         }

@@ -119,7 +119,7 @@ fn train(
     let optimizer = SgdConfig { nesterov: true };
     let step = one::training(&mut graph, &mut model, architecture, (image, labels), &config, optimizer);
     let step = step.unwrap_or_else(|error| panic!("{error}"));
-    let program = graph.compile_with(device, CompileOptions { poison: true });
+    let program = graph.compile_with(device, CompileOptions { poison: true, ..CompileOptions::default() });
     let mut program = program.unwrap_or_else(|error| panic!("{}: {error}", device.name()));
     step.optimizer.initialize(device, model.params()).expect("decay table");
     model.initialize(device, 7).expect("initial values");

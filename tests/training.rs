@@ -79,7 +79,7 @@ impl Run {
         let step = one::training(&mut graph, &mut model, &net, (batch[0], batch[1]), &config, optimizer)
             .expect("the network can be recorded");
         let program = graph
-            .compile_with(device, CompileOptions { poison: true })
+            .compile_with(device, CompileOptions { poison: true, ..CompileOptions::default() })
             .unwrap_or_else(|error| panic!("{}: {error}", device.name()));
         step.optimizer.initialize(device, model.params()).expect("decay table");
         Self { device: device.clone(), model, config, step, program, picks }

@@ -92,7 +92,7 @@ impl Run {
         let config = Config::paper(&net, BRANCHES, data.classes.len());
         let optimizer = SgdConfig { nesterov: true };
         let step = one::training(&mut graph, &mut model, &net, (batch[0], batch[1]), &config, optimizer)?;
-        let program = graph.compile_with(device, CompileOptions { poison: true })?;
+        let program = graph.compile_with(device, CompileOptions { poison: true, ..CompileOptions::default() })?;
         step.optimizer.initialize(device, model.params())?;
         let epoch = Sampler::new(SEED, images, BATCH, Augmentation::Padded)?.epoch(0);
         let batches = epoch.iter().map(<[Pick]>::to_vec).collect();

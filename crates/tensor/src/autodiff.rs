@@ -23,13 +23,10 @@ pub trait Differentiable: Debug + Send + Sync {
 #[derive(Debug, Default)]
 pub struct Gradients {
     by_var: HashMap<Var, Var>,
-    /// Of a batch-norm's output: a gradient, and the gradients of shift and scale if it is the whole one.
-    sums: HashMap<Var, (Var, [Var; 2])>,
 }
 
 impl Gradients {
-    /// The gradient of `var`: complete for an operation's own outputs, and for all tensors after the sweep, except for
-    /// outputs of batch-norms whose gradient no kernel wrote, because the one behind it does without.
+    /// The gradient of `var`: complete for an operation's own outputs, and for all tensors after the sweep.
     pub fn of(&self, var: Var) -> Option<Var> {
         self.by_var.get(&var).copied()
     }
@@ -38,21 +35,6 @@ impl Gradients {
     /// calls [`Gradients::add`] with the sum.
     pub fn take(&mut self, var: Var) -> Option<Var> {
         self.by_var.remove(&var)
-    }
-
-    /// Remembers sums over `gradient` for the batch-norm that computed `var`.
-    pub(crate) fn remember_sums(&mut self, var: Var, gradient: Var, sums: [Var; 2]) {
-        self.sums.insert(var, (gradient, sums));
-    }
-
-    /// What was remembered for the batch-norm that computed `var`; good if that gradient is still the whole one.
-    pub(crate) fn taken_sums(&mut self, var: Var) -> Option<(Var, [Var; 2])> {
-        self.sums.remove(&var)
-    }
-
-    /// Whether `gradient` is what is known of one tensor's gradient only.
-    pub(crate) fn is_sole(&self, gradient: Var) -> bool {
-        self.by_var.values().filter(|&&known| known == gradient).count() == 1
     }
 
     /// Adds `gradient` to the gradient of `var`.
@@ -95,7 +77,6 @@ impl Graph {
                 op.backward(self, &mut gradients)?;
             }
         }
-        self.record_sums()?;
         Ok(gradients)
     }
 }

@@ -31,10 +31,11 @@ impl Graph {
     /// # Errors
     /// When the graph cannot be compiled.
     pub fn footprint(&self) -> Result<Footprint> {
-        let plan = plan(self)?;
+        let (graph, _) = self.fused()?;
+        let plan = plan(&graph)?;
         let mut footprint =
             Footprint { slots: plan.slot_words.iter().map(|&words| bytes(words)).collect(), ..Footprint::default() };
-        for variable in &self.variables {
+        for variable in &graph.variables {
             match &variable.home {
                 Home::Temporary => {}
                 Home::Fed(_) => footprint.inputs += bytes(variable.spec.words()),
@@ -43,12 +44,12 @@ impl Graph {
                 }
             }
         }
-        for node in plan.order.iter().map(|&index| &self.nodes[index]) {
-            let size = |var: &Var| bytes(self.spec(*var).words());
+        for node in plan.order.iter().map(|&index| &graph.nodes[index]) {
+            let size = |var: &Var| bytes(graph.spec(*var).words());
             let bound = node.inputs.iter().chain(&node.outputs).map(size).max();
             footprint.largest_binding = footprint.largest_binding.max(bound.unwrap_or(0));
-            for var in node.outputs.iter().filter(|var| self.is_temporary(**var)) {
-                footprint.temporaries.push((format!("{} of {}", self.spec(*var), node.kernel.name()), size(var)));
+            for var in node.outputs.iter().filter(|var| graph.is_temporary(**var)) {
+                footprint.temporaries.push((format!("{} of {}", graph.spec(*var), node.kernel.name()), size(var)));
             }
         }
         Ok(footprint)

@@ -1,6 +1,7 @@
 //! What the host does in the middle of a program: the device's part before it is finished, the operands are copied to the
 //! host and back, and the device goes on. A program without such work is submitted as a whole.
 
+use std::any::Any;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use crate::shape::Spec;
 use crate::target::Target;
 
 /// Work of the host between two parts of a program, on tensors of 32-bit floats.
-pub trait HostWork: Debug + Send + Sync {
+pub trait HostWork: Any + Debug + Send + Sync {
     /// Its name, for profiles and errors.
     fn name(&self) -> &'static str;
 
@@ -35,7 +36,7 @@ pub trait HostWork: Debug + Send + Sync {
 
 /// Host work in its place among a program's kernels. No device runs it.
 #[derive(Debug, Clone)]
-struct OnHost(Arc<dyn HostWork>);
+pub(crate) struct OnHost(pub Arc<dyn HostWork>);
 
 impl Kernel for OnHost {
     fn name(&self) -> &'static str {

@@ -84,7 +84,7 @@ pub fn plan(graph: &Graph) -> Result<Plan> {
 }
 
 /// Nodes that write state or kept tensors, the host's work, and all that these need.
-fn live_nodes(graph: &Graph) -> Vec<usize> {
+pub(crate) fn live_nodes(graph: &Graph) -> Vec<usize> {
     let mut needed = vec![false; graph.variables.len()];
     for var in &graph.kept {
         needed[var.0] = true;

@@ -10,6 +10,7 @@ use half::f16;
 use crate::bank::next_buffer_id;
 use crate::device::{Buffer, Device, Dispatch, Executable, View};
 use crate::error::{Error, Result};
+use crate::graph::fuse::Fired;
 use crate::graph::{Graph, Home, Var};
 use crate::kernel::{Cost, Kernel};
 use crate::plan::{Plan, plan};
@@ -30,6 +31,7 @@ pub struct Program {
     readable: BTreeMap<Var, (View, Spec, String)>,
     slots: Vec<Slot>,
     memory: Memory,
+    fired: Fired,
 }
 
 /// Work of the host with its operands.
@@ -84,11 +86,19 @@ impl ProfileRow {
 }
 
 /// Compilation options.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct CompileOptions {
+    /// Rewrite the graph by the [rules of fusion](crate::graph::fuse) first. Without it, the step runs as it was recorded.
+    pub fuse: bool,
     /// Fill every slot with NaN before the first run, so that a kernel that reads what nothing wrote is found; and, in
     /// [`Program::run_checked`], what a kernel is to write before it does.
     pub poison: bool,
+}
+
+impl Default for CompileOptions {
+    fn default() -> Self {
+        Self { fuse: true, poison: false }
+    }
 }
 
 /// The first value that is not finite, of those that a step's kernels write in their order.
@@ -149,7 +159,8 @@ impl Graph {
     /// # Errors
     /// As [`Graph::compile`].
     pub fn live_kernels(&self) -> Result<Vec<Arc<dyn Kernel>>> {
-        Ok(plan(self)?.order.into_iter().map(|index| Arc::clone(&self.nodes[index].kernel)).collect())
+        let (graph, _) = self.fused()?;
+        Ok(plan(&graph)?.order.into_iter().map(|index| Arc::clone(&graph.nodes[index].kernel)).collect())
     }
 
     /// Orders the kernels, drops dead ones, plans memory, and prepares everything for `device`.
@@ -178,6 +189,21 @@ impl Graph {
     }
 
     fn compile_into(&self, device: &Device, options: CompileOptions, lent: &[Slot]) -> Result<Program> {
+        if !options.fuse {
+            return self.compile_recorded(device, options, lent, Fired::new());
+        }
+        let (graph, fired) = self.fused()?;
+        graph.compile_recorded(device, options, lent, fired)
+    }
+
+    /// Compiles the nodes as they are.
+    fn compile_recorded(
+        &self,
+        device: &Device,
+        options: CompileOptions,
+        lent: &[Slot],
+        fired: Fired,
+    ) -> Result<Program> {
         let plan = plan(self)?;
         let slots = allocate_slots(device, &plan, options, lent)?;
         let mut views: Vec<Option<View>> = vec![None; self.variables.len()];
@@ -230,6 +256,7 @@ impl Graph {
                 unshared: 4 * plan.unshared_words,
                 largest: 4 * plan.slot_words.iter().max().copied().unwrap_or(0),
             },
+            fired,
         })
     }
 
@@ -319,12 +346,18 @@ impl Program {
             readable: self.readable.clone(),
             slots: self.slots.clone(),
             memory: self.memory,
+            fired: self.fired.clone(),
         })
     }
 
     /// The kernels of one run, in order.
     pub fn kernels(&self) -> &[Arc<dyn Kernel>] {
         &self.kernels
+    }
+
+    /// How often each rule of fusion has changed the step as it was recorded.
+    pub fn fired(&self) -> &Fired {
+        &self.fired
     }
 
     /// How many dispatches one run takes: on a GPU, those kernels whose variant for it works in passes take several.

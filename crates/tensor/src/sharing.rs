@@ -64,12 +64,16 @@ fn failed(what: &'static str) -> impl Fn(Failure) -> Error {
 }
 
 /// Sums of the chunks of a batch-norm's rows -> those of the processes' rows: `partials [P, M, 2, C]` -> `[W, M, 2, C]`.
-#[derive(Debug)]
-struct GatherMoments {
-    exchange: Arc<dyn Exchange>,
-    members: usize,
-    channels: usize,
-    chunks: Chunks,
+#[derive(Debug, Clone)]
+pub(crate) struct GatherMoments {
+    /// The processes.
+    pub exchange: Arc<dyn Exchange>,
+    /// Members M.
+    pub members: usize,
+    /// Channels C.
+    pub channels: usize,
+    /// The rows of a process.
+    pub chunks: Chunks,
 }
 
 impl HostWork for GatherMoments {

@@ -40,7 +40,7 @@ impl Recipe<'_> {
     }
 
     fn options(&self) -> CompileOptions {
-        CompileOptions { poison: self.checks }
+        CompileOptions { poison: self.checks, ..CompileOptions::default() }
     }
 }
 

@@ -9,7 +9,6 @@ use nets::{Model, architecture};
 use one::Config;
 use serde::{Deserialize, Serialize};
 use tensor::optim::SgdConfig;
-use tensor::plan::plan;
 use tensor::{DType, Graph, Kernel, Spec, Target};
 
 use crate::predict::Step;
@@ -97,10 +96,8 @@ pub fn of_steps(steps: Steps<'_>, selection: Selection<'_>) -> Result<Vec<Job>> 
     for &precision in steps.precisions {
         for network in steps.networks {
             for training in [true, false] {
-                let graph = record(steps, precision, network, training)?;
-                let kernels: Vec<_> = graph.kernels().collect();
-                for index in plan(&graph)?.order {
-                    collector.add(&kernels[index].describe(), kernels[index].as_ref())?;
+                for kernel in record(steps, precision, network, training)?.live_kernels()? {
+                    collector.add(&kernel.describe(), kernel.as_ref())?;
                 }
             }
         }

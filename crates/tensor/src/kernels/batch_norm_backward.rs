@@ -102,7 +102,7 @@ pub(super) struct Bindings {
 
 impl BatchNormGradPartials {
     /// `[P, M, 2, C]`.
-    pub(super) fn spec(&self) -> Spec {
+    pub(crate) fn spec(&self) -> Spec {
         Spec::f32([self.chunks.count(), self.members, 2, self.channels])
     }
 

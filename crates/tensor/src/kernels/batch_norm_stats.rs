@@ -103,7 +103,7 @@ pub(super) fn chunk_statistics(x: &[f32], partial: &mut [f32]) {
 
 impl BatchNormPartials {
     /// `[P, M, 2, C]`.
-    pub(super) fn spec(&self) -> Spec {
+    pub(crate) fn spec(&self) -> Spec {
         Spec::f32([self.chunks.count(), self.members, 2, self.channels])
     }
 

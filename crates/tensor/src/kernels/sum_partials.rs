@@ -113,6 +113,13 @@ impl SumPartials {
         Self { sums: vec![sum] }
     }
 
+    /// The same with as many parts in each sum.
+    #[must_use]
+    pub fn with_parts(mut self, partials: usize) -> Self {
+        self.sums.iter_mut().for_each(|sum| sum.partials = partials);
+        self
+    }
+
     /// Takes another kernel's sums, unless there is no room for them.
     pub fn join(&mut self, other: &Self) -> bool {
         let sums = || self.sums.iter().chain(&other.sums);

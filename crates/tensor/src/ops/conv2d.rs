@@ -5,13 +5,13 @@
 
 use crate::autodiff::{Differentiable, Gradients};
 use crate::error::{Result, shape_error};
-use crate::graph::{Graph, Normalised, Var};
+use crate::graph::{Graph, Var};
 use crate::kernels::conv2d::ConvGeometry;
 use crate::kernels::conv2d_forward::Conv2dForward;
 use crate::kernels::conv2d_grad_input::Conv2dGradInput;
 use crate::kernels::conv2d_grad_weight::Conv2dGradWeight;
 use crate::kernels::gemm::Gemm;
-use crate::kernels::sum_partials::Sum;
+use crate::kernels::sum_partials::{Sum, SumPartials};
 use crate::shape::DType;
 
 /// What of a convolution does not follow from the shapes of its operands.
@@ -37,16 +37,6 @@ struct Backward {
     x: Var,
     w: Var,
     y: Var,
-    /// What `x` is a normalisation of, if it is one: that is read in its place.
-    normalised: Option<Normalised>,
-}
-
-/// The operands of a convolution kernel whose first one is `x`, or what `x` is a normalisation of.
-fn operands(x: Var, other: Var, normalised: Option<Normalised>) -> Vec<Var> {
-    match normalised {
-        None => vec![x, other],
-        Some(Normalised { x, stats, gamma, beta }) => vec![x, other, stats, gamma, beta],
-    }
 }
 
 impl Graph {
@@ -67,10 +57,8 @@ impl Graph {
             self.differentiable(ProductBackward { geometry, x, w, y }, &[x, w], &[y]);
             return Ok(y);
         }
-        let normalised = self.normalised.get(&x).copied();
-        let kernel = Conv2dForward { geometry, normalised: normalised.is_some(), statistics: false };
-        let y = self.launch_one(kernel, &operands(x, w, normalised))?;
-        self.differentiable(Backward { geometry, x, w, y, normalised }, &[x, w], &[y]);
+        let y = self.launch_one(Conv2dForward { geometry, normalised: false, statistics: false }, &[x, w])?;
+        self.differentiable(Backward { geometry, x, w, y }, &[x, w], &[y]);
         Ok(y)
     }
 }
@@ -173,12 +161,11 @@ impl Differentiable for Backward {
             let dx = graph.launch_one(Conv2dGradInput { geometry, addend: inputs.len() == 3, norm: None }, &inputs)?;
             gradients.add(graph, self.x, dx)?;
         }
-        // Last, since its parts wait for the sums of the next batch-norm.
         if graph.needs_gradient(self.w) {
-            let kernel = Conv2dGradWeight { geometry, normalised: self.normalised.is_some() };
-            let count = kernel.partials();
-            let partials = graph.launch_one(kernel, &operands(self.x, dy, self.normalised))?;
-            let dw = graph.sum_later(Sum::of(count, geometry.weight_spec().shape), partials)?[0];
+            let kernel = Conv2dGradWeight { geometry, normalised: false };
+            let sum = SumPartials::new(Sum::of(kernel.partials(), geometry.weight_spec().shape));
+            let partials = graph.launch_one(kernel, &[self.x, dy])?;
+            let dw = graph.launch_one(sum, &[partials])?;
             gradients.add(graph, self.w, dw)?;
         }
         Ok(())

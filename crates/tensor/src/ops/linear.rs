@@ -4,7 +4,7 @@ use crate::autodiff::{Differentiable, Gradients};
 use crate::error::{Result, shape_error};
 use crate::graph::{Graph, Var};
 use crate::kernels::gemm::Gemm;
-use crate::kernels::sum_partials::Sum;
+use crate::kernels::sum_partials::{Sum, SumPartials};
 
 #[derive(Debug)]
 struct Backward {
@@ -72,7 +72,7 @@ impl Differentiable for Backward {
             gradients.add(graph, w, dw)?;
         }
         if graph.needs_gradient(b) {
-            let db = graph.sum_later(Sum::of_rows(members, rows, columns), dz)?[0];
+            let db = graph.launch_one(SumPartials::new(Sum::of_rows(members, rows, columns)), &[dz])?;
             gradients.add(graph, b, db)?;
         }
         if graph.needs_gradient(x) {

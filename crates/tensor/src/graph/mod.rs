@@ -1,10 +1,13 @@
 //! Recording: a graph is a list of kernels over symbolic tensors, checked as it is recorded.
 //!
 //! Differentiable operations (in `ops/`) record their kernels here and leave an entry on the tape; the sweep in
-//! [`crate::autodiff`] records more of the same graph.
+//! [`crate::autodiff`] records more of the same graph. Both record the plain computation; [`fuse`] rewrites it when the
+//! graph is compiled.
 
-use std::any::Any;
-use std::collections::HashMap;
+pub mod fuse;
+mod rewrite;
+mod schedule;
+
 use std::sync::Arc;
 
 use crate::autodiff::Differentiable;
@@ -13,7 +16,6 @@ use crate::device::ALIGNMENT;
 use crate::error::{Error, Result};
 use crate::halves::InHalves;
 use crate::kernel::Kernel;
-use crate::kernels::sum_partials::{Sum, SumPartials};
 use crate::shape::{DType, Spec};
 use crate::sharing::Sharing;
 
@@ -32,14 +34,14 @@ pub(crate) enum Home {
     State(Bank, usize),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Variable {
     pub spec: Spec,
     pub home: Home,
     pub needs_gradient: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Node {
     pub kernel: Arc<dyn Kernel>,
     pub inputs: Vec<Var>,
@@ -59,31 +61,7 @@ pub struct Graph {
     pub(crate) nodes: Vec<Node>,
     pub(crate) tape: Vec<TapeEntry>,
     pub(crate) kept: Vec<Var>,
-    pub(crate) normalised: HashMap<Var, Normalised>,
     pub(crate) sharing: Option<Sharing>,
-    sums: Vec<PendingSum>,
-}
-
-/// A sum that waits for others to share a dispatch with.
-#[derive(Debug)]
-struct PendingSum {
-    kernel: SumPartials,
-    input: Var,
-    outputs: Vec<Var>,
-}
-
-/// What a tensor is a normalisation of, where a kernel that reads it can normalise by itself:
-/// `relu((x - mean) inv_std gamma + beta)`.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Normalised {
-    /// `[M, …, C]`.
-    pub x: Var,
-    /// `[M, 2, C]`: mean and 1 / deviation.
-    pub stats: Var,
-    /// `[M, C]`.
-    pub gamma: Var,
-    /// `[M, C]`.
-    pub beta: Var,
 }
 
 impl Graph {
@@ -185,9 +163,6 @@ impl Graph {
     }
 
     fn record(&mut self, kernel: Arc<dyn Kernel>, inputs: &[Var], outputs: &[Option<Var>]) -> Result<Vec<Var>> {
-        if inputs.iter().any(|var| self.sums.iter().any(|sum| sum.outputs.contains(var))) {
-            self.record_sums()?;
-        }
         let kernel = self.precise(kernel, inputs)?;
         self.check_inputs(&*kernel, inputs)?;
         let written = kernel.outputs();
@@ -213,6 +188,16 @@ impl Graph {
         Ok(vars)
     }
 
+    fn check_outputs(&self, kernel: &dyn Kernel, outputs: &[Var]) -> Result<()> {
+        let declared = kernel.outputs();
+        if declared.len() != outputs.len() {
+            let (name, count) = (kernel.name(), declared.len());
+            return Err(Error::Compile(format!("kernel {name} has {count} outputs, got {}", outputs.len())));
+        }
+        let mut pairs = declared.iter().zip(outputs).enumerate();
+        pairs.try_for_each(|(i, (spec, var))| check_operand(kernel, "output", i, spec, self.spec(*var)))
+    }
+
     fn check_inputs(&self, kernel: &dyn Kernel, inputs: &[Var]) -> Result<()> {
         let declared = kernel.inputs();
         if declared.len() != inputs.len() {
@@ -221,94 +206,6 @@ impl Graph {
         }
         let mut pairs = declared.iter().zip(inputs).enumerate();
         pairs.try_for_each(|(i, (spec, var))| check_operand(kernel, "input", i, spec, self.spec(*var)))
-    }
-
-    /// The node that writes a tensor, if its kernel is a `K`.
-    pub(crate) fn producer<K: Kernel + Clone>(&self, var: Var) -> Option<(usize, K)> {
-        let index = self.nodes.iter().rposition(|node| node.outputs.contains(&var))?;
-        let recorded: &dyn Any = &*self.nodes[index].kernel;
-        let kernel = recorded.downcast_ref().map_or(recorded, |halves: &InHalves| halves.inside());
-        kernel.downcast_ref().cloned().map(|kernel| (index, kernel))
-    }
-
-    /// Whether anything recorded so far needs a tensor.
-    pub(crate) fn is_read(&self, var: Var) -> bool {
-        let by_sums = self.sums.iter().any(|sum| sum.input == var);
-        by_sums || self.kept.contains(&var) || self.nodes.iter().rev().any(|node| node.inputs.contains(&var))
-    }
-
-    /// Replaces a node's kernel by one that does more: it has `inputs` behind those that it had, and new outputs behind
-    /// the first `kept` of those that it had. Returns all new outputs. What was an output and is none any more must not
-    /// be read by anyone.
-    ///
-    /// # Errors
-    /// When the inputs are not what the kernel declares.
-    pub(crate) fn extend(
-        &mut self,
-        node: usize,
-        kernel: impl Kernel + 'static,
-        inputs: &[Var],
-        kept: usize,
-    ) -> Result<Vec<Var>> {
-        let all: Vec<Var> = self.nodes[node].inputs.iter().chain(inputs).copied().collect();
-        let kernel = self.precise(Arc::new(kernel), &all)?;
-        self.check_inputs(&*kernel, &all)?;
-        let new = kernel.outputs().into_iter().skip(kept).map(|spec| self.variable(spec, Home::Temporary, false));
-        let new: Vec<Var> = new.collect();
-        let outputs = self.nodes[node].outputs[..kept].iter().chain(&new).copied().collect();
-        self.nodes[node] = Node { kernel, inputs: all, outputs };
-        Ok(new)
-    }
-
-    /// Records a sum of parts together with those that wait, as far as a dispatch has room. Returns its outputs.
-    ///
-    /// # Errors
-    /// When the input is not what the sum wants.
-    pub(crate) fn sum(&mut self, sum: Sum, input: Var) -> Result<Vec<Var>> {
-        let outputs = self.sum_later(sum, input)?;
-        if let Some(last) = self.sums.pop() {
-            self.record_with_others(last)?;
-        }
-        Ok(outputs)
-    }
-
-    /// A sum of parts that is recorded with the next one ([`Graph::sum`]), or before something reads it.
-    ///
-    /// # Errors
-    /// As [`Graph::sum`].
-    pub(crate) fn sum_later(&mut self, sum: Sum, input: Var) -> Result<Vec<Var>> {
-        let kernel = SumPartials::new(sum);
-        self.check_inputs(&kernel, &[input])?;
-        let outputs = kernel.outputs().into_iter().map(|spec| self.variable(spec, Home::Temporary, false));
-        let outputs: Vec<Var> = outputs.collect();
-        self.sums.push(PendingSum { kernel, input, outputs: outputs.clone() });
-        Ok(outputs)
-    }
-
-    /// Records all sums that wait.
-    ///
-    /// # Errors
-    /// As [`Graph::launch`].
-    pub(crate) fn record_sums(&mut self) -> Result<()> {
-        while let Some(last) = self.sums.pop() {
-            self.record_with_others(last)?;
-        }
-        Ok(())
-    }
-
-    fn record_with_others(&mut self, sum: PendingSum) -> Result<()> {
-        let PendingSum { mut kernel, input, mut outputs } = sum;
-        let mut inputs = vec![input];
-        self.sums.retain(|other| {
-            let joined = kernel.join(&other.kernel);
-            if joined {
-                inputs.push(other.input);
-                outputs.extend_from_slice(&other.outputs);
-            }
-            !joined
-        });
-        let outputs: Vec<Option<Var>> = outputs.into_iter().map(Some).collect();
-        self.launch_into(kernel, &inputs, &outputs).map(|_| ())
     }
 
     /// Gives a tensor another shape with as many elements; nothing is moved. The shape is what later operations see.
