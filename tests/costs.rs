@@ -2,13 +2,12 @@
 //! traffic and dispatches of a step against what an engine that fuses well needs.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use nets::resnet::Shortcut;
 use nets::{Macs, Mode, Model, architecture};
 use one::Config;
 use tensor::optim::SgdConfig;
-use tensor::{DType, Graph, Kernel, Spec, Target};
+use tensor::{DType, Form, Graph, Spec, Target};
 
 /// A network at its own image size, and its multiply-accumulates.
 fn record(name: &str, shortcut: Shortcut, branches: usize, classes: usize) -> (Model, Macs) {
@@ -106,7 +105,7 @@ fn resnet32_by_number_of_branches() {
 }
 
 /// The kernels of a step of ResNet-32 with three branches at batch 128.
-fn step_kernels(training: bool, dtype: DType) -> Vec<Arc<dyn Kernel>> {
+fn step_kernels(training: bool, dtype: DType) -> Vec<Form> {
     let net = architecture("resnet32", Shortcut::B).expect("known");
     let (mut graph, mut model) = (Graph::new(), Model::new());
     let image = graph.input("image", Spec::new(dtype, [1, 128, 32, 32, 4]));
@@ -156,7 +155,7 @@ fn bytes_of_a_training_step() {
 #[test]
 fn dispatches_of_a_step() {
     let dispatches = |training| -> usize {
-        let passes = |kernel: &Arc<dyn Kernel>| kernel.launch(&Target::HARDWARE).passes().count();
+        let passes = |kernel: &Form| kernel.launch(&Target::HARDWARE).passes().count();
         step_kernels(training, DType::F32).iter().map(passes).sum()
     };
     let (training, evaluation) = (dispatches(true), dispatches(false));

@@ -41,7 +41,10 @@ fn architectures() -> Vec<(&'static str, Box<dyn Architecture>)> {
         ("ResNet of bottlenecks", Box::new(CifarResNet { block: Block::Bottleneck, blocks: 1, width, shortcut })),
         ("ResNeXt", Box::new(CifarResNeXt { blocks: 1, cardinality: 2, width: 8, stem: 8, shortcut })),
         ("DenseNet-BC", Box::new(DenseNetBc { layers: 2, growth: 4 })),
-        ("ResNet for ImageNet", Box::new(ImageNetResNet { block: imagenet::Block::Basic, blocks: [1; 4], stem: 8, shortcut })),
+        (
+            "ResNet for ImageNet",
+            Box::new(ImageNetResNet { block: imagenet::Block::Basic, blocks: [1; 4], stem: 8, shortcut }),
+        ),
     ]
 }
 
@@ -102,7 +105,7 @@ fn step(device: &Device, net: &dyn Architecture, config: &Config, dtype: DType, 
         running: read(model.params().running()),
         params: model.params().entries().to_vec(),
         fired: program.fired().keys().copied().collect(),
-        dispatches: program.kernels().len(),
+        dispatches: program.work().len(),
     }
 }
 

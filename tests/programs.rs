@@ -11,7 +11,9 @@ use tensor::device::open;
 use tensor::kernels::elementwise::{Add, Copy, Fill, Scale};
 use tensor::ops::{BatchNorm, Conv2d};
 use tensor::optim::SgdConfig;
-use tensor::{Bank, CompileOptions, Cost, Device, Error, Graph, Kernel, Launch, Slice, SliceMut, Spec, Target, Var};
+use tensor::{
+    Bank, CompileOptions, Cost, Device, Error, Form, Graph, Kernel, Launch, Slice, SliceMut, Spec, Target, Var,
+};
 
 const WORDS: usize = 5;
 
@@ -51,7 +53,7 @@ fn kernels_that_nothing_needs_are_dropped() {
     graph.keep(kept);
     assert_eq!(graph.kernels().count(), 4);
     let mut program = graph.compile(&Device::cpu()).expect("compiles");
-    assert_eq!(program.kernels().len(), 2);
+    assert_eq!(program.work().len(), 2);
     program.feed_f32(x, &[1.0, 2.0, 3.0, 4.0, 5.0]).expect("fits");
     program.run().expect("runs");
     assert_eq!(program.read_f32(kept).expect("kept"), [10.0, 20.0, 30.0, 40.0, 50.0]);
@@ -216,7 +218,7 @@ fn programs_that_run_by_turns_share_memory() {
 #[test]
 fn a_batch_norm_that_only_convolutions_read_has_no_tensor() {
     let (graph, ..) = training("resnet8", 1, 4);
-    let live: Vec<&str> = graph.live_kernels().expect("plans").iter().map(|kernel| kernel.name()).collect();
+    let live: Vec<&str> = graph.live_kernels().expect("plans").iter().map(Form::name).collect();
     let count = |name: &str| live.iter().filter(|&&other| other == name).count();
     // Nine convolutions with a batch-norm each, whose sums they take; three batch-norms are the first ones of a block, and
     // two are on its shortcut, and are computed as the sum is.

@@ -10,7 +10,7 @@ use nets::resnet::Shortcut;
 use nets::{Model, architecture};
 use one::Config;
 use tensor::optim::SgdConfig;
-use tensor::{Binding, DType, Graph, Kernel, Launch, Spec, Target};
+use tensor::{Binding, DType, Form, Graph, Launch, Spec, Target};
 
 /// The variants of hardware, with subgroups of any size and without, and of software adapters are all checked.
 const TARGETS: [Target; 5] = [
@@ -119,7 +119,7 @@ fn check_all(launches: impl IntoIterator<Item = (String, Launch)>) {
 }
 
 /// Every variant of a kernel, for every kind of adapter.
-fn variants(name: &str, kernel: &dyn Kernel) -> Vec<(String, Launch)> {
+fn variants(name: &str, kernel: &Form) -> Vec<(String, Launch)> {
     let on = |target| kernel.candidates(target).into_iter().map(|launch| launch.in_subgroups(target));
     TARGETS.iter().flat_map(on).map(|launch| (name.to_owned(), launch)).collect()
 }
@@ -127,7 +127,7 @@ fn variants(name: &str, kernel: &dyn Kernel) -> Vec<(String, Launch)> {
 #[test]
 fn every_case_is_valid_everywhere() {
     let cases = cases::all().into_iter();
-    check_all(cases.flat_map(|case| variants(&case.name, case.kernel.as_ref())));
+    check_all(cases.flat_map(|case| variants(&case.name, &case.kernel)));
 }
 
 /// The kernels of a network's training and evaluation steps, described and launched.
@@ -149,7 +149,7 @@ fn launches(name: &str, shortcut: Shortcut, branches: usize, batch: usize, dtype
         recorded.unwrap_or_else(|error| panic!("{name}: {error}"));
         for kernel in graph.live_kernels().expect("planned") {
             let name = format!("{name}: {}", kernel.describe());
-            launches.extend(variants(&name, kernel.as_ref()));
+            launches.extend(variants(&name, &kernel));
         }
     }
     launches

@@ -2,11 +2,9 @@
 
 mod common;
 
-use std::sync::Arc;
-
 use tensor::ops::Conv2d;
 use tensor::tuning::{Candidate, Choices, key, measure, tunable};
-use tensor::{Device, Graph, Kernel, Spec, Target, Var};
+use tensor::{Device, Form, Graph, Spec, Target, Var};
 
 /// A convolution with several variants.
 fn recorded() -> (Graph, Var, Var, Var) {
@@ -18,7 +16,7 @@ fn recorded() -> (Graph, Var, Var, Var) {
     (graph, x, w, y)
 }
 
-fn candidates(target: &Target) -> (u64, Arc<dyn Kernel>) {
+fn candidates(target: &Target) -> (u64, Form) {
     let (graph, ..) = recorded();
     let kernels = graph.live_kernels().expect("planned");
     let mut found = tunable(&kernels, target);
@@ -59,7 +57,7 @@ fn devices_run_the_variants_that_they_are_given() {
         for (variant, launch) in launches.iter().enumerate() {
             let mut choices = Choices::default();
             choices.choose(key_of_all, variant);
-            assert_eq!(choices.launch(kernel.as_ref(), &Target::HARDWARE).source(), launch.source());
+            assert_eq!(choices.launch(&kernel, &Target::HARDWARE).source(), launch.source());
             let tuned = device.tuned(choices);
             let (first, second) = (run(&tuned), run(&tuned));
             assert!(first.iter().zip(&second).all(|(a, b)| a.to_bits() == b.to_bits()), "variant {variant}");
@@ -76,9 +74,9 @@ fn choices_of_other_candidates_are_never_found() {
     let mut choices = Choices::default();
     choices.choose(key(&launches[1..]), 1);
     choices.choose(key(&launches) ^ 1, 2);
-    assert_eq!(choices.launch(kernel.as_ref(), &Target::HARDWARE).source(), launches[0].source());
+    assert_eq!(choices.launch(&kernel, &Target::HARDWARE).source(), launches[0].source());
     assert!(choices.among([&kernel], &Target::HARDWARE).is_empty());
     // An index that there is not is the static rule's variant.
     choices.choose(key(&launches), launches.len());
-    assert_eq!(choices.launch(kernel.as_ref(), &Target::HARDWARE).source(), launches[0].source());
+    assert_eq!(choices.launch(&kernel, &Target::HARDWARE).source(), launches[0].source());
 }

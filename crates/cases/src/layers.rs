@@ -1,13 +1,12 @@
 //! What a network really runs: the kernels of a training step, for benches only.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use nets::Model;
 use nets::resnet::{CifarResNet, Shortcut};
 use one::Config;
 use tensor::optim::SgdConfig;
-use tensor::{DType, Graph, Kernel, Spec};
+use tensor::{DType, Form, Graph, Spec};
 
 use crate::{Case, Fill};
 
@@ -22,7 +21,7 @@ pub fn layers(batch: usize) -> Vec<Case> {
     one::training(&mut graph, &mut model, &net, (image, labels), &config, optimizer).expect("the network is valid");
 
     let mut index = HashMap::new();
-    let mut kernels: Vec<(Arc<dyn Kernel>, usize)> = Vec::new();
+    let mut kernels: Vec<(Form, usize)> = Vec::new();
     for kernel in graph.live_kernels().expect("the network is valid") {
         // Variants of the same shapes differ in their fields.
         let i = *index.entry(format!("{kernel:?}")).or_insert_with(|| {
@@ -35,7 +34,7 @@ pub fn layers(batch: usize) -> Vec<Case> {
 }
 
 /// Values that suit every operand: positive where a root is taken, labels that are valid classes.
-fn case(kernel: Arc<dyn Kernel>, count: usize) -> Case {
+fn case(kernel: Form, count: usize) -> Case {
     let fill = |spec: &Spec| match spec.dtype {
         DType::F32 | DType::F16 => Fill::Uniform(0.5, 1.5),
         DType::U32 => Fill::Below(10),

@@ -11,11 +11,8 @@ pub mod steps;
 mod table;
 pub mod verify;
 
-use std::sync::Arc;
-
 use half::f16;
-use tensor::halves::InHalves;
-use tensor::{DType, Kernel, Rng, Spec};
+use tensor::{DType, Form, Kernel, Rng, Spec};
 
 pub use compare::{Comparison, Mismatch, compare};
 pub use layers::layers;
@@ -28,7 +25,7 @@ pub struct Case {
     /// Filter string, printed so that it can be pasted back: `family/what`.
     pub name: String,
     /// The kernel itself.
-    pub kernel: Arc<dyn Kernel>,
+    pub kernel: Form,
     /// How each input is filled.
     pub inputs: Vec<Fill>,
     /// What each updated output (see `Kernel::updates`) holds beforehand, in order.
@@ -94,7 +91,7 @@ impl Case {
             name: name.into(),
             inputs: vec![Fill::Normal(0.1, 1.0); kernel.inputs().len()],
             updates: vec![Fill::Normal(0.1, 1.0); updates],
-            kernel: Arc::new(kernel),
+            kernel: kernel.into(),
             tolerance: f64::from(f32::EPSILON) * (8.0 + 4.0 * (reduction as f64).sqrt()),
             quick: false,
         }
@@ -102,7 +99,7 @@ impl Case {
 
     /// The same case with activations of 16 bits, if the kernel has that form, and its inputs are random.
     fn in_halves(&self) -> Option<Self> {
-        let kernel = InHalves::new(Arc::clone(&self.kernel)).ok()?;
+        let kernel = self.kernel.clone().in_halves().ok()?;
         if self.inputs.iter().any(|fill| matches!(fill, Fill::Words(_))) {
             return None;
         }
@@ -110,7 +107,7 @@ impl Case {
         // Both sides round what they store.
         let rounding = if halves { f64::from(f16::EPSILON) } else { 0.0 };
         let (name, tolerance) = (format!("{}/f16", self.name), self.tolerance + rounding);
-        Some(Self { name, kernel: Arc::new(kernel), tolerance, ..self.clone() })
+        Some(Self { name, kernel, tolerance, ..self.clone() })
     }
 
     /// Replaces the fill of one input.

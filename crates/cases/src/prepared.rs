@@ -1,10 +1,7 @@
 //! The operands of a case, the outputs of its reference, and those of a device.
 
-use std::sync::Arc;
-
 use tensor::device::{Dispatch, Executable, View};
-use tensor::kernel::compute;
-use tensor::{DType, Device, Kernel, Slice, SliceMut, Spec};
+use tensor::{DType, Device, Form, Slice, SliceMut, Spec, Work};
 
 use crate::Case;
 
@@ -60,7 +57,7 @@ impl Case {
 
     /// The outputs of the reference, computed without any device.
     pub fn reference(&self) -> Vec<Vec<u32>> {
-        self.operands().reference(self.kernel.as_ref())
+        self.operands().reference(&self.kernel)
     }
 
     /// Uploads the operands and prepares the kernel.
@@ -83,7 +80,7 @@ impl Case {
 
 impl Operands {
     /// What `kernel`'s reference makes of them.
-    pub fn reference(&self, kernel: &dyn Kernel) -> Vec<Vec<u32>> {
+    pub fn reference(&self, kernel: &Form) -> Vec<Vec<u32>> {
         let mut outputs = self.outputs.clone();
         let (input_specs, output_specs) = (kernel.inputs(), kernel.outputs());
         let inputs: Vec<Slice<'_>> =
@@ -96,7 +93,7 @@ impl Operands {
                 _ => SliceMut::U32(words),
             })
             .collect();
-        compute(kernel, &inputs, &mut slices);
+        kernel.compute(&inputs, &mut slices);
         outputs
     }
 
@@ -104,7 +101,7 @@ impl Operands {
     ///
     /// # Errors
     /// As [`Case::prepare`].
-    pub fn prepare(&self, kernel: Arc<dyn Kernel>, device: &Device, repeats: usize) -> Result<Prepared, tensor::Error> {
+    pub fn prepare(&self, kernel: Form, device: &Device, repeats: usize) -> Result<Prepared, tensor::Error> {
         let mut id = 0;
         let mut view = |words: &[u32], spec: &Spec, guard: usize| {
             let mut padded = vec![POISON; guard];
@@ -120,7 +117,7 @@ impl Operands {
         let inputs = inputs.collect::<Result<Vec<_>, tensor::Error>>()?;
         let outputs = self.outputs.iter().zip(&output_specs).map(|(words, spec)| view(words, spec, GUARD));
         let outputs = outputs.collect::<Result<Vec<_>, tensor::Error>>()?;
-        let dispatch = Dispatch { kernel, inputs, outputs: outputs.clone() };
+        let dispatch = Dispatch { work: Work::Kernel(kernel), inputs, outputs: outputs.clone() };
         let executable = device.prepare(vec![dispatch; repeats])?;
         Ok(Prepared { device: device.clone(), executable, outputs })
     }

@@ -4,12 +4,10 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tensor::tuning::Variant;
-use tensor::{DType, Device, Kernel, Launch, Target};
+use tensor::{DType, Device, Form, Launch, Target};
 
 use crate::prepared::Operands;
 use crate::{Case, Mismatch, compare};
@@ -20,7 +18,7 @@ pub struct Candidate {
     /// The kind of adapter that it is for, and its place among the candidates there.
     pub name: String,
     /// The kernel in this launch.
-    pub kernel: Arc<dyn Kernel>,
+    pub kernel: Form,
 }
 
 /// Which launches of a kernel are tried.
@@ -95,9 +93,9 @@ const MOST_LOSSES: usize = 8;
 
 /// The launches of a kernel that a device like `own` can run, as far as `reach` goes, each once. The CPU device (none) has
 /// the reference alone.
-pub fn candidates(kernel: &Arc<dyn Kernel>, own: Option<Target>, reach: Reach) -> Vec<Candidate> {
+pub fn candidates(kernel: &Form, own: Option<Target>, reach: Reach) -> Vec<Candidate> {
     let Some(own) = own else {
-        return vec![Candidate { name: "reference".to_owned(), kernel: Arc::clone(kernel) }];
+        return vec![Candidate { name: "reference".to_owned(), kernel: kernel.clone() }];
     };
     let halves = kernel.inputs().iter().chain(&kernel.outputs()).any(|spec| spec.dtype == DType::F16);
     let mut seen = HashSet::new();
@@ -125,7 +123,7 @@ pub fn candidates(kernel: &Arc<dyn Kernel>, own: Option<Target>, reach: Reach) -
             // A launch's debug text holds all of it.
             if runs(&launch, own) && seen.insert(format!("{launch:?}")) {
                 let name = format!("{kind} {index}{stored}");
-                found.push(Candidate { name, kernel: Arc::new(Variant::new(Arc::clone(kernel), launch)) });
+                found.push(Candidate { name, kernel: kernel.clone().launched_as(launch) });
             }
         }
     }
@@ -141,7 +139,7 @@ fn runs(launch: &Launch, own: Target) -> bool {
 pub fn verify(case: &Case, devices: &[Opened]) -> Outcome {
     let started = Instant::now();
     let operands = case.operands();
-    let want = operands.reference(case.kernel.as_ref());
+    let want = operands.reference(&case.kernel);
     let mut outcome = Outcome::of(case);
     'devices: for opened in devices {
         let candidates = candidates(&case.kernel, opened.device.target(), opened.reach);
@@ -175,7 +173,7 @@ fn attempt(
     want: &[Vec<u32>],
     device: &Device,
 ) -> (f64, Option<Wrong>) {
-    let prepared = operands.prepare(Arc::clone(&candidate.kernel), device, 1).map_err(|error| error.to_string());
+    let prepared = operands.prepare(candidate.kernel.clone(), device, 1).map_err(|error| error.to_string());
     let got = match prepared.and_then(|mut prepared| prepared.outputs()) {
         Ok(got) => got,
         Err(problem) => return (0.0, Some((None, problem))),

@@ -1,7 +1,6 @@
 //! Kernels that are broken on purpose are found and named; those beside them are not.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cases::Case;
@@ -9,8 +8,7 @@ use cases::verify::{Opened, Outcome, Reach, candidates, verify, verify_all};
 use tensor::device::{GpuOptions, adapters, open_with};
 use tensor::kernel::Prelude;
 use tensor::kernels::elementwise::Fill;
-use tensor::tuning::Variant;
-use tensor::{DType, Device, Kernel, Launch, Target};
+use tensor::{DType, Device, Form, Kernel, Launch, Target};
 
 /// Writes 2.5 into 1028 elements, 4 at a time.
 const FILL: Fill = Fill { words: 1028, value: 2.5 };
@@ -35,11 +33,9 @@ fn opened(name: &str) -> [Opened; 2] {
 
 /// A case of the kernel with its launch altered.
 fn broken(name: &str, alter: impl Fn(&mut Launch)) -> Case {
-    let kernel: Arc<dyn Kernel> = Arc::new(FILL);
-    let mut launch = kernel.launch(&Target::SOFTWARE);
+    let mut launch = FILL.launch(&Target::SOFTWARE);
     alter(&mut launch);
-    let kernel = Arc::new(Variant::new(kernel, launch));
-    Case { kernel, ..Case::new(name, FILL, 1) }
+    Case { kernel: Form::from(FILL).launched_as(launch), ..Case::new(name, FILL, 1) }
 }
 
 /// Replaces a constant of the prelude.

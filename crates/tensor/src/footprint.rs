@@ -49,7 +49,7 @@ impl Graph {
             let bound = node.inputs.iter().chain(&node.outputs).map(size).max();
             footprint.largest_binding = footprint.largest_binding.max(bound.unwrap_or(0));
             for var in node.outputs.iter().filter(|var| graph.is_temporary(**var)) {
-                footprint.temporaries.push((format!("{} of {}", graph.spec(*var), node.kernel.name()), size(var)));
+                footprint.temporaries.push((format!("{} of {}", graph.spec(*var), node.work.name()), size(var)));
             }
         }
         Ok(footprint)

@@ -7,9 +7,8 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::graph::{Graph, Var};
-use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
-use crate::target::Target;
+use crate::work::Work;
 
 /// Work of the host between two parts of a program, on tensors of 32-bit floats.
 pub trait HostWork: Any + Debug + Send + Sync {
@@ -34,54 +33,12 @@ pub trait HostWork: Any + Debug + Send + Sync {
     fn run(&self, inputs: &[Vec<f32>], outputs: &mut [Vec<f32>]) -> Result<()>;
 }
 
-/// Host work in its place among a program's kernels. No device runs it.
-#[derive(Debug, Clone)]
-pub(crate) struct OnHost(pub Arc<dyn HostWork>);
-
-impl Kernel for OnHost {
-    fn name(&self) -> &'static str {
-        self.0.name()
-    }
-
-    fn inputs(&self) -> Vec<Spec> {
-        self.0.inputs()
-    }
-
-    fn outputs(&self) -> Vec<Spec> {
-        self.0.outputs()
-    }
-
-    fn updates(&self, _: usize) -> bool {
-        self.0.updates()
-    }
-
-    fn cost(&self) -> Cost {
-        Cost::new(self, 0)
-    }
-
-    fn host_work(&self) -> Option<&dyn HostWork> {
-        Some(&*self.0)
-    }
-
-    fn reference(&self, _: &[Slice<'_>], _: &mut [SliceMut<'_>]) {
-        unreachable!("programs give what the host does to the host");
-    }
-
-    fn launch(&self, _: &Target) -> Launch {
-        unreachable!("programs give what the host does to the host");
-    }
-
-    fn candidates(&self, _: &Target) -> Vec<Launch> {
-        Vec::new()
-    }
-}
-
 impl Graph {
     /// Records work of the host; `outputs` as in [`Graph::launch_into`]. It is done whether or not anything needs it.
     ///
     /// # Errors
     /// When the operands are not what the work declares.
     pub fn host(&mut self, work: impl HostWork + 'static, inputs: &[Var], outputs: &[Option<Var>]) -> Result<Vec<Var>> {
-        self.launch_into(OnHost(Arc::new(work)), inputs, outputs)
+        self.record(Work::Host(Arc::new(work)), inputs, outputs)
     }
 }

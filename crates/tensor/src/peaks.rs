@@ -1,11 +1,10 @@
 //! What a device can do at most, measured: multiply-adds in registers, copies through its memory, reads of workgroup memory.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::device::Device;
 use crate::error::Result;
-use crate::kernel::{Cost, Kernel};
+use crate::kernel::{Cost, Form, Kernel};
 use crate::kernels::elementwise::Copy;
 use crate::kernels::peak_fma::PeakFma;
 use crate::kernels::peak_workgroup::PeakWorkgroup;
@@ -61,9 +60,9 @@ impl Peaks {
 
 /// The fastest run of a kernel, in seconds.
 fn fastest(device: &Device, kernel: impl Kernel + 'static) -> Result<f64> {
-    let kernel: Arc<dyn Kernel> = Arc::new(kernel);
+    let kernel = Form::from(kernel);
     let operands = Operands::new(device, &kernel)?;
-    let mut executable = device.prepare(vec![operands.dispatch(Arc::clone(&kernel))])?;
+    let mut executable = device.prepare(vec![operands.dispatch(kernel.clone())])?;
     let (begun, mut runs, mut best) = (Instant::now(), 0, Duration::MAX);
     while runs < FEWEST_RUNS || begun.elapsed() < TIME {
         best = best.min(executable.run_timed()?.iter().sum());

@@ -51,7 +51,7 @@ pub fn plan(graph: &Graph) -> Result<Plan> {
         check_operands(graph, index)?;
         for &var in &node.inputs {
             if temporary(var) && slots[var.0].is_none() {
-                return Err(Error::Compile(format!("{} reads a tensor before it is written", node.kernel.describe())));
+                return Err(Error::Compile(format!("{} reads a tensor before it is written", node.work.describe())));
             }
         }
         for &var in node.outputs.iter().filter(|&&var| temporary(var)) {
@@ -93,8 +93,8 @@ pub(crate) fn live_nodes(graph: &Graph) -> Vec<usize> {
         .rev()
         .filter(|&index| {
             let node = &graph.nodes[index];
-            let live = node.kernel.host_work().is_some()
-                || node.outputs.iter().any(|&var| needed[var.0] || !graph.is_temporary(var));
+            let live =
+                node.work.host().is_some() || node.outputs.iter().any(|&var| needed[var.0] || !graph.is_temporary(var));
             if live {
                 for var in &node.inputs {
                     needed[var.0] = true;
@@ -115,7 +115,7 @@ fn check_operands(graph: &Graph, index: usize) -> Result<()> {
         Home::State(bank, offset) => Some((bank.id(), *offset, graph.spec(var).words(), bank)),
         _ => None,
     };
-    let fail = |what: String| Err(Error::Compile(format!("kernel {}: {what}", node.kernel.name())));
+    let fail = |what: String| Err(Error::Compile(format!("kernel {}: {what}", node.work.name())));
     for (i, &output) in node.outputs.iter().enumerate() {
         if matches!(graph.variables[output.0].home, Home::Fed(_)) {
             return fail(format!("output {i} is a fed tensor"));

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use half::f16;
@@ -12,17 +11,18 @@ use crate::device::{Buffer, Device, Dispatch, Executable, View};
 use crate::error::{Error, Result};
 use crate::graph::fuse::Fired;
 use crate::graph::{Graph, Home, Var};
-use crate::kernel::{Cost, Kernel};
+use crate::kernel::{Cost, Form};
 use crate::plan::{Plan, plan};
 use crate::shape::{DType, Spec};
 use crate::tuning::Choices;
+use crate::work::Work;
 
 /// A graph compiled for a device. Shapes are fixed, so a run allocates nothing.
 #[derive(Debug)]
 pub struct Program {
     device: Device,
     executable: Executable,
-    kernels: Vec<Arc<dyn Kernel>>,
+    work: Vec<Work>,
     /// The kernels with their operands.
     dispatches: Vec<Dispatch>,
     /// What the host does, by the dispatch in whose place it stands.
@@ -158,9 +158,17 @@ impl Graph {
     ///
     /// # Errors
     /// As [`Graph::compile`].
-    pub fn live_kernels(&self) -> Result<Vec<Arc<dyn Kernel>>> {
+    pub fn live_kernels(&self) -> Result<Vec<Form>> {
+        Ok(self.live_work()?.into_iter().filter_map(|work| work.kernel().cloned()).collect())
+    }
+
+    /// All that a compiled program runs, in order: kernels and work of the host.
+    ///
+    /// # Errors
+    /// As [`Graph::compile`].
+    pub fn live_work(&self) -> Result<Vec<Work>> {
         let (graph, _) = self.fused()?;
-        Ok(plan(&graph)?.order.into_iter().map(|index| Arc::clone(&graph.nodes[index].kernel)).collect())
+        Ok(plan(&graph)?.order.into_iter().map(|index| graph.nodes[index].work.clone()).collect())
     }
 
     /// Orders the kernels, drops dead ones, plans memory, and prepares everything for `device`.
@@ -230,13 +238,13 @@ impl Graph {
             .iter()
             .map(|&index| &self.nodes[index])
             .map(|node| Dispatch {
-                kernel: Arc::clone(&node.kernel),
+                work: node.work.clone(),
                 inputs: node.inputs.iter().map(operand).collect(),
                 outputs: node.outputs.iter().map(operand).collect(),
             })
             .collect();
-        let kernels = dispatches.iter().map(|dispatch| Arc::clone(&dispatch.kernel)).collect();
-        let host = dispatches.iter().enumerate().filter(|(_, dispatch)| dispatch.kernel.host_work().is_some());
+        let work = dispatches.iter().map(|dispatch| dispatch.work.clone()).collect();
+        let host = dispatches.iter().enumerate().filter(|(_, dispatch)| dispatch.work.host().is_some());
         let host = host.map(|(index, Dispatch { inputs, outputs, .. })| {
             (index, HostDispatch { inputs: inputs.clone(), outputs: outputs.clone() })
         });
@@ -245,7 +253,7 @@ impl Graph {
         Ok(Program {
             device: device.clone(),
             executable: device.prepare(dispatches.clone())?,
-            kernels,
+            work,
             dispatches,
             host,
             poison: options.poison,
@@ -309,9 +317,9 @@ fn add(sums: &mut [Duration], times: Vec<Duration>) {
 }
 
 impl HostDispatch {
-    /// Does the work of `kernel`.
-    fn run(&self, device: &Device, kernel: &dyn Kernel) -> Result<()> {
-        let Some(work) = kernel.host_work() else { return Ok(()) };
+    /// Does `work` on its operands.
+    fn run(&self, device: &Device, work: &Work) -> Result<()> {
+        let Some(work) = work.host() else { return Ok(()) };
         let read = |view: &View| device.read(&view.buffer, view.offset, view.words).map(bytemuck::cast_vec);
         let inputs = self.inputs.iter().map(read).collect::<Result<Vec<Vec<f32>>>>()?;
         let updates = work.updates();
@@ -339,7 +347,7 @@ impl Program {
         Ok(Self {
             executable: device.prepare(self.dispatches.clone())?,
             device,
-            kernels: self.kernels.clone(),
+            work: self.work.clone(),
             dispatches: self.dispatches.clone(),
             host: self.host.clone(),
             poison: self.poison,
@@ -350,9 +358,14 @@ impl Program {
         })
     }
 
+    /// What one run does, in order.
+    pub fn work(&self) -> &[Work] {
+        &self.work
+    }
+
     /// The kernels of one run, in order.
-    pub fn kernels(&self) -> &[Arc<dyn Kernel>] {
-        &self.kernels
+    pub fn kernels(&self) -> impl Iterator<Item = &Form> {
+        self.work.iter().filter_map(Work::kernel)
     }
 
     /// How often each rule of fusion has changed the step as it was recorded.
@@ -363,7 +376,7 @@ impl Program {
     /// How many dispatches one run takes: on a GPU, those kernels whose variant for it works in passes take several.
     pub fn dispatches(&self) -> usize {
         match &self.executable {
-            Executable::Cpu(_) => self.kernels.len(),
+            Executable::Cpu(_) => self.work.len(),
             Executable::Gpu(program) => program.dispatches(),
         }
     }
@@ -408,16 +421,16 @@ impl Program {
         let mut first = 0;
         for (&index, work) in &self.host {
             self.executable.run_part(first..index)?;
-            work.run(&self.device, &*self.kernels[index])?;
+            work.run(&self.device, &self.work[index])?;
             first = index + 1;
         }
-        self.executable.run_part(first..self.kernels.len())
+        self.executable.run_part(first..self.work.len())
     }
 
     /// Runs one dispatch alone.
     fn run_one(&mut self, dispatch: usize) -> Result<()> {
         match self.host.get(&dispatch) {
-            Some(work) => work.run(&self.device, &*self.kernels[dispatch]),
+            Some(work) => work.run(&self.device, &self.work[dispatch]),
             None => self.executable.run_part(dispatch..dispatch + 1),
         }
     }
@@ -429,7 +442,7 @@ impl Program {
     /// Anything that failed on the device.
     pub fn run_checked(&mut self) -> Result<Option<NotFinite>> {
         let mut first = None;
-        for dispatch in 0..self.kernels.len() {
+        for dispatch in 0..self.work.len() {
             if self.poison {
                 self.poison_outputs(dispatch)?;
             }
@@ -444,7 +457,7 @@ impl Program {
     /// Fills with NaN what a kernel is to overwrite.
     fn poison_outputs(&self, dispatch: usize) -> Result<()> {
         for (i, view) in self.dispatches[dispatch].outputs.iter().enumerate() {
-            if view.dtype != DType::U32 && !self.kernels[dispatch].updates(i) {
+            if view.dtype != DType::U32 && !self.work[dispatch].updates(i) {
                 // All ones are no number in 32 bits, and twice none in 16.
                 self.device.write(&view.buffer, view.offset, &vec![u32::MAX; view.words])?;
             }
@@ -458,10 +471,10 @@ impl Program {
         {
             let data = floats(self.device.read(&view.buffer, view.offset, view.words)?, view.dtype);
             if let Some(element) = data.iter().position(|value| !value.is_finite()) {
-                let kernel = &self.kernels[dispatch];
+                let kernel = &self.work[dispatch];
                 return Ok(Some(NotFinite {
                     dispatch,
-                    dispatches: self.kernels.len(),
+                    dispatches: self.work.len(),
                     kernel: kernel.describe(),
                     output,
                     spec: kernel.outputs().swap_remove(output),
@@ -505,23 +518,23 @@ impl Program {
         })
     }
 
-    /// Runs the step `runs` times, and returns the mean time of each of its [kernels](Program::kernels).
+    /// Runs the step `runs` times, and returns the mean time of each of its [parts](Program::work).
     ///
     /// # Errors
     /// Anything that failed on the device.
     pub fn time_kernels(&mut self, runs: u32) -> Result<Vec<Duration>> {
         let runs = runs.max(1);
-        let mut times = vec![Duration::ZERO; self.kernels.len()];
+        let mut times = vec![Duration::ZERO; self.work.len()];
         for _ in 0..runs {
             let mut first = 0;
             for (&index, work) in &self.host {
                 add(&mut times[first..index], self.executable.time_part(first..index)?);
                 let begun = Instant::now();
-                work.run(&self.device, &*self.kernels[index])?;
+                work.run(&self.device, &self.work[index])?;
                 times[index] += begun.elapsed();
                 first = index + 1;
             }
-            add(&mut times[first..], self.executable.time_part(first..self.kernels.len())?);
+            add(&mut times[first..], self.executable.time_part(first..self.work.len())?);
         }
         Ok(times.into_iter().map(|time| time / runs).collect())
     }
@@ -533,7 +546,7 @@ impl Program {
     pub fn profile(&mut self, runs: u32) -> Result<Vec<ProfileRow>> {
         let times = self.time_kernels(runs)?;
         let mut rows: BTreeMap<&'static str, ProfileRow> = BTreeMap::new();
-        for (kernel, time) in self.kernels.iter().zip(times) {
+        for (kernel, time) in self.work.iter().zip(times) {
             let name = kernel.name();
             let empty = ProfileRow { kernel: name, count: 0, time: Duration::ZERO, cost: Cost::default() };
             let row = rows.entry(name).or_insert(empty);

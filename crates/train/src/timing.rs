@@ -40,8 +40,8 @@ impl Spent {
     pub fn of_step(program: &mut Program, runs: u32, peaks: &Peaks) -> Result<Self> {
         let times = program.time_kernels(runs)?;
         let mut all = Self::default();
-        for (kernel, time) in program.kernels().iter().zip(times) {
-            all.add(&Self::new(time, kernel.cost(), peaks));
+        for (work, time) in program.work().iter().zip(times) {
+            all.add(&Self::new(time, work.cost(), peaks));
         }
         Ok(all)
     }

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use data::{Dataset, Epoch, Pictures, Sampler};
 use nets::Model;
 use one::{LossWeights, Metrics};
-use tensor::{Choices, Device, Error, Kernel, Program, Sharing};
+use tensor::{Choices, Device, Error, Form, Program, Sharing};
 
 use crate::checkpoint::{Best, Header, Position};
 use crate::config::Config;
@@ -146,9 +146,9 @@ impl Trainer {
     }
 
     /// The kernels of all its programs.
-    pub fn kernels(&self) -> impl Iterator<Item = &Arc<dyn Kernel>> {
+    pub fn kernels(&self) -> impl Iterator<Item = &Form> {
         let validation = self.validation.iter().flat_map(|validation| validation.program.kernels());
-        self.training.program.kernels().iter().chain(self.evaluation.program.kernels()).chain(validation)
+        self.training.program.kernels().chain(self.evaluation.program.kernels()).chain(validation)
     }
 
     /// Goes on with other programs of the same steps, which run the variants of kernels that `choices` name.

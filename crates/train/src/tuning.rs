@@ -3,12 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::env;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tensor::tuning::{self, Outcome};
-use tensor::{Choices, Kernel, Program, Target};
+use tensor::{Choices, Form, Program, Target};
 
 use crate::output;
 use crate::programs::{EvaluationProgram, StepSettings};
@@ -35,7 +34,7 @@ const SAVE_EVERY: Duration = Duration::from_secs(2);
 pub struct Subject {
     /// The key of its candidates.
     pub key: u64,
-    pub kernel: Arc<dyn Kernel>,
+    pub kernel: Form,
     /// Its dispatches in a training step, and in an evaluation step.
     pub training: usize,
     pub evaluation: usize,
@@ -57,7 +56,7 @@ impl Keys {
     }
 
     /// The key of a kernel that has several candidates.
-    fn of(&mut self, kernel: &dyn Kernel) -> Option<u64> {
+    fn of(&mut self, kernel: &Form) -> Option<u64> {
         let target = &self.target;
         *self.known.entry(format!("{kernel:?}")).or_insert_with(|| {
             let candidates = kernel.candidates(target);
@@ -95,9 +94,10 @@ pub fn subjects(trainer: &mut Trainer, target: Target) -> Result<Vec<Subject>> {
     for (weight, program, evaluates) in [(1.0, &mut training.program, 0)].into_iter().chain(evaluated) {
         program.run()?;
         let times = program.time_kernels(1)?;
-        for (kernel, time) in program.kernels().iter().zip(times) {
-            let Some(key) = keys.of(kernel.as_ref()) else { continue };
-            let new = || Subject { key, kernel: Arc::clone(kernel), training: 0, evaluation: 0, seconds: 0.0 };
+        for (work, time) in program.work().iter().zip(times) {
+            let Some(kernel) = work.kernel() else { continue };
+            let Some(key) = keys.of(kernel) else { continue };
+            let new = || Subject { key, kernel: kernel.clone(), training: 0, evaluation: 0, seconds: 0.0 };
             let subject = found.entry(key).or_insert_with(new);
             subject.training += 1 - evaluates;
             subject.evaluation += evaluates;
@@ -121,7 +121,7 @@ pub fn measure(
     deadline: Option<Instant>,
     mut each: impl FnMut(&Subject, &Outcome) -> Result<()>,
 ) -> Result<()> {
-    let kernels: Vec<_> = subjects.iter().map(|subject| (subject.key, Arc::clone(&subject.kernel))).collect();
+    let kernels: Vec<_> = subjects.iter().map(|subject| (subject.key, subject.kernel.clone())).collect();
     let mut result = Ok(());
     let mut saved = Instant::now();
     tuning::measure_all(&trainer.device, &target, &kernels, deadline, |index, outcome| {
@@ -229,9 +229,9 @@ fn in_steps(
     let before = [&mut trainer.training.program, &mut trainer.evaluation.program];
     for (before, after) in before.into_iter().zip(after) {
         let places: Vec<Option<u64>> = before
-            .kernels()
+            .work()
             .iter()
-            .map(|kernel| keys.of(kernel.as_ref()).filter(|key| changed.contains(key)))
+            .map(|work| work.kernel().and_then(|kernel| keys.of(kernel)).filter(|key| changed.contains(key)))
             .collect();
         let mut programs = [before, after];
         let sums = alternate(time / 2, |which| {
@@ -280,7 +280,7 @@ pub fn automatic(trainer: &mut Trainer, known: Option<Tuned>) -> Result<Option<T
     let (Some(adapter), Some(target)) = (trainer.device.adapter().cloned(), target) else { return Ok(known) };
     let is_known = |key| known.as_ref().is_some_and(|known| known.knows(key));
     let mut keys = Keys::new(target);
-    if trainer.kernels().filter_map(|kernel| keys.of(kernel.as_ref())).all(is_known) {
+    if trainer.kernels().filter_map(|kernel| keys.of(kernel)).all(is_known) {
         return Ok(known);
     }
     let mut tuned = match known.map_or_else(|| Tuned::new(&adapter), Ok) {

@@ -9,7 +9,7 @@ use nets::{Model, architecture};
 use one::Config;
 use serde::{Deserialize, Serialize};
 use tensor::optim::SgdConfig;
-use tensor::{DType, Graph, Kernel, Spec, Target};
+use tensor::{DType, Form, Graph, Spec, Target};
 
 use crate::predict::Step;
 use crate::spirv;
@@ -66,7 +66,7 @@ impl<'a> Collector<'a> {
         Self { selection, seen: BTreeSet::new(), names: BTreeMap::new(), jobs: Vec::new() }
     }
 
-    fn add(&mut self, name: &str, kernel: &dyn Kernel) -> Result<()> {
+    fn add(&mut self, name: &str, kernel: &Form) -> Result<()> {
         if !self.selection.filters.iter().all(|filter| name.contains(filter.as_str())) {
             return Ok(());
         }
@@ -97,7 +97,7 @@ pub fn of_steps(steps: Steps<'_>, selection: Selection<'_>) -> Result<Vec<Job>> 
         for network in steps.networks {
             for training in [true, false] {
                 for kernel in record(steps, precision, network, training)?.live_kernels()? {
-                    collector.add(&kernel.describe(), kernel.as_ref())?;
+                    collector.add(&kernel.describe(), &kernel)?;
                 }
             }
         }
@@ -111,8 +111,8 @@ pub fn training_steps(steps: Steps<'_>) -> Result<Vec<Step>> {
     for &precision in steps.precisions {
         for network in steps.networks {
             let kernels = record(steps, precision, network, true)?.live_kernels()?;
-            let passes = |kernel: &dyn Kernel| kernel.launch(&Target::HARDWARE).passes().count();
-            let kernels = kernels.iter().map(|kernel| (kernel.describe(), kernel.cost(), passes(kernel.as_ref())));
+            let passes = |kernel: &Form| kernel.launch(&Target::HARDWARE).passes().count();
+            let kernels = kernels.iter().map(|kernel| (kernel.describe(), kernel.cost(), passes(kernel)));
             let name = format!(
                 "{network}, {} branches, activations of {}",
                 steps.branches,
@@ -157,7 +157,7 @@ fn record(steps: Steps<'_>, precision: DType, network: &str, training: bool) -> 
 pub fn of_cases(selection: Selection<'_>) -> Result<Vec<Job>> {
     let mut collector = Collector::new(selection);
     for case in cases::all() {
-        collector.add(&case.name, case.kernel.as_ref())?;
+        collector.add(&case.name, &case.kernel)?;
     }
     Ok(collector.jobs)
 }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use super::select::{Adapter, identity};
 use super::{Buffer, Device, Dispatch, View};
 use crate::error::{Error, Result};
+use crate::kernel::Target;
 use crate::kernel::{Binding, Launch};
-use crate::target::Target;
 use crate::tuning::Choices;
 
 /// How a GPU device is opened.
@@ -371,8 +371,7 @@ impl GpuProgram {
         let target = &device.target;
         // What the host does is no pass of the device.
         let launch = |dispatch: &Dispatch| {
-            let device_work = dispatch.kernel.host_work().is_none();
-            device_work.then(|| device.choices.launch(dispatch.kernel.as_ref(), target).in_subgroups(target))
+            dispatch.work.kernel().map(|kernel| device.choices.launch(kernel, target).in_subgroups(target))
         };
         let launches: Vec<Option<Launch>> = dispatches.iter().map(launch).collect();
         let mut steps: Vec<(&Dispatch, &Launch, String)> = Vec::with_capacity(dispatches.len());
@@ -388,7 +387,7 @@ impl GpuProgram {
         let mut which = Vec::with_capacity(steps.len());
         for (dispatch, launch, source) in &steps {
             which.push(*index.entry((source, launch.entry)).or_insert_with(|| {
-                wanted.push((dispatch.kernel.name(), launch, source));
+                wanted.push((dispatch.work.name(), launch, source));
                 wanted.len() - 1
             }));
         }
@@ -561,10 +560,10 @@ fn record(device: &Arc<GpuDevice>, dispatch: &Dispatch, launch: &Launch, pipelin
             return Err(device.error(format!(
                 "kernel {} binds a tensor of {} MiB, and this adapter allows {} MiB in one binding; \
                  use a smaller --batch ({})",
-                dispatch.kernel.name(),
+                dispatch.work.name(),
                 bytes >> 20,
                 device.max_binding_bytes() >> 20,
-                dispatch.kernel.describe()
+                dispatch.work.describe()
             )));
         }
         resources.push(wgpu::BindGroupEntry {
@@ -576,14 +575,14 @@ fn record(device: &Arc<GpuDevice>, dispatch: &Dispatch, launch: &Launch, pipelin
             }),
         });
     }
-    let group = device.scoped(&format!("kernel {}", dispatch.kernel.name()), || {
+    let group = device.scoped(&format!("kernel {}", dispatch.work.name()), || {
         device.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some(dispatch.kernel.name()),
+            label: Some(dispatch.work.name()),
             layout: &pipeline.group,
             entries: &resources,
         })
     })?;
-    let cost = dispatch.kernel.cost();
+    let cost = dispatch.work.cost();
     Ok(Recorded {
         pipeline: pipeline.pipeline.clone(),
         group,

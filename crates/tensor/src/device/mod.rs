@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::kernel::Kernel;
+use crate::kernel::Target;
 use crate::shape::DType;
-use crate::target::Target;
 use crate::tuning::Choices;
+use crate::work::Work;
 
 pub use cpu::{CpuBuffer, CpuDevice};
 pub use gpu::{GpuDevice, GpuOptions};
@@ -54,11 +54,11 @@ pub struct View {
 /// Alignment, in words, of every tensor inside a shared buffer: 256 bytes, WebGPU's default offset alignment.
 pub const ALIGNMENT: usize = 64;
 
-/// One kernel with its operands, ready to run.
+/// One node with its operands, ready to run. The host's work is not run by a device, but keeps its place.
 #[derive(Debug, Clone)]
 pub struct Dispatch {
     /// The computation.
-    pub kernel: Arc<dyn Kernel>,
+    pub work: Work,
     /// Read operands.
     pub inputs: Vec<View>,
     /// Written operands.

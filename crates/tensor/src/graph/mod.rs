@@ -14,10 +14,10 @@ use crate::autodiff::Differentiable;
 use crate::bank::Bank;
 use crate::device::ALIGNMENT;
 use crate::error::{Error, Result};
-use crate::halves::InHalves;
-use crate::kernel::Kernel;
+use crate::kernel::{Form, Kernel};
 use crate::shape::{DType, Spec};
 use crate::sharing::Sharing;
+use crate::work::Work;
 
 /// A symbolic tensor of one graph: a cheap copyable id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,7 +43,7 @@ pub(crate) struct Variable {
 
 #[derive(Debug, Clone)]
 pub(crate) struct Node {
-    pub kernel: Arc<dyn Kernel>,
+    pub work: Work,
     pub inputs: Vec<Var>,
     pub outputs: Vec<Var>,
 }
@@ -137,7 +137,8 @@ impl Graph {
         inputs: &[Var],
         outputs: &[Option<Var>],
     ) -> Result<Vec<Var>> {
-        self.record(Arc::new(kernel), inputs, outputs)
+        let form = self.form(kernel, inputs)?;
+        self.record(Work::Kernel(form), inputs, outputs)
     }
 
     /// Records a kernel whose activations are of type `dtype`, for kernels without any among their inputs.
@@ -146,66 +147,62 @@ impl Graph {
     /// As [`Graph::launch`], or when the kernel has no form in 16 bits.
     pub fn launch_as(&mut self, dtype: DType, kernel: impl Kernel + 'static, inputs: &[Var]) -> Result<Vec<Var>> {
         let outputs = vec![None; kernel.outputs().len()];
-        let mut kernel: Arc<dyn Kernel> = Arc::new(kernel);
-        if dtype == DType::F16 {
-            kernel = Arc::new(InHalves::new(kernel)?);
-        }
-        self.record(kernel, inputs, &outputs)
+        let form = Form::from(kernel);
+        let form = if dtype == DType::F16 { form.in_halves()? } else { form };
+        self.record(Work::Kernel(form), inputs, &outputs)
     }
 
-    /// The kernel with its activations in 16 bits, if one that it is given lies so.
-    fn precise(&self, kernel: Arc<dyn Kernel>, inputs: &[Var]) -> Result<Arc<dyn Kernel>> {
+    /// A kernel with its activations in 16 bits if it reads one that is stored so.
+    fn form(&self, kernel: impl Kernel + 'static, inputs: &[Var]) -> Result<Form> {
+        let form = Form::from(kernel);
         let halves = |&index: &usize| inputs.get(index).is_some_and(|&var| self.spec(var).dtype == DType::F16);
-        if kernel.activations().inputs.iter().any(halves) {
-            return Ok(Arc::new(InHalves::new(kernel)?));
-        }
-        Ok(kernel)
+        if form.activations().inputs.iter().any(halves) { form.in_halves() } else { Ok(form) }
     }
 
-    fn record(&mut self, kernel: Arc<dyn Kernel>, inputs: &[Var], outputs: &[Option<Var>]) -> Result<Vec<Var>> {
-        let kernel = self.precise(kernel, inputs)?;
-        self.check_inputs(&*kernel, inputs)?;
-        let written = kernel.outputs();
+    /// Records a node; outputs as in [`Graph::launch_into`].
+    pub(crate) fn record(&mut self, work: Work, inputs: &[Var], outputs: &[Option<Var>]) -> Result<Vec<Var>> {
+        self.check_inputs(&work, inputs)?;
+        let written = work.outputs();
         if written.len() != outputs.len() {
-            let (name, count) = (kernel.name(), written.len());
+            let (name, count) = (work.name(), written.len());
             return Err(Error::Compile(format!("kernel {name} has {count} outputs, got {}", outputs.len())));
         }
         let mut vars = Vec::with_capacity(outputs.len());
         for (i, (expected, given)) in written.into_iter().zip(outputs).enumerate() {
             vars.push(match given {
                 Some(var) => {
-                    check_operand(&*kernel, "output", i, &expected, self.spec(*var))?;
+                    check_operand(&work, "output", i, &expected, self.spec(*var))?;
                     *var
                 }
-                None if kernel.updates(i) => {
-                    let name = kernel.name();
+                None if work.updates(i) => {
+                    let name = work.name();
                     return Err(Error::Compile(format!("kernel {name}: output {i} is updated and must be state")));
                 }
                 None => self.variable(expected, Home::Temporary, false),
             });
         }
-        self.nodes.push(Node { kernel, inputs: inputs.to_vec(), outputs: vars.clone() });
+        self.nodes.push(Node { work, inputs: inputs.to_vec(), outputs: vars.clone() });
         Ok(vars)
     }
 
-    fn check_outputs(&self, kernel: &dyn Kernel, outputs: &[Var]) -> Result<()> {
-        let declared = kernel.outputs();
+    fn check_outputs(&self, work: &Work, outputs: &[Var]) -> Result<()> {
+        let declared = work.outputs();
         if declared.len() != outputs.len() {
-            let (name, count) = (kernel.name(), declared.len());
+            let (name, count) = (work.name(), declared.len());
             return Err(Error::Compile(format!("kernel {name} has {count} outputs, got {}", outputs.len())));
         }
         let mut pairs = declared.iter().zip(outputs).enumerate();
-        pairs.try_for_each(|(i, (spec, var))| check_operand(kernel, "output", i, spec, self.spec(*var)))
+        pairs.try_for_each(|(i, (spec, var))| check_operand(work, "output", i, spec, self.spec(*var)))
     }
 
-    fn check_inputs(&self, kernel: &dyn Kernel, inputs: &[Var]) -> Result<()> {
-        let declared = kernel.inputs();
+    fn check_inputs(&self, work: &Work, inputs: &[Var]) -> Result<()> {
+        let declared = work.inputs();
         if declared.len() != inputs.len() {
-            let (name, count) = (kernel.name(), declared.len());
+            let (name, count) = (work.name(), declared.len());
             return Err(Error::Compile(format!("kernel {name} has {count} inputs, got {}", inputs.len())));
         }
         let mut pairs = declared.iter().zip(inputs).enumerate();
-        pairs.try_for_each(|(i, (spec, var))| check_operand(kernel, "input", i, spec, self.spec(*var)))
+        pairs.try_for_each(|(i, (spec, var))| check_operand(work, "input", i, spec, self.spec(*var)))
     }
 
     /// Gives a tensor another shape with as many elements; nothing is moved. The shape is what later operations see.
@@ -261,14 +258,14 @@ impl Graph {
     }
 
     /// The kernels recorded so far, in order.
-    pub fn kernels(&self) -> impl Iterator<Item = &Arc<dyn Kernel>> {
-        self.nodes.iter().map(|node| &node.kernel)
+    pub fn kernels(&self) -> impl Iterator<Item = &Form> {
+        self.nodes.iter().filter_map(|node| node.work.kernel())
     }
 }
 
-fn check_operand(kernel: &dyn Kernel, role: &'static str, index: usize, expected: &Spec, got: &Spec) -> Result<()> {
+fn check_operand(work: &Work, role: &'static str, index: usize, expected: &Spec, got: &Spec) -> Result<()> {
     if expected.dtype == got.dtype && expected.elements() == got.elements() {
         return Ok(());
     }
-    Err(Error::Operand { kernel: kernel.name(), role, index, expected: expected.clone(), got: got.clone() })
+    Err(Error::Operand { kernel: work.name(), role, index, expected: expected.clone(), got: got.clone() })
 }

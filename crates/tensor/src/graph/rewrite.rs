@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use super::{Graph, Home, Node, Var};
 use crate::error::Result;
-use crate::halves::InHalves;
-use crate::host::{HostWork, OnHost};
+use crate::host::HostWork;
 use crate::kernel::Kernel;
 use crate::plan::live_nodes;
 use crate::shape::Spec;
+use crate::work::Work;
 
 /// Part of a bank that a node writes.
 #[derive(Debug, Clone)]
@@ -89,7 +89,7 @@ impl Rewrite {
 
     /// The work that a node is for the host, if it is a `W`.
     pub fn host<W: HostWork + Clone>(&self, node: usize) -> Option<W> {
-        let work: &dyn Any = self.node(node)?.kernel.host_work()?;
+        let work: &dyn Any = self.node(node)?.work.host()?;
         work.downcast_ref().cloned()
     }
 
@@ -154,17 +154,17 @@ impl Rewrite {
         inputs: &[Var],
         outputs: &[Var],
     ) -> Result<()> {
-        let kernel = self.graph.precise(Arc::new(kernel), inputs)?;
-        self.graph.check_inputs(&*kernel, inputs)?;
-        self.graph.check_outputs(&*kernel, outputs)?;
-        self.set(node, Node { kernel, inputs: inputs.to_vec(), outputs: outputs.to_vec() });
+        let work = Work::Kernel(self.graph.form(kernel, inputs)?);
+        self.graph.check_inputs(&work, inputs)?;
+        self.graph.check_outputs(&work, outputs)?;
+        self.set(node, Node { work, inputs: inputs.to_vec(), outputs: outputs.to_vec() });
         Ok(())
     }
 
     /// Puts other work of the host in the place of a node's, with the same operands.
     pub fn replace_host(&mut self, node: usize, work: impl HostWork + 'static) {
         if let Some(Node { inputs, outputs, .. }) = self.nodes[node].clone() {
-            self.set(node, Node { kernel: Arc::new(OnHost(Arc::new(work))), inputs, outputs });
+            self.set(node, Node { work: Work::Host(Arc::new(work)), inputs, outputs });
         }
     }
 
@@ -228,9 +228,7 @@ impl Rewrite {
 impl Node {
     /// The kernel, if it is a `K`, in whatever width its activations are stored.
     pub fn kernel<K: Kernel + Clone>(&self) -> Option<K> {
-        let recorded: &dyn Any = &*self.kernel;
-        let kernel = recorded.downcast_ref().map_or(recorded, |halves: &InHalves| halves.inside());
-        kernel.downcast_ref().cloned()
+        self.work.kernel()?.kernel().cloned()
     }
 }
 

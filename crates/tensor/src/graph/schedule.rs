@@ -1,11 +1,10 @@
 //! The order of small sums: those that do not depend on each other share a dispatch.
 
-use std::sync::Arc;
-
 use super::rewrite::{overlap, place};
 use super::{Graph, Node, Var};
 use crate::error::Result;
 use crate::kernels::sum_partials::SumPartials;
+use crate::work::Work;
 
 /// Nodes that wait: sums for others to share a dispatch with, and work of the host without results that reads their
 /// outputs.
@@ -66,7 +65,7 @@ impl Waiting {
 
     /// Lets go what must run before `node`. Work of the host that reads nothing ends what such readers have begun.
     fn release(&mut self, graph: &mut Graph, node: &Node) -> Result<()> {
-        let ends = node.kernel.host_work().is_some() && node.inputs.is_empty();
+        let ends = node.work.host().is_some() && node.inputs.is_empty();
         if self.readers.iter().any(|reader| ends || must_follow(graph, node, reader)) {
             return self.release_all(graph);
         }
@@ -97,10 +96,10 @@ impl Waiting {
                 }
                 !joined
             });
-            sum.kernel = Arc::new(kernel);
+            sum.work = Work::Kernel(kernel.into());
         }
-        graph.check_inputs(&*sum.kernel, &sum.inputs)?;
-        graph.check_outputs(&*sum.kernel, &sum.outputs)?;
+        graph.check_inputs(&sum.work, &sum.inputs)?;
+        graph.check_outputs(&sum.work, &sum.outputs)?;
         graph.nodes.push(sum);
         let ready =
             self.readers.iter().take_while(|reader| !self.sums.iter().any(|sum| must_follow(graph, reader, sum)));

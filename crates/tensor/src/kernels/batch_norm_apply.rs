@@ -5,9 +5,9 @@ use rayon::prelude::*;
 
 use super::matrix::{ROWS_PER_THREAD, Tiling, repeat, task_words};
 use super::vector::{Loops, wide};
+use crate::kernel::Target;
 use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
-use crate::target::Target;
 
 /// What is added to the normalised values before the activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

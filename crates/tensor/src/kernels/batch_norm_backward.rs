@@ -17,9 +17,9 @@ use super::batch_norm_stats::Chunks;
 use super::masked_sums::{Norm, Rows};
 use super::matrix::{ROWS_PER_THREAD, Tiling, repeat, task_words};
 use super::vector::{Loops, wide};
+use crate::kernel::Target;
 use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
-use crate::target::Target;
 
 /// What followed the normalisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -8,9 +8,9 @@ use super::batch_norm_backward::{Activation, BatchNormGradInput, BatchNormGradPa
 use super::batch_norm_stats::{BatchNormFinalize, BatchNormPartials, Chunks};
 use super::matrix::Tiling;
 use super::sum_partials::{Sum, SumPartials};
+use crate::kernel::Target;
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
-use crate::target::Target;
 
 /// Most rows that one workgroup goes through.
 pub const MAX_ROWS: usize = 1024;

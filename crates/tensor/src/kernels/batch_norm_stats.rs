@@ -10,9 +10,9 @@ use rayon::prelude::*;
 
 use super::column_sums::{Terms, add_up, repeat, vector};
 use super::matrix::{Tiling, chunk_rows};
+use crate::kernel::Target;
 use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
-use crate::target::Target;
 
 /// Rows, in chunks of which sums are taken first; the last chunk may be shorter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

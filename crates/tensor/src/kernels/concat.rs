@@ -3,9 +3,9 @@
 use rayon::prelude::*;
 
 use super::matrix::{TASK, THREADS, width};
+use crate::kernel::Target;
 use crate::kernel::{Activations, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
-use crate::target::Target;
 
 /// `a [rows, A]`, `b [rows, B]` -> `y [rows, A + B]`: each row of `a`, then that of `b`. Rows are pixels, `M N H W`.
 #[derive(Debug, Clone, Copy)]

@@ -15,9 +15,9 @@ use super::conv2d_direct::{Convolve, Pitch, Strip, serves};
 use super::conv2d_tiled::{TILE, Tiled, candidates, chunk_rows};
 use super::gemm::{Matrix, multiply};
 use super::masked_sums::{Norm, Rows};
+use crate::kernel::Target;
 use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
-use crate::target::Target;
 
 /// Inputs `dy` (`[M, N, P, Q, K]`), `w` (`[M, R, S, C/G, K]`) and, with [`Self::addend`], a gradient of the shape of
 /// the output; output `dx` (`[M or 1, N, H, W, C]`), summed over the members if the forward fanned out.

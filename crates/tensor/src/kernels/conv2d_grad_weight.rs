@@ -16,9 +16,9 @@ use super::conv2d_direct::{AddWeightGradient, Pitch, Strip, gather, serves};
 use super::conv2d_tiled::{WeightTile, candidates};
 use super::conv2d_wide::{grad_weight, is_wide};
 use super::gemm::{Matrix, multiply};
+use crate::kernel::Target;
 use crate::kernel::{Activations, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
-use crate::target::Target;
 
 /// Inputs `x` (`[M or 1, N, H, W, C]`) and `dy` (`[M, N, P, Q, K]`), output `[parts, M, R, S, C/G, K]`; with
 /// [`Self::normalised`] the same three inputs more as the forward has ([`super::conv2d_forward::Conv2dForward`]).

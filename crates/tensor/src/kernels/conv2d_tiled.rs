@@ -6,7 +6,7 @@
 
 use super::conv2d::ConvGeometry;
 use crate::kernel::Launch;
-use crate::target::Target;
+use crate::kernel::Target;
 
 /// The inner part that the tiled shaders share.
 pub(super) const TILE: &[&str] = &[include_str!("../../../../shaders/conv2d_tile.wgsl")];

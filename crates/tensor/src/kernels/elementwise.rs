@@ -3,9 +3,9 @@
 use rayon::prelude::*;
 
 use super::matrix::{TASK, THREADS, width};
+use crate::kernel::Target;
 use crate::kernel::{Activations, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
-use crate::target::Target;
 
 /// `a [words]`, `b [words]` -> `a + b`.
 #[derive(Debug, Clone, PartialEq)]

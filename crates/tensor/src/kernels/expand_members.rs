@@ -3,9 +3,9 @@
 use rayon::prelude::*;
 
 use super::matrix::{THREADS, width};
+use crate::kernel::Target;
 use crate::kernel::{Activations, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
-use crate::target::Target;
 
 /// `x [1, words]` -> `y [M, words]`, a copy for each member. Its gradient is [`super::sum_members`].
 #[derive(Debug, Clone, Copy)]

@@ -4,9 +4,9 @@
 
 use rayon::prelude::*;
 
+use crate::kernel::Target;
 use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
-use crate::target::Target;
 
 /// A product of matrices for each member: inputs `a`, `b` and, with [`Self::bias`], `bias`; output `y`.
 #[derive(Debug, Clone, Copy)]

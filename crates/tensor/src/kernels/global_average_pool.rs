@@ -3,9 +3,9 @@
 use rayon::prelude::*;
 
 use super::matrix::{Tiling, width};
+use crate::kernel::Target;
 use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
-use crate::target::Target;
 
 /// Threads of a workgroup: outputs are few, so small groups spread them over more of a GPU.
 const THREADS: usize = 64;

@@ -5,9 +5,9 @@
 use rayon::prelude::*;
 
 use super::matrix::THREADS;
+use crate::kernel::Target;
 use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
-use crate::target::Target;
 
 /// Words of the state: scale, good steps since it changed, factor that the gradients are multiplied by (0: the step is
 /// left out), and steps left out so far.

@@ -5,9 +5,9 @@ use rayon::prelude::*;
 
 use super::matrix::{TASK, THREADS};
 use super::vector::arch;
+use crate::kernel::Target;
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
-use crate::target::Target;
 
 /// `x [8, threads, 4]`, `f [2]` -> `y [8, threads, 4]`, x after `steps` times x <- f0 x + f1.
 #[derive(Debug, Clone, PartialEq)]

@@ -3,9 +3,9 @@
 use rayon::prelude::*;
 
 use super::matrix::THREADS;
+use crate::kernel::Target;
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
-use crate::target::Target;
 
 /// `x [workgroups, 256, 4]` -> `y [workgroups, 256, 4]`, y[g, l] the sum over i < `steps` of x[g, (l + i) mod 256].
 #[derive(Debug, Clone, PartialEq)]

@@ -3,9 +3,9 @@
 use rayon::prelude::*;
 
 use super::matrix::{THREADS, width};
+use crate::kernel::Target;
 use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
-use crate::target::Target;
 
 /// What is taken of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

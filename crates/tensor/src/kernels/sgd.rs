@@ -4,9 +4,9 @@ use rayon::prelude::*;
 
 use super::loss_scale::STATE;
 use super::matrix::{TASK, THREADS};
+use crate::kernel::Target;
 use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
-use crate::target::Target;
 
 /// Words that share one factor of the weight decay.
 pub const DECAY_BLOCK: usize = 64;

@@ -4,9 +4,9 @@
 use rayon::prelude::*;
 
 use super::matrix::{THREADS, width};
+use crate::kernel::Target;
 use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
-use crate::target::Target;
 
 /// `x [M, N, H, W, C]` -> `y [M, N, P, Q, K]`, where `y[m, n, p, q, k] = x[m, n, p * stride, q * stride, k - before]`
 /// for `before <= k < before + C`, else 0; `before = (K - C) / 2`, `P = ceil(H / stride)`, `Q = ceil(W / stride)`.

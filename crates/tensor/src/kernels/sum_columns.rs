@@ -3,9 +3,9 @@
 use rayon::prelude::*;
 
 use super::matrix::Tiling;
+use crate::kernel::Target;
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
-use crate::target::Target;
 
 /// Rows that one CPU task adds up in single precision, before the chunks are added in double precision.
 const CHUNK_ROWS: usize = 256;

@@ -5,9 +5,9 @@
 
 use rayon::prelude::*;
 
+use crate::kernel::Target;
 use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
-use crate::target::Target;
 
 /// One sum.
 #[derive(Debug, Clone, PartialEq, Eq)]

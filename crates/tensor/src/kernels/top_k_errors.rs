@@ -1,8 +1,8 @@
 //! Classification errors, counted on the device.
 
+use crate::kernel::Target;
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
 use crate::shape::Spec;
-use crate::target::Target;
 
 /// `logits [M, N, K]`, `labels [N]`, `count [1]`; updates `errors [M, 2]`: adds the number of top-1 and of top-k errors
 /// among the first `count` samples (the rest of a ragged last batch is padding).

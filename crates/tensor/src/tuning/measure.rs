@@ -3,14 +3,13 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Operands;
 use crate::device::{Device, Executable};
 use crate::error::{Error, Result};
-use crate::kernel::{Kernel, Launch};
-use crate::target::Target;
+use crate::kernel::{Form, Launch, Target};
 
 /// What was found of one kernel.
 #[derive(Debug, Clone, PartialEq)]
@@ -98,9 +97,9 @@ const CANDIDATES_FOR_A_CORE: usize = 3;
 ///
 /// # Errors
 /// When the device fails, or the static rule's variant cannot run.
-pub fn measure(device: &Device, target: &Target, key: u64, kernel: &Arc<dyn Kernel>) -> Result<Measured> {
+pub fn measure(device: &Device, target: &Target, key: u64, kernel: &Form) -> Result<Measured> {
     let mut found = Vec::new();
-    measure_all(device, target, &[(key, Arc::clone(kernel))], None, |_, outcome| {
+    measure_all(device, target, &[(key, kernel.clone())], None, |_, outcome| {
         found.push(outcome);
         true
     });
@@ -117,7 +116,7 @@ pub fn measure(device: &Device, target: &Target, key: u64, kernel: &Arc<dyn Kern
 pub fn measure_all(
     device: &Device,
     target: &Target,
-    kernels: &[(u64, Arc<dyn Kernel>)],
+    kernels: &[(u64, Form)],
     deadline: Option<Instant>,
     mut each: impl FnMut(usize, Outcome) -> bool,
 ) {
@@ -148,7 +147,7 @@ fn cores() -> usize {
 
 /// The end of the kernels, from `start` on, that are compiled together: enough to occupy all cores, and not so many
 /// that their operands take much memory.
-fn group_end(kernels: &[(u64, Arc<dyn Kernel>)], launches: &[Vec<Launch>], start: usize) -> usize {
+fn group_end(kernels: &[(u64, Form)], launches: &[Vec<Launch>], start: usize) -> usize {
     let (mut candidates, mut bytes) = (0, 0);
     for (index, (_, kernel)) in kernels.iter().enumerate().skip(start) {
         candidates += launches[index].len();
@@ -177,7 +176,7 @@ type Slot = Mutex<Option<Result<Executable>>>;
 /// before.
 fn compile<'a>(
     device: &'a Device,
-    kernels: &'a [(u64, Arc<dyn Kernel>)],
+    kernels: &'a [(u64, Form)],
     launches: &[Vec<Launch>],
     group: Range<usize>,
     deadline: Option<Instant>,

@@ -1,26 +1,24 @@
 //! Operands of a kernel that is measured alone.
 
-use std::sync::Arc;
-
 use half::f16;
 
 use crate::device::{Device, Dispatch, Executable, View};
 use crate::error::Result;
-use crate::kernel::{Kernel, Launch};
+use crate::kernel::{Form, Launch};
 use crate::rng::Rng;
 use crate::shape::{DType, Spec};
-use crate::tuning::Variant;
+use crate::work::Work;
 
 /// A kernel with operands of its own: random floats, zeros where it takes integers.
 pub(crate) struct Operands<'a> {
     device: &'a Device,
-    kernel: &'a Arc<dyn Kernel>,
+    kernel: &'a Form,
     inputs: Vec<View>,
     outputs: Vec<View>,
 }
 
 impl<'a> Operands<'a> {
-    pub(crate) fn new(device: &'a Device, kernel: &'a Arc<dyn Kernel>) -> Result<Self> {
+    pub(crate) fn new(device: &'a Device, kernel: &'a Form) -> Result<Self> {
         let mut id = 0;
         let mut view = |spec: &Spec, filled: bool| -> Result<View> {
             let words = spec.words();
@@ -37,14 +35,14 @@ impl<'a> Operands<'a> {
     }
 
     /// `kernel`, which takes the same operands, on these.
-    pub(crate) fn dispatch(&self, kernel: Arc<dyn Kernel>) -> Dispatch {
-        Dispatch { kernel, inputs: self.inputs.clone(), outputs: self.outputs.clone() }
+    pub(crate) fn dispatch(&self, kernel: Form) -> Dispatch {
+        Dispatch { work: Work::Kernel(kernel), inputs: self.inputs.clone(), outputs: self.outputs.clone() }
     }
 
     /// So many runs of `kernel`, launched as `launch`, ready to run.
     pub(crate) fn prepare(&self, launch: &Launch, runs: usize) -> Result<Executable> {
-        let variant = Variant::new(Arc::clone(self.kernel), launch.clone());
-        self.device.prepare(vec![self.dispatch(Arc::new(variant)); runs])
+        let variant = self.kernel.clone().launched_as(launch.clone());
+        self.device.prepare(vec![self.dispatch(variant); runs])
     }
 
     /// What the kernel wrote, as floats.

@@ -94,10 +94,10 @@ impl Row {
 fn rows(program: &mut Program, runs: u32, by_shape: bool, peaks: &Peaks) -> Result<Vec<Row>> {
     let times = program.time_kernels(runs)?;
     let mut rows: Vec<Row> = Vec::new();
-    for (kernel, time) in program.kernels().iter().zip(times) {
-        let name = if by_shape { kernel.describe() } else { kernel.name().to_owned() };
-        let spent = Spent::new(time, kernel.cost(), peaks);
-        let one = Row { count: 1, spent, ..Row::new(kernel.name(), name) };
+    for (work, time) in program.work().iter().zip(times) {
+        let name = if by_shape { work.describe() } else { work.name().to_owned() };
+        let spent = Spent::new(time, work.cost(), peaks);
+        let one = Row { count: 1, spent, ..Row::new(work.name(), name) };
         match rows.iter_mut().find(|row| row.name == one.name) {
             Some(row) => row.add(&one),
             None => rows.push(one),

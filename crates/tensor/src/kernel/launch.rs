@@ -1,227 +1,16 @@
-//! A kernel is one trait: everything that anyone needs to know of a computation, in one place.
-//!
-//! A kernel declares its operands, counts its cost, computes itself on the CPU ([`Kernel::reference`], the
-//! specification that tests hold the GPU to) and says how it is launched on a GPU ([`Kernel::launch`]).
-//! The engine has no privileged kernels: other crates implement the same trait.
+//! How a kernel runs on a GPU: shader, prelude, bindings and grid.
 
-use std::any::Any;
-use std::fmt::{self, Debug, Write as _};
+use std::fmt::{self, Write as _};
 
-use half::f16;
-use rayon::prelude::*;
-
-use crate::host::HostWork;
-use crate::shape::Spec;
-use crate::target::Target;
-
-/// A computation with a CPU reference and a WGSL implementation.
-pub trait Kernel: Any + Debug + Send + Sync {
-    /// The family's name: the stem of its file in `shaders/`, and of its file in `kernels/`.
-    fn name(&self) -> &'static str;
-
-    /// Operands that are only read.
-    fn inputs(&self) -> Vec<Spec>;
-
-    /// Operands that are written. Every element is written, whatever was there before, except in those that
-    /// [`Kernel::updates`] names.
-    fn outputs(&self) -> Vec<Spec>;
-
-    /// Whether output `index` is read and modified (parameters, running statistics, accumulators) instead of
-    /// overwritten. Such an output must be bound to state, never to a temporary.
-    fn updates(&self, index: usize) -> bool {
-        let _ = index;
-        false
-    }
-
-    /// The operands that are activations or their gradients, which memory may hold in 16 bits: what the shader declares as
-    /// `Stored`. None for kernels that have no such form.
-    fn activations(&self) -> Activations {
-        Activations::default()
-    }
-
-    /// Arithmetic and the traffic it cannot avoid. The default traffic is each operand once, updates twice.
-    fn cost(&self) -> Cost;
-
-    /// What the host does in the kernel's place, if it is no computation of a device ([`crate::host`]).
-    fn host_work(&self) -> Option<&dyn HostWork> {
-        None
-    }
-
-    /// What the kernel computes. Slices have exactly the declared lengths.
-    fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]);
-
-    /// The WGSL that computes the same, in the variant for an adapter like `target`.
-    fn launch(&self, target: &Target) -> Launch;
-
-    /// The variants that may be the fastest on an adapter like `target`, that of [`Kernel::launch`] first.
-    fn candidates(&self, target: &Target) -> Vec<Launch> {
-        vec![self.launch(target)]
-    }
-
-    /// Name and shapes in one line, for profiles and errors.
-    fn describe(&self) -> String {
-        let mut text = self.name().to_owned();
-        for spec in self.inputs() {
-            let _ = write!(text, " {spec}");
-        }
-        text.push_str(" ->");
-        for spec in self.outputs() {
-            let _ = write!(text, " {spec}");
-        }
-        text
-    }
-}
-
-/// Indices of a kernel's operands that memory may hold in 16 bits.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Activations {
-    /// Among the inputs.
-    pub inputs: Vec<usize>,
-    /// Among the outputs.
-    pub outputs: Vec<usize>,
-}
-
-impl Activations {
-    /// These inputs and outputs.
-    pub fn new(inputs: impl IntoIterator<Item = usize>, outputs: impl IntoIterator<Item = usize>) -> Self {
-        Self { inputs: inputs.into_iter().collect(), outputs: outputs.into_iter().collect() }
-    }
-}
-
-/// Arithmetic and memory traffic of one execution.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Cost {
-    /// Floating-point operations; a multiply-add counts two.
-    pub flops: u64,
-    /// Bytes that must move: each input read once, each output written once, each updated output both.
-    pub bytes: u64,
-}
-
-impl Cost {
-    /// `flops` operations over the traffic of `kernel`'s operands.
-    pub fn new(kernel: &(impl Kernel + ?Sized), flops: usize) -> Self {
-        let read: usize = kernel.inputs().iter().map(Spec::bytes).sum();
-        let written: usize = kernel
-            .outputs()
-            .iter()
-            .enumerate()
-            .map(|(i, spec)| spec.bytes() * if kernel.updates(i) { 2 } else { 1 })
-            .sum();
-        Self { flops: flops as u64, bytes: (read + written) as u64 }
-    }
-}
-
-/// A read operand of a reference.
-#[derive(Debug, Clone, Copy)]
-pub enum Slice<'a> {
-    /// Float elements.
-    F32(&'a [f32]),
-    /// Floats of 16 bits. References are given [`Slice::F32`] in their place: see [`compute`].
-    F16(&'a [f16]),
-    /// Unsigned elements.
-    U32(&'a [u32]),
-}
-
-impl<'a> Slice<'a> {
-    /// The elements as floats. The graph has checked the element type when the kernel was recorded.
-    pub fn f32(self) -> &'a [f32] {
-        match self {
-            Slice::F32(slice) => slice,
-            Slice::U32(slice) => bytemuck::cast_slice(slice),
-            Slice::F16(_) => unreachable!("references are given floats of 32 bits"),
-        }
-    }
-
-    /// The elements as unsigned integers.
-    pub fn u32(self) -> &'a [u32] {
-        match self {
-            Slice::U32(slice) => slice,
-            Slice::F32(slice) => bytemuck::cast_slice(slice),
-            Slice::F16(slice) => bytemuck::cast_slice(slice),
-        }
-    }
-}
-
-/// A written operand of a reference.
-#[derive(Debug)]
-pub enum SliceMut<'a> {
-    /// Float elements.
-    F32(&'a mut [f32]),
-    /// Floats of 16 bits. References are given [`SliceMut::F32`] in their place: see [`compute`].
-    F16(&'a mut [f16]),
-    /// Unsigned elements.
-    U32(&'a mut [u32]),
-}
-
-impl SliceMut<'_> {
-    /// The elements as floats.
-    pub fn f32(&mut self) -> &mut [f32] {
-        match self {
-            SliceMut::F32(slice) => slice,
-            SliceMut::U32(slice) => bytemuck::cast_slice_mut(slice),
-            SliceMut::F16(_) => unreachable!("references are given floats of 32 bits"),
-        }
-    }
-
-    /// The elements as unsigned integers.
-    pub fn u32(&mut self) -> &mut [u32] {
-        match self {
-            SliceMut::U32(slice) => slice,
-            SliceMut::F32(slice) => bytemuck::cast_slice_mut(slice),
-            SliceMut::F16(slice) => bytemuck::cast_slice_mut(slice),
-        }
-    }
-}
-
-/// Computes a kernel by its reference. What is stored in 16 bits is widened before, and rounded after.
-pub fn compute(kernel: &dyn Kernel, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
-    let halves = |slice: &SliceMut<'_>| matches!(slice, SliceMut::F16(_));
-    if !inputs.iter().any(|slice| matches!(slice, Slice::F16(_))) && !outputs.iter().any(halves) {
-        return kernel.reference(inputs, outputs);
-    }
-    let widened: Vec<Option<Vec<f32>>> = inputs
-        .iter()
-        .map(|slice| match slice {
-            Slice::F16(halves) => Some(halves.par_iter().map(|half| half.to_f32()).collect()),
-            _ => None,
-        })
-        .collect();
-    let wide: Vec<Slice<'_>> = inputs
-        .iter()
-        .zip(&widened)
-        .map(|(slice, widened)| widened.as_ref().map_or(*slice, |widened| Slice::F32(widened)))
-        .collect();
-    let mut sums: Vec<Vec<f32>> = outputs
-        .iter()
-        .map(|slice| match slice {
-            SliceMut::F16(halves) => vec![f32::NAN; halves.len()],
-            _ => Vec::new(),
-        })
-        .collect();
-    let mut written: Vec<SliceMut<'_>> = outputs
-        .iter_mut()
-        .zip(&mut sums)
-        .map(|(slice, sums)| match slice {
-            SliceMut::F16(_) => SliceMut::F32(sums),
-            SliceMut::F32(slice) => SliceMut::F32(slice),
-            SliceMut::U32(slice) => SliceMut::U32(slice),
-        })
-        .collect();
-    kernel.reference(&wide, &mut written);
-    for (slice, sums) in outputs.iter_mut().zip(&sums) {
-        if let SliceMut::F16(halves) = slice {
-            halves.par_iter_mut().zip(sums).for_each(|(half, sum)| *half = f16::from_f32(*sum));
-        }
-    }
-}
+use super::Target;
 
 /// Helper of the shaders that sum pairs over the lanes of a workgroup, and the one that does so in subgroups.
-pub(crate) const REDUCE_LANES: &str = include_str!("../../../shaders/reduce_lanes.wgsl");
-const REDUCE_LANES_SUBGROUP: &str = include_str!("../../../shaders/reduce_lanes_subgroup.wgsl");
+pub(crate) const REDUCE_LANES: &str = include_str!("../../../../shaders/reduce_lanes.wgsl");
+const REDUCE_LANES_SUBGROUP: &str = include_str!("../../../../shaders/reduce_lanes_subgroup.wgsl");
 
-const STORED_F32: &str = include_str!("../../../shaders/stored_f32.wgsl");
-const STORED_F16: &str = include_str!("../../../shaders/stored_f16.wgsl");
-const STORED_PACKED: &str = include_str!("../../../shaders/stored_packed.wgsl");
+const STORED_F32: &str = include_str!("../../../../shaders/stored_f32.wgsl");
+const STORED_F16: &str = include_str!("../../../../shaders/stored_f16.wgsl");
+const STORED_PACKED: &str = include_str!("../../../../shaders/stored_packed.wgsl");
 
 /// How a kernel runs on a GPU: plain WGSL, the constants that specialise it, the bindings and the grid.
 #[derive(Debug, Clone)]
@@ -361,7 +150,7 @@ impl Launch {
 
     /// Adds what a shader needs to read and write tensors of activations, `width` elements at a time: the aliases `Stored`
     /// of what memory holds and `Elem` of what is computed in (`f32`, or a vector of them), and `unpack` and `pack` between
-    /// them. Both are the same, unless the kernel is run [in halves](crate::halves::InHalves).
+    /// them. Both are the same, unless the kernel is run [in halves](super::Form::in_halves).
     #[must_use]
     pub fn stored(mut self, width: usize) -> Self {
         self.helpers.push(STORED_F32);

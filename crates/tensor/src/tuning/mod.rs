@@ -1,7 +1,7 @@
 //! Choosing among a kernel's variants by measuring them on an adapter.
 //!
-//! [`Kernel::launch`] takes the variant that a static rule thinks the fastest. [`measure`] times all of
-//! [`Kernel::candidates`], and [`Choices`] hold what was found; a device that is given them
+//! [`Form::launch`] takes the variant that a static rule thinks the fastest. [`measure`] times all of
+//! [`Form::candidates`], and [`Choices`] hold what was found; a device that is given them
 //! ([`Device::tuned`](crate::Device::tuned)) runs the variants that they name. Nothing here reads or writes files.
 
 mod measure;
@@ -9,11 +9,8 @@ mod operands;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
-use std::sync::Arc;
 
-use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
-use crate::shape::Spec;
-use crate::target::Target;
+use crate::kernel::{Form, Launch, Target};
 
 pub use measure::{Candidate, Measured, Outcome, measure, measure_all};
 pub(crate) use operands::Operands;
@@ -46,7 +43,7 @@ impl Choices {
     }
 
     /// The launch of `kernel` on an adapter like `target`.
-    pub fn launch(&self, kernel: &dyn Kernel, target: &Target) -> Launch {
+    pub fn launch(&self, kernel: &Form, target: &Target) -> Launch {
         if self.is_empty() {
             return kernel.launch(target);
         }
@@ -66,7 +63,7 @@ impl Choices {
 
     /// Those that concern any of `kernels`.
     #[must_use]
-    pub fn among<'a>(&self, kernels: impl IntoIterator<Item = &'a Arc<dyn Kernel>>, target: &Target) -> Self {
+    pub fn among<'a>(&self, kernels: impl IntoIterator<Item = &'a Form>, target: &Target) -> Self {
         let mut found = Self::default();
         if !self.is_empty() {
             for kernel in kernels {
@@ -130,62 +127,15 @@ impl fmt::Write for Fnv {
     }
 }
 
-/// A kernel in one of its variants.
-#[derive(Debug)]
-pub struct Variant {
-    kernel: Arc<dyn Kernel>,
-    launch: Launch,
-}
-
-impl Variant {
-    /// `kernel`, launched as `launch` on every adapter.
-    pub fn new(kernel: Arc<dyn Kernel>, launch: Launch) -> Self {
-        Self { kernel, launch }
-    }
-}
-
-impl Kernel for Variant {
-    fn name(&self) -> &'static str {
-        self.kernel.name()
-    }
-
-    fn inputs(&self) -> Vec<Spec> {
-        self.kernel.inputs()
-    }
-
-    fn outputs(&self) -> Vec<Spec> {
-        self.kernel.outputs()
-    }
-
-    fn updates(&self, index: usize) -> bool {
-        self.kernel.updates(index)
-    }
-
-    fn cost(&self) -> Cost {
-        self.kernel.cost()
-    }
-
-    fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
-        self.kernel.reference(inputs, outputs);
-    }
-
-    fn launch(&self, _: &Target) -> Launch {
-        self.launch.clone()
-    }
-}
-
 /// Kernels whose candidates on `target` are several, each once.
-pub fn tunable<'a>(
-    kernels: impl IntoIterator<Item = &'a Arc<dyn Kernel>>,
-    target: &Target,
-) -> Vec<(u64, Arc<dyn Kernel>)> {
+pub fn tunable<'a>(kernels: impl IntoIterator<Item = &'a Form>, target: &Target) -> Vec<(u64, Form)> {
     let mut seen = BTreeSet::new();
     let mut found = Vec::new();
     for kernel in kernels {
         let candidates = kernel.candidates(target);
         let key = key(&candidates);
         if candidates.len() > 1 && seen.insert(key) {
-            found.push((key, Arc::clone(kernel)));
+            found.push((key, kernel.clone()));
         }
     }
     found

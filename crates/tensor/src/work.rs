@@ -1,0 +1,79 @@
+//! What a node of a graph is: a kernel for the device, or work of the host between kernels.
+
+use std::sync::Arc;
+
+use crate::host::HostWork;
+use crate::kernel::{Cost, Form, describe};
+use crate::shape::Spec;
+
+/// What a node does. Cheap to clone.
+#[derive(Debug, Clone)]
+pub enum Work {
+    /// The device runs a kernel.
+    Kernel(Form),
+    /// The host does something, with the device at rest.
+    Host(Arc<dyn HostWork>),
+}
+
+impl Work {
+    /// Its name, for profiles and errors.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Kernel(form) => form.name(),
+            Self::Host(work) => work.name(),
+        }
+    }
+
+    /// Operands that are only read.
+    pub fn inputs(&self) -> Vec<Spec> {
+        match self {
+            Self::Kernel(form) => form.inputs(),
+            Self::Host(work) => work.inputs(),
+        }
+    }
+
+    /// Operands that are written.
+    pub fn outputs(&self) -> Vec<Spec> {
+        match self {
+            Self::Kernel(form) => form.outputs(),
+            Self::Host(work) => work.outputs(),
+        }
+    }
+
+    /// Whether output `index` is read and modified, and must be state.
+    pub fn updates(&self, index: usize) -> bool {
+        match self {
+            Self::Kernel(form) => form.updates(index),
+            Self::Host(work) => work.updates(),
+        }
+    }
+
+    /// Arithmetic and traffic; of the host's work, the traffic of its operands.
+    pub fn cost(&self) -> Cost {
+        match self {
+            Self::Kernel(form) => form.cost(),
+            Self::Host(work) => Cost::of_operands(0, &work.inputs(), &work.outputs(), |_| work.updates()),
+        }
+    }
+
+    /// Name and shapes in one line.
+    pub fn describe(&self) -> String {
+        describe(self.name(), &self.inputs(), &self.outputs())
+    }
+
+    /// The kernel, if it is one for the device.
+    pub fn kernel(&self) -> Option<&Form> {
+        match self {
+            Self::Kernel(form) => Some(form),
+            Self::Host(_) => None,
+        }
+    }
+
+    /// The host's work, if it is that.
+    pub fn host(&self) -> Option<&dyn HostWork> {
+        match self {
+            Self::Kernel(_) => None,
+            Self::Host(work) => Some(&**work),
+        }
+    }
+}
