@@ -93,7 +93,7 @@ impl Operands {
                 _ => SliceMut::U32(words),
             })
             .collect();
-        kernel.compute(&inputs, &mut slices);
+        kernel.reference(&inputs, &mut slices);
         outputs
     }
 

@@ -92,10 +92,10 @@ pub struct Outcome {
 const MOST_LOSSES: usize = 8;
 
 /// The launches of a kernel that a device like `own` can run, as far as `reach` goes, each once. The CPU device (none) has
-/// the reference alone.
+/// one way only.
 pub fn candidates(kernel: &Form, own: Option<Target>, reach: Reach) -> Vec<Candidate> {
     let Some(own) = own else {
-        return vec![Candidate { name: "reference".to_owned(), kernel: kernel.clone() }];
+        return vec![Candidate { name: "cpu".to_owned(), kernel: kernel.clone() }];
     };
     let halves = kernel.inputs().iter().chain(&kernel.outputs()).any(|spec| spec.dtype == DType::F16);
     let mut seen = HashSet::new();

@@ -170,5 +170,5 @@ fn candidates_are_those_of_every_kind_of_adapter_each_once() {
     assert_eq!(within(Some(Target::SOFTWARE), Reach::Own), ["software 0, packed"]);
     let without = names(Some(Target::SOFTWARE));
     assert!(without.len() * 2 == with.len() && without.iter().all(|name| name.ends_with("packed")), "{without:?}");
-    assert_eq!(names(None), ["reference"]);
+    assert_eq!(names(None), ["cpu"]);
 }

@@ -4,6 +4,7 @@
 
 pub mod autodiff;
 pub mod bank;
+mod cpu;
 pub mod device;
 pub mod error;
 pub mod footprint;

@@ -1,5 +1,5 @@
-//! The references of the convolution kernels against the formula, written as loops in double precision, and the
-//! adjoint identities that tie the three kernels together.
+//! The convolutions as the CPU device computes them, against the formula in double precision, and the adjoint identities
+//! that tie the three kernels together.
 
 use tensor::kernels::batch_norm_backward::{Activation, BatchNormGradPartials};
 use tensor::kernels::batch_norm_stats::BatchNormPartials;
@@ -65,52 +65,19 @@ fn geometries() -> Vec<ConvGeometry> {
     ]
 }
 
-/// Calls `term(x, w, y)` with the indices of every product that the formula has.
-fn terms(g: &ConvGeometry, mut term: impl FnMut(usize, usize, usize)) {
-    let [height, width] = g.output_extent();
-    let (channels, filters) = (g.channels / g.groups, g.filters / g.groups);
-    for m in 0..g.members {
-        for n in 0..g.batch {
-            for (p, q) in pairs(height, width) {
-                for k in 0..g.filters {
-                    let y = (((m * g.batch + n) * height + p) * width + q) * g.filters + k;
-                    for (r, s) in pairs(g.kernel[0], g.kernel[1]) {
-                        let i = (p * g.stride[0] + r).wrapping_sub(g.padding[0]);
-                        let j = (q * g.stride[1] + s).wrapping_sub(g.padding[1]);
-                        if i >= g.height || j >= g.width {
-                            continue;
-                        }
-                        for c in 0..channels {
-                            let input = if g.input_members == 1 { 0 } else { m };
-                            let pixel = ((input * g.batch + n) * g.height + i) * g.width + j;
-                            let x = pixel * g.channels + k / filters * channels + c;
-                            let w = (((m * g.kernel[0] + r) * g.kernel[1] + s) * channels + c) * g.filters + k;
-                            term(x, w, y);
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
-fn pairs(a: usize, b: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..a).flat_map(move |i| (0..b).map(move |j| (i, j)))
-}
-
 fn random(words: usize, key: u64) -> Vec<f32> {
     let mut rng = Rng::new(&[0xc0de, key]);
     (0..words).map(|_| 0.1 + rng.normal() as f32).collect()
 }
 
-/// The only output of a reference, as [`run_all`].
+/// The only output of a kernel, as [`run_all`].
 fn run(kernel: &dyn Kernel, inputs: &[&[f32]]) -> Vec<f32> {
     let mut outputs = run_all(kernel, inputs);
     assert_eq!(outputs.len(), 1);
     outputs.remove(0)
 }
 
-/// Runs a reference over outputs poisoned with a value that no kernel writes.
+/// Runs a kernel as the CPU device does, over outputs poisoned with a value that no kernel writes.
 fn run_all(kernel: &dyn Kernel, inputs: &[&[f32]]) -> Vec<Vec<f32>> {
     for (spec, input) in kernel.inputs().iter().zip(inputs) {
         assert_eq!(spec.words(), input.len(), "{}", kernel.describe());
@@ -118,7 +85,7 @@ fn run_all(kernel: &dyn Kernel, inputs: &[&[f32]]) -> Vec<Vec<f32>> {
     let inputs: Vec<_> = inputs.iter().map(|input| Slice::F32(input)).collect();
     let mut outputs: Vec<Vec<f32>> = kernel.outputs().iter().map(|spec| vec![f32::MAX; spec.words()]).collect();
     let mut slices: Vec<_> = outputs.iter_mut().map(|output| SliceMut::F32(output)).collect();
-    kernel.reference(&inputs, &mut slices);
+    kernel.compute(&inputs, &mut slices);
     outputs
 }
 
@@ -139,7 +106,7 @@ fn grad_weight(geometry: ConvGeometry, x: &[f32], dy: &[f32]) -> Vec<f32> {
 }
 
 #[test]
-fn references_compute_the_formula() {
+fn the_cpu_computes_the_formula() {
     for geometry in geometries() {
         let words = [geometry.input_spec(), geometry.weight_spec(), geometry.output_spec()].map(|spec| spec.words());
         let [x, w, dy] = [0, 1, 2].map(|key| random(words[key], key as u64));
@@ -147,7 +114,7 @@ fn references_compute_the_formula() {
         let mut y = vec![0.0; words[2]];
         let mut dw = vec![0.0; words[1]];
         let mut dx = vec![0.0; words[0]];
-        terms(&geometry, |i, j, k| {
+        geometry.terms(|i, j, k| {
             let [x, w, dy] = [x[i], w[j], dy[k]].map(f64::from);
             y[k] += x * w;
             dx[i] += dy * w;
@@ -171,7 +138,7 @@ fn references_compute_the_formula() {
 
 /// The forward is linear in each operand, so `<y, dy>`, `<x, dx>` and `<w, dw>` are one number.
 #[test]
-fn references_are_adjoint() {
+fn they_are_adjoint() {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
     for geometry in geometries() {
         let words = [geometry.input_spec(), geometry.weight_spec(), geometry.output_spec()].map(|spec| spec.words());
@@ -318,6 +285,6 @@ fn narrower_vectors_pass_the_same_tests() {
         let output = std::process::Command::new(program).args(arguments).env("ONFLY_VECTORS", name).output();
         let output = output.expect("started");
         let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && text.contains("references_compute_the_formula ... ok"), "{name}: {text}");
+        assert!(output.status.success() && text.contains("the_cpu_computes_the_formula ... ok"), "{name}: {text}");
     }
 }

@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 use super::select::{Adapter, identity};
 use super::{Buffer, Device, Dispatch, View};
 use crate::error::{Error, Result};
-use crate::kernel::Target;
-use crate::kernel::{Binding, Launch};
+use crate::kernel::{Binding, Launch, Target};
 use crate::tuning::Choices;
 
 /// How a GPU device is opened.

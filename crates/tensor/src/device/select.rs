@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use super::{Device, GpuDevice, GpuOptions};
+use crate::cpu::vectors;
 use crate::error::{Error, Result};
-use crate::kernels::vector;
 
 /// What `devices` prints of an adapter.
 #[derive(Debug, Clone)]
@@ -141,7 +141,7 @@ pub fn open_noop() -> Result<Device> {
 }
 
 fn cpu() -> Result<Device> {
-    vector::check().map_err(|problem| Error::Device { device: "cpu".to_owned(), problem })?;
+    vectors::check().map_err(|problem| Error::Device { device: "cpu".to_owned(), problem })?;
     Ok(Device::cpu())
 }
 

@@ -132,45 +132,55 @@ impl Form {
         specs
     }
 
-    /// Computes it on the CPU. What is stored in 16 bits is widened before, and rounded after.
+    /// Computes it as the CPU device does. What is stored in 16 bits is widened before, and rounded after.
     pub fn compute(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
-        let halves = |slice: &SliceMut<'_>| matches!(slice, SliceMut::F16(_));
-        if !inputs.iter().any(|slice| matches!(slice, Slice::F16(_))) && !outputs.iter().any(halves) {
-            return self.kernel.reference(inputs, outputs);
-        }
-        let widened: Vec<Option<Vec<f32>>> = inputs
-            .iter()
-            .map(|slice| match slice {
-                Slice::F16(halves) => Some(halves.par_iter().map(|half| half.to_f32()).collect()),
-                _ => None,
-            })
-            .collect();
-        let wide: Vec<Slice<'_>> = inputs
-            .iter()
-            .zip(&widened)
-            .map(|(slice, widened)| widened.as_ref().map_or(*slice, |widened| Slice::F32(widened)))
-            .collect();
-        let mut sums: Vec<Vec<f32>> = outputs
-            .iter()
-            .map(|slice| match slice {
-                SliceMut::F16(halves) => vec![f32::NAN; halves.len()],
-                _ => Vec::new(),
-            })
-            .collect();
-        let mut written: Vec<SliceMut<'_>> = outputs
-            .iter_mut()
-            .zip(&mut sums)
-            .map(|(slice, sums)| match slice {
-                SliceMut::F16(_) => SliceMut::F32(sums),
-                SliceMut::F32(slice) => SliceMut::F32(slice),
-                SliceMut::U32(slice) => SliceMut::U32(slice),
-            })
-            .collect();
-        self.kernel.reference(&wide, &mut written);
-        for (slice, sums) in outputs.iter_mut().zip(&sums) {
-            if let SliceMut::F16(halves) = slice {
-                halves.par_iter_mut().zip(sums).for_each(|(half, sum)| *half = f16::from_f32(*sum));
-            }
+        in_floats(inputs, outputs, |inputs, outputs| self.kernel.compute(inputs, outputs));
+    }
+
+    /// Computes its reference. What is stored in 16 bits is widened before, and rounded after.
+    pub fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
+        in_floats(inputs, outputs, |inputs, outputs| self.kernel.reference(inputs, outputs));
+    }
+}
+
+/// Calls `work` with the operands in 32 bits.
+fn in_floats(inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>], work: impl FnOnce(&[Slice<'_>], &mut [SliceMut<'_>])) {
+    let halves = |slice: &SliceMut<'_>| matches!(slice, SliceMut::F16(_));
+    if !inputs.iter().any(|slice| matches!(slice, Slice::F16(_))) && !outputs.iter().any(halves) {
+        return work(inputs, outputs);
+    }
+    let widened: Vec<Option<Vec<f32>>> = inputs
+        .iter()
+        .map(|slice| match slice {
+            Slice::F16(halves) => Some(halves.par_iter().map(|half| half.to_f32()).collect()),
+            _ => None,
+        })
+        .collect();
+    let wide: Vec<Slice<'_>> = inputs
+        .iter()
+        .zip(&widened)
+        .map(|(slice, widened)| widened.as_ref().map_or(*slice, |widened| Slice::F32(widened)))
+        .collect();
+    let mut sums: Vec<Vec<f32>> = outputs
+        .iter()
+        .map(|slice| match slice {
+            SliceMut::F16(halves) => vec![f32::NAN; halves.len()],
+            _ => Vec::new(),
+        })
+        .collect();
+    let mut written: Vec<SliceMut<'_>> = outputs
+        .iter_mut()
+        .zip(&mut sums)
+        .map(|(slice, sums)| match slice {
+            SliceMut::F16(_) => SliceMut::F32(sums),
+            SliceMut::F32(slice) => SliceMut::F32(slice),
+            SliceMut::U32(slice) => SliceMut::U32(slice),
+        })
+        .collect();
+    work(&wide, &mut written);
+    for (slice, sums) in outputs.iter_mut().zip(&sums) {
+        if let SliceMut::F16(halves) = slice {
+            halves.par_iter_mut().zip(sums).for_each(|(half, sum)| *half = f16::from_f32(*sum));
         }
     }
 }

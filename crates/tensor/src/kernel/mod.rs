@@ -48,8 +48,13 @@ pub trait Kernel: Any + Debug + Send + Sync {
     /// Arithmetic and the traffic it cannot avoid. The default traffic is each operand once, updates twice.
     fn cost(&self) -> Cost;
 
-    /// What the kernel computes. Slices have exactly the declared lengths.
+    /// What the kernel computes, as a specification: the formula in plain loops. Slices have exactly the declared lengths.
     fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]);
+
+    /// The same, as the CPU device computes it: by the reference, unless that is too slow.
+    fn compute(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
+        self.reference(inputs, outputs);
+    }
 
     /// The WGSL that computes the same, in the variant for an adapter like `target`.
     fn launch(&self, target: &Target) -> Launch;

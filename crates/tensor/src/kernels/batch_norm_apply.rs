@@ -1,12 +1,9 @@
 //! Batch normalisation with what follows it in a network, the addition of a residual and the ReLU, in one pass:
 //! `y = act(gamma * (x - mean) * inv_std + beta + residual)`.
 
-use rayon::prelude::*;
-
-use super::matrix::{ROWS_PER_THREAD, Tiling, repeat, task_words};
-use super::vector::{Loops, wide};
-use crate::kernel::Target;
-use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut};
+use super::tiling::{ROWS_PER_THREAD, Tiling};
+use crate::cpu;
+use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut, Target};
 use crate::shape::Spec;
 
 /// What is added to the normalised values before the activation.
@@ -58,49 +55,6 @@ pub struct BatchNormInference {
     pub eps: f32,
 }
 
-/// `y = max((x - mean) scale + shift + residual, floor)`, tile by tile.
-struct Apply<'a> {
-    x: &'a [f32],
-    residual: Option<&'a [f32]>,
-    /// Mean, scale and shift of the residual.
-    affine: Option<[&'a [f32]; 3]>,
-    mean: &'a [f32],
-    scale: &'a [f32],
-    shift: &'a [f32],
-    floor: f32,
-    y: &'a mut [f32],
-}
-
-impl Loops for Apply<'_> {
-    #[inline(always)]
-    fn run(self) {
-        let Self { x, residual, affine, mean, scale, shift, floor, y } = self;
-        for (tile, y) in y.chunks_mut(mean.len()).enumerate() {
-            let start = tile * mean.len();
-            let x = &x[start..][..y.len()];
-            let parameters = mean.iter().zip(scale).zip(shift);
-            for ((y, x), ((mean, scale), shift)) in y.iter_mut().zip(x).zip(parameters) {
-                *y = (x - mean) * scale + shift;
-            }
-            if let Some(residual) = residual {
-                let elements = y.iter_mut().zip(&residual[start..]);
-                if let Some([mean, scale, shift]) = affine {
-                    for ((y, residual), ((mean, scale), shift)) in elements.zip(mean.iter().zip(scale).zip(shift)) {
-                        *y += (residual - mean) * scale + shift;
-                    }
-                } else {
-                    for (y, residual) in elements {
-                        *y += residual;
-                    }
-                }
-            }
-            for y in y.iter_mut() {
-                *y = if *y < floor { floor } else { *y };
-            }
-        }
-    }
-}
-
 impl BatchNormApply {
     fn inputs_after_statistics(&self) -> Vec<Spec> {
         let parameter = Spec::f32([self.members, self.channels]);
@@ -127,40 +81,30 @@ impl BatchNormApply {
         per_element * self.members * self.rows * self.channels
     }
 
-    /// `y` from `x`, where `mean` and `inv_std` give the statistics of a member.
-    fn compute<'a>(
-        &self,
-        operands: Operands<'_>,
-        y: &mut [f32],
-        statistics: impl Fn(usize) -> (&'a [f32], Vec<f32>) + Sync,
-    ) {
-        let Self { rows, channels, relu, .. } = *self;
-        let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
-        let task = task_words(channels);
-        y.par_chunks_mut(rows * channels).enumerate().for_each(|(member, y)| {
-            let (mean, inv_std) = statistics(member);
-            let gamma = &operands.gamma[member * channels..][..channels];
-            let scale: Vec<f32> = gamma.iter().zip(&inv_std).map(|(gamma, inv_std)| gamma * inv_std).collect();
-            let shift = repeat(&operands.beta[member * channels..][..channels]);
-            let (mean, scale) = (repeat(mean), repeat(&scale));
-            let x = &operands.x[member * rows * channels..][..rows * channels];
-            let residual = match self.residual {
-                Residual::None => None,
-                Residual::Shared => operands.residual,
-                Residual::Same | Residual::Normalised => {
-                    operands.residual.map(|all| &all[member * rows * channels..][..rows * channels])
-                }
-            };
-            let affine = operands
-                .affine
-                .map(|affine| [0, 1, 2].map(|row| repeat(&affine[(3 * member + row) * channels..][..channels])));
-            let affine = affine.as_ref().map(|affine| affine.each_ref().map(Vec::as_slice));
-            y.par_chunks_mut(task).enumerate().for_each(|(index, y)| {
-                let x = &x[index * task..][..y.len()];
-                let residual = residual.map(|residual| &residual[index * task..][..y.len()]);
-                wide(Apply { x, residual, affine, mean: &mean, scale: &scale, shift: &shift, floor, y });
-            });
-        });
+    /// The formula, given mean and 1 / deviation of a member's channel, and the inputs behind the statistics.
+    fn formula(&self, x: &[f32], statistics: impl Fn(usize, usize) -> (f64, f64), after: &[Slice<'_>], y: &mut [f32]) {
+        let &Self { rows, channels, .. } = self;
+        let (gamma, beta) = (after[0].f32(), after[1].f32());
+        let extra = |index: usize| after.get(index).map_or(&[][..], |slice| slice.f32());
+        let (residual, affine) = (extra(2), extra(3));
+        for (at, (y, &x)) in y.iter_mut().zip(x).enumerate() {
+            let (member, channel) = (at / (rows * channels), at % channels);
+            let (mean, inv_std) = statistics(member, channel);
+            let parameter = member * channels + channel;
+            let normal = f64::from(gamma[parameter]) * (f64::from(x) - mean) * inv_std + f64::from(beta[parameter]);
+            let sum = normal
+                + match self.residual {
+                    Residual::None => 0.0,
+                    Residual::Same => f64::from(residual[at]),
+                    Residual::Shared => f64::from(residual[at % (rows * channels)]),
+                    Residual::Normalised => {
+                        let [mean, scale, shift] =
+                            [0, 1, 2].map(|row| f64::from(affine[(3 * member + row) * channels + channel]));
+                        (f64::from(residual[at]) - mean) * scale + shift
+                    }
+                };
+            *y = if self.relu && sum < 0.0 { 0.0 } else { sum as f32 };
+        }
     }
 
     /// The launch with the statistics in inputs `first` and `second`, parameters and residual behind them.
@@ -189,16 +133,6 @@ impl BatchNormApply {
     }
 }
 
-/// The inputs that training and inference share.
-#[derive(Clone, Copy)]
-struct Operands<'a> {
-    x: &'a [f32],
-    gamma: &'a [f32],
-    beta: &'a [f32],
-    residual: Option<&'a [f32]>,
-    affine: Option<&'a [f32]>,
-}
-
 impl Kernel for BatchNormApply {
     fn name(&self) -> &'static str {
         "batch_norm_apply"
@@ -224,19 +158,16 @@ impl Kernel for BatchNormApply {
     }
 
     fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
-        let channels = self.channels;
-        let stats = inputs[1].f32();
-        let operands = Operands {
-            x: inputs[0].f32(),
-            gamma: inputs[2].f32(),
-            beta: inputs[3].f32(),
-            residual: inputs.get(4).map(|slice| slice.f32()),
-            affine: inputs.get(5).map(|slice| slice.f32()),
+        let (stats, channels) = (inputs[1].f32(), self.channels);
+        let statistics = |member: usize, channel: usize| {
+            let row = 2 * member * channels;
+            (f64::from(stats[row + channel]), f64::from(stats[row + channels + channel]))
         };
-        self.compute(operands, outputs[0].f32(), |member| {
-            let (mean, inv_std) = stats[member * 2 * channels..][..2 * channels].split_at(channels);
-            (mean, inv_std.to_vec())
-        });
+        self.formula(inputs[0].f32(), statistics, &inputs[2..], outputs[0].f32());
+    }
+
+    fn compute(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
+        cpu::batch_norm::apply(self, inputs, outputs);
     }
 
     fn launch(&self, _: &Target) -> Launch {
@@ -246,7 +177,7 @@ impl Kernel for BatchNormApply {
 
 impl BatchNormInference {
     /// The same pass with other statistics.
-    fn apply(&self) -> BatchNormApply {
+    pub(crate) fn apply(&self) -> BatchNormApply {
         let Self { members, rows, channels, residual, relu, .. } = *self;
         BatchNormApply { members, rows, channels, residual, relu }
     }
@@ -277,20 +208,16 @@ impl Kernel for BatchNormInference {
     }
 
     fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
-        let channels = self.channels;
         let (mean, var) = (inputs[1].f32(), inputs[2].f32());
-        let operands = Operands {
-            x: inputs[0].f32(),
-            gamma: inputs[3].f32(),
-            beta: inputs[4].f32(),
-            residual: inputs.get(5).map(|slice| slice.f32()),
-            affine: inputs.get(6).map(|slice| slice.f32()),
+        let statistics = |member: usize, channel: usize| {
+            let at = member * self.channels + channel;
+            (f64::from(mean[at]), 1.0 / (f64::from(var[at]) + f64::from(self.eps)).sqrt())
         };
-        self.apply().compute(operands, outputs[0].f32(), |member| {
-            let range = member * channels..(member + 1) * channels;
-            let inv_std = var[range.clone()].iter().map(|var| 1.0 / (var + self.eps).sqrt()).collect();
-            (&mean[range], inv_std)
-        });
+        self.apply().formula(inputs[0].f32(), statistics, &inputs[3..], outputs[0].f32());
+    }
+
+    fn compute(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
+        cpu::batch_norm::inference(self, inputs, outputs);
     }
 
     fn launch(&self, _: &Target) -> Launch {

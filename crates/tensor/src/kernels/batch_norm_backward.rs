@@ -11,14 +11,10 @@
 //! positive. A convolution that computes `dy` writes `g` in its place, and takes the first sums, too
 //! ([`super::conv2d_grad_input::Conv2dGradInput::norm`]); the first pass here is for all other gradients.
 
-use rayon::prelude::*;
-
 use super::batch_norm_stats::Chunks;
-use super::masked_sums::{Norm, Rows};
-use super::matrix::{ROWS_PER_THREAD, Tiling, repeat, task_words};
-use super::vector::{Loops, wide};
-use crate::kernel::Target;
-use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut};
+use super::tiling::{ROWS_PER_THREAD, Tiling};
+use crate::cpu;
+use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut, Target};
 use crate::shape::Spec;
 
 /// What followed the normalisation.
@@ -77,15 +73,6 @@ pub struct BatchNormGradPartials {
     pub upstream: Upstream,
 }
 
-/// One chunk of rows of one member in the first pass.
-struct Chunk<'a> {
-    member: usize,
-    start: usize,
-    partial: &'a mut [f32],
-    /// Empty unless `g` is written.
-    g: &'a mut [f32],
-}
-
 /// The operands of a first pass, wherever they are bound.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bindings {
@@ -106,45 +93,51 @@ impl BatchNormGradPartials {
         Spec::f32([self.chunks.count(), self.members, 2, self.channels])
     }
 
-    /// The chunks, all chunks of a member together as in `g`.
-    fn chunks<'a>(&self, partials: &'a mut [f32], g: &'a mut [f32]) -> Vec<Chunk<'a>> {
-        let Self { members, channels, chunks: Chunks { rows, chunk }, .. } = *self;
-        let mut chunks: Vec<Chunk<'a>> = (partials.chunks_mut(2 * channels).enumerate())
-            .map(|(index, partial)| {
-                let start = index / members * chunk * channels;
-                Chunk { member: index % members, start, partial, g: &mut [] }
-            })
-            .collect();
-        chunks.sort_by_key(|chunk| (chunk.member, chunk.start));
-        let g = g.chunks_mut(rows * channels).flat_map(|g| g.chunks_mut(chunk * channels));
-        for (chunk, g) in chunks.iter_mut().zip(g) {
-            chunk.g = g;
+    /// `dy`, spread from a pooling's gradient if there is one.
+    fn whole(&self, inputs: &[Slice<'_>]) -> Vec<f32> {
+        let area = self.upstream.area().unwrap_or(1);
+        let spread = |pooled: &[f32], at: usize| {
+            pooled[at / self.channels / area * self.channels + at % self.channels] * (1.0 / area as f32)
+        };
+        let (dy, pooled) = (inputs[1].f32(), inputs[inputs.len() - 1].f32());
+        let words = inputs[0].f32().len();
+        match self.upstream {
+            Upstream::Whole => dy.to_vec(),
+            Upstream::Pooled { .. } => (0..words).map(|at| spread(dy, at)).collect(),
+            Upstream::Both { .. } => (0..words).map(|at| dy[at] + spread(pooled, at)).collect(),
         }
-        chunks
     }
 
-    /// Writes rows of `dy`, from element `start` of the whole tensor on.
-    fn gather(&self, inputs: &[&[f32]], start: usize, dy: &mut [f32]) {
-        let (area, pooled) = match self.upstream {
-            Upstream::Whole => {
-                dy.copy_from_slice(&inputs[1][start..][..dy.len()]);
-                return;
-            }
-            Upstream::Pooled { area } => {
-                dy.fill(0.0);
-                (area, inputs[1])
-            }
-            Upstream::Both { area } => {
-                dy.copy_from_slice(&inputs[1][start..][..dy.len()]);
-                (area, inputs[inputs.len() - 1])
-            }
-        };
-        let factor = 1.0 / area as f32;
-        for (row, dy) in (start / self.channels..).zip(dy.chunks_exact_mut(self.channels)) {
-            for (dy, pooled) in dy.iter_mut().zip(&pooled[row / area * self.channels..]) {
-                *dy += factor * pooled;
-            }
+    /// The formula, from `[x, stats]`, what opens the ReLU (gamma and beta, or the output), and `dy`: `g`, and the sums
+    /// of `g` and of `g * xhat` over each chunk of rows.
+    pub(super) fn of_rows(
+        &self,
+        [x, stats]: [&[f32]; 2],
+        gate: &[Slice<'_>],
+        dy: &[f32],
+        g: &mut [f32],
+        partials: &mut [f32],
+    ) {
+        let Self { members, channels, chunks: Chunks { rows, chunk }, .. } = *self;
+        let mut sums = vec![0.0; partials.len()];
+        for (at, (g, &dy)) in g.iter_mut().zip(dy).enumerate() {
+            let (member, row, channel) = (at / (rows * channels), at / channels % rows, at % channels);
+            let row_of_stats = 2 * member * channels;
+            let (mean, inv_std) = (stats[row_of_stats + channel], stats[row_of_stats + channels + channel]);
+            let parameter = member * channels + channel;
+            let open = match self.activation {
+                Activation::Linear => true,
+                Activation::Relu => {
+                    (x[at] - mean) * (gate[0].f32()[parameter] * inv_std) + gate[1].f32()[parameter] > 0.0
+                }
+                Activation::ReluOfSum => gate[0].f32()[at] > 0.0,
+            };
+            *g = if open { dy } else { 0.0 };
+            let partial = (row / chunk * members + member) * 2 * channels;
+            sums[partial + channel] += f64::from(*g);
+            sums[partial + channels + channel] += f64::from(*g) * f64::from(x[at] - mean) * f64::from(inv_std);
         }
+        partials.iter_mut().zip(sums).for_each(|(partial, sum)| *partial = sum as f32);
     }
 
     /// The pass.
@@ -222,23 +215,20 @@ impl Kernel for BatchNormGradPartials {
     }
 
     fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
-        let Self { channels, activation, chunks: Chunks { rows, chunk }, .. } = *self;
-        let inputs: Vec<&[f32]> = inputs.iter().map(|slice| slice.f32()).collect();
+        let of_sum = self.activation == Activation::ReluOfSum;
+        let gate = if of_sum { &inputs[5..6] } else { &inputs[3..5] };
+        let dy = self.whole(inputs);
         let (partials, g) = outputs.split_at_mut(1);
-        let g = g.first_mut().map_or(&mut [][..], |slice| slice.f32());
-        self.chunks(partials[0].f32(), g).into_par_iter().for_each(|Chunk { member, start, partial, g }| {
-            let norm = Norm::of(&inputs[2..5], member, channels);
-            let first = member * rows * channels + start;
-            let words = first..first + (chunk * channels).min(rows * channels - start);
-            let x = &inputs[0][words.clone()];
-            if activation == Activation::Linear {
-                norm.sums(x, &inputs[1][words], partial);
-                return;
-            }
-            self.gather(&inputs, words.start, g);
-            let y = (activation == Activation::ReluOfSum).then(|| &inputs[5][words]);
-            norm.begin(activation, Rows { x, y }, g, partial);
-        });
+        let mut masked = vec![0.0; dy.len()];
+        let x_and_stats = [inputs[0].f32(), inputs[2].f32()];
+        self.of_rows(x_and_stats, gate, &dy, &mut masked, partials[0].f32());
+        if let [g] = g {
+            g.f32().copy_from_slice(&masked);
+        }
+    }
+
+    fn compute(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
+        cpu::batch_norm::grad_partials(self, inputs, outputs);
     }
 
     fn launch(&self, _: &Target) -> Launch {
@@ -271,35 +261,6 @@ pub struct BatchNormGradInput {
     pub channels: usize,
     /// Whether a seventh input is added: the gradient that reaches the same input on another way.
     pub addend: bool,
-}
-
-/// `dx` from tiles of `x` and of `g`.
-struct Input<'a> {
-    x: &'a [f32],
-    g: &'a [f32],
-    addend: Option<&'a [f32]>,
-    /// Mean, scale, slope, offset.
-    parameters: [&'a [f32]; 4],
-    dx: &'a mut [f32],
-}
-
-impl Loops for Input<'_> {
-    #[inline(always)]
-    fn run(self) {
-        let Self { x, g, addend, parameters: [mean, scale, slope, offset], dx } = self;
-        let tile = mean.len();
-        for ((dx, x), g) in dx.chunks_mut(tile).zip(x.chunks(tile)).zip(g.chunks(tile)) {
-            let columns = mean.iter().zip(scale).zip(slope).zip(offset);
-            for (((dx, x), g), (((mean, scale), slope), offset)) in dx.iter_mut().zip(x).zip(g).zip(columns) {
-                *dx = scale * g - (x - mean) * slope - offset;
-            }
-        }
-        if let Some(addend) = addend {
-            for (dx, addend) in dx.iter_mut().zip(addend) {
-                *dx += addend;
-            }
-        }
-    }
 }
 
 impl Kernel for BatchNormGradInput {
@@ -335,22 +296,20 @@ impl Kernel for BatchNormGradInput {
     fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
         let Self { rows, channels, .. } = *self;
         let inputs: Vec<&[f32]> = inputs.iter().map(|slice| slice.f32()).collect();
-        let task = task_words(channels);
-        outputs[0].f32().par_chunks_mut(rows * channels).enumerate().for_each(|(member, dx)| {
-            let (mean, inv_std) = inputs[2][member * 2 * channels..][..2 * channels].split_at(channels);
-            let [gamma, dgamma, dbeta] = [3, 4, 5].map(|i| &inputs[i][member * channels..][..channels]);
-            let scale: Vec<f32> = gamma.iter().zip(inv_std).map(|(gamma, inv_std)| gamma * inv_std).collect();
-            let scaled = |c: usize, sum: &[f32]| scale[c] * (sum[c] / rows as f32);
-            let slope: Vec<f32> = (0..channels).map(|c| inv_std[c] * scaled(c, dgamma)).collect();
-            let offset: Vec<f32> = (0..channels).map(|c| scaled(c, dbeta)).collect();
-            let parameters = [mean, &scale, &slope, &offset].map(repeat);
-            dx.par_chunks_mut(task).enumerate().for_each(|(index, dx)| {
-                let start = member * rows * channels + index * task;
-                let (x, g) = (&inputs[0][start..][..dx.len()], &inputs[1][start..][..dx.len()]);
-                let addend = inputs.get(6).map(|addend| &addend[start..][..dx.len()]);
-                wide(Input { x, g, addend, parameters: parameters.each_ref().map(Vec::as_slice), dx });
-            });
-        });
+        for (at, dx) in outputs[0].f32().iter_mut().enumerate() {
+            let (member, channel) = (at / (rows * channels), at % channels);
+            let row_of_stats = 2 * member * channels;
+            let [mean, inv_std] = [0, channels].map(|row| f64::from(inputs[2][row_of_stats + row + channel]));
+            let [gamma, dgamma, dbeta] = [3, 4, 5].map(|input| f64::from(inputs[input][member * channels + channel]));
+            let xhat = (f64::from(inputs[0][at]) - mean) * inv_std;
+            let centred = f64::from(inputs[1][at]) - dbeta / rows as f64 - xhat * dgamma / rows as f64;
+            let addend = inputs.get(6).map_or(0.0, |addend| f64::from(addend[at]));
+            *dx = (gamma * inv_std * centred + addend) as f32;
+        }
+    }
+
+    fn compute(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
+        cpu::batch_norm::grad_input(self, inputs, outputs);
     }
 
     fn launch(&self, _: &Target) -> Launch {

@@ -6,10 +6,9 @@
 use super::batch_norm_apply::{BatchNormApply, Residual};
 use super::batch_norm_backward::{Activation, BatchNormGradInput, BatchNormGradPartials, Upstream};
 use super::batch_norm_stats::{BatchNormFinalize, BatchNormPartials, Chunks};
-use super::matrix::Tiling;
 use super::sum_partials::{Sum, SumPartials};
-use crate::kernel::Target;
-use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
+use super::tiling::Tiling;
+use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut, Target};
 use crate::shape::Spec;
 
 /// Most rows that one workgroup goes through.
@@ -52,9 +51,25 @@ fn describe(launch: Launch, rows: usize, channels: usize, relu: bool) -> Launch 
     Tiling::narrow(channels).describe_reduction(launch.size("ROWS", rows).switch("RELU", relu))
 }
 
+/// Runs a kernel on operands.
+type Run = fn(&dyn Kernel, &[Slice<'_>], &mut [SliceMut<'_>]);
+
 impl BatchNormSmall {
     fn chunks(&self) -> Chunks {
         Chunks { rows: self.rows, chunk: self.rows }
+    }
+
+    /// The passes, each run by `run`.
+    fn passes(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>], run: Run) {
+        let Self { members, rows, channels, relu, eps, momentum } = *self;
+        let chunks = self.chunks();
+        let mut partials = vec![0.0; members * 2 * channels];
+        run(&BatchNormPartials { members, channels, chunks }, &inputs[..1], &mut [SliceMut::F32(&mut partials)]);
+        let (y, statistics) = outputs.split_at_mut(1);
+        let finalize = BatchNormFinalize { members, channels, chunks, eps, momentum, affine: false };
+        run(&finalize, &[Slice::F32(&partials)], statistics);
+        let apply = BatchNormApply { members, rows, channels, residual: Residual::None, relu };
+        run(&apply, &[inputs[0], Slice::F32(statistics[0].f32()), inputs[1], inputs[2]], y);
     }
 }
 
@@ -84,15 +99,11 @@ impl Kernel for BatchNormSmall {
     }
 
     fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
-        let Self { members, rows, channels, relu, eps, momentum } = *self;
-        let chunks = self.chunks();
-        let mut partials = vec![0.0; members * 2 * channels];
-        BatchNormPartials { members, channels, chunks }.reference(&inputs[..1], &mut [SliceMut::F32(&mut partials)]);
-        let (y, statistics) = outputs.split_at_mut(1);
-        let finalize = BatchNormFinalize { members, channels, chunks, eps, momentum, affine: false };
-        finalize.reference(&[Slice::F32(&partials)], statistics);
-        let apply = BatchNormApply { members, rows, channels, residual: Residual::None, relu };
-        apply.reference(&[inputs[0], Slice::F32(statistics[0].f32()), inputs[1], inputs[2]], y);
+        self.passes(inputs, outputs, Kernel::reference);
+    }
+
+    fn compute(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
+        self.passes(inputs, outputs, Kernel::compute);
     }
 
     fn launch(&self, _: &Target) -> Launch {
@@ -101,6 +112,26 @@ impl Kernel for BatchNormSmall {
             .float("EPS", self.eps)
             .float("MOMENTUM", self.momentum);
         describe(launch, self.rows, self.channels, self.relu)
+    }
+}
+
+impl BatchNormSmallGrad {
+    /// The passes, each run by `run`.
+    fn passes(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>], run: Run) {
+        let Self { members, rows, channels, relu } = *self;
+        let chunks = Chunks { rows, chunk: rows };
+        let (activation, upstream) = (if relu { Activation::Relu } else { Activation::Linear }, Upstream::Whole);
+        let first = BatchNormGradPartials { members, channels, chunks, activation, upstream };
+        let mut passed: Vec<Vec<f32>> = first.outputs().iter().map(|spec| vec![0.0; spec.words()]).collect();
+        let mut slices: Vec<SliceMut<'_>> = passed.iter_mut().map(|values| SliceMut::F32(values)).collect();
+        run(&first, inputs, &mut slices);
+        let [dx, dgamma, dbeta] = outputs else { unreachable!("three outputs are declared") };
+        let sums = &mut [SliceMut::F32(dbeta.f32()), SliceMut::F32(dgamma.f32())];
+        run(&SumPartials::new(Sum::of_pairs(1, members, channels)), &[Slice::F32(&passed[0])], sums);
+        let g = passed.get(1).map_or(inputs[1], |g| Slice::F32(g));
+        let sums = [Slice::F32(dgamma.f32()), Slice::F32(dbeta.f32())];
+        let last = BatchNormGradInput { members, rows, channels, addend: false };
+        run(&last, &[inputs[0], g, inputs[2], inputs[3], sums[0], sums[1]], std::slice::from_mut(dx));
     }
 }
 
@@ -126,20 +157,11 @@ impl Kernel for BatchNormSmallGrad {
     }
 
     fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
-        let Self { members, rows, channels, relu } = *self;
-        let chunks = Chunks { rows, chunk: rows };
-        let (activation, upstream) = (if relu { Activation::Relu } else { Activation::Linear }, Upstream::Whole);
-        let first = BatchNormGradPartials { members, channels, chunks, activation, upstream };
-        let mut passed: Vec<Vec<f32>> = first.outputs().iter().map(|spec| vec![0.0; spec.words()]).collect();
-        let mut slices: Vec<SliceMut<'_>> = passed.iter_mut().map(|values| SliceMut::F32(values)).collect();
-        first.reference(inputs, &mut slices);
-        let [dx, dgamma, dbeta] = outputs else { unreachable!("three outputs are declared") };
-        let sums = &mut [SliceMut::F32(dbeta.f32()), SliceMut::F32(dgamma.f32())];
-        SumPartials::new(Sum::of_pairs(1, members, channels)).reference(&[Slice::F32(&passed[0])], sums);
-        let g = passed.get(1).map_or(inputs[1], |g| Slice::F32(g));
-        let sums = [Slice::F32(dgamma.f32()), Slice::F32(dbeta.f32())];
-        let last = BatchNormGradInput { members, rows, channels, addend: false };
-        last.reference(&[inputs[0], g, inputs[2], inputs[3], sums[0], sums[1]], std::slice::from_mut(dx));
+        self.passes(inputs, outputs, Kernel::reference);
+    }
+
+    fn compute(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
+        self.passes(inputs, outputs, Kernel::compute);
     }
 
     fn launch(&self, _: &Target) -> Launch {

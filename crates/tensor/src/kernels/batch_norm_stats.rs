@@ -5,13 +5,9 @@
 //! mean is beside the deviation. A convolution whose output is normalised computes them itself
 //! ([`super::conv2d_forward::Conv2dForward::statistics`]); the first pass here is for all other inputs.
 
-use pulp::Simd;
-use rayon::prelude::*;
-
-use super::column_sums::{Terms, add_up, repeat, vector};
-use super::matrix::{Tiling, chunk_rows};
-use crate::kernel::Target;
-use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut};
+use super::tiling::{Tiling, reduction_chunk};
+use crate::cpu;
+use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut, Target};
 use crate::shape::Spec;
 
 /// Rows, in chunks of which sums are taken first; the last chunk may be shorter.
@@ -26,7 +22,7 @@ pub struct Chunks {
 impl Chunks {
     /// Chunks of a matrix `[rows, channels]` that no convolution has written. They depend on the shape only.
     pub fn new(rows: usize, channels: usize) -> Self {
-        Self { rows, chunk: chunk_rows(rows, channels) }
+        Self { rows, chunk: reduction_chunk(rows, channels) }
     }
 
     /// Number of chunks P.
@@ -45,60 +41,6 @@ pub struct BatchNormPartials {
     pub channels: usize,
     /// The rows.
     pub chunks: Chunks,
-}
-
-/// The values of `x`.
-struct Values<'a> {
-    x: &'a [f32],
-}
-
-impl Terms<1> for Values<'_> {
-    #[inline(always)]
-    fn vector<S: Simd>(&mut self, _: S, at: usize, _: usize) -> [S::f32s; 1] {
-        [vector::<S>(self.x, at)]
-    }
-
-    #[inline(always)]
-    fn add_to(&mut self, [sums]: [&mut [f32]; 1]) {
-        for tile in self.x.chunks(sums.len()) {
-            for (x, sum) in tile.iter().zip(sums.iter_mut()) {
-                *sum += x;
-            }
-        }
-    }
-}
-
-/// The squares of the deviations of `x` from `mean`.
-struct Squares<'a> {
-    x: &'a [f32],
-    mean: &'a [f32],
-}
-
-impl Terms<1> for Squares<'_> {
-    #[inline(always)]
-    fn vector<S: Simd>(&mut self, simd: S, at: usize, column: usize) -> [S::f32s; 1] {
-        let deviation = simd.sub_f32s(vector::<S>(self.x, at), vector::<S>(self.mean, column));
-        [simd.mul_f32s(deviation, deviation)]
-    }
-
-    #[inline(always)]
-    fn add_to(&mut self, [squares]: [&mut [f32]; 1]) {
-        for tile in self.x.chunks(self.mean.len()) {
-            for ((x, mean), square) in tile.iter().zip(self.mean).zip(squares.iter_mut()) {
-                let deviation = x - mean;
-                *square += deviation * deviation;
-            }
-        }
-    }
-}
-
-/// The `partial [2, C]` of a chunk's rows.
-pub(super) fn chunk_statistics(x: &[f32], partial: &mut [f32]) {
-    let (sum, square) = partial.split_at_mut(partial.len() / 2);
-    let rows = (x.len() / sum.len()) as f32;
-    add_up(x.len(), Values { x }, [&mut *sum]);
-    let mean: Vec<f32> = sum.iter().map(|sum| sum / rows).collect();
-    add_up(x.len(), Squares { x, mean: &repeat(&mean) }, [square]);
 }
 
 impl BatchNormPartials {
@@ -144,12 +86,22 @@ impl Kernel for BatchNormPartials {
     fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
         let Self { members, channels, chunks: Chunks { rows, chunk } } = *self;
         let x = inputs[0].f32();
-        outputs[0].f32().par_chunks_mut(2 * channels).enumerate().for_each(|(index, partial)| {
-            let start = index / members * chunk;
-            let rows = start..(start + chunk).min(rows);
-            let first = index % members * self.chunks.rows + rows.start;
-            chunk_statistics(&x[first * channels..][..rows.len() * channels], partial);
-        });
+        for (index, partial) in outputs[0].f32().chunks_mut(2 * channels).enumerate() {
+            let (member, first) = (index % members, index / members * chunk);
+            let rows_of_chunk = first..(first + chunk).min(rows);
+            for channel in 0..channels {
+                let value = |row: usize| f64::from(x[(member * rows + row) * channels + channel]);
+                let sum: f64 = rows_of_chunk.clone().map(value).sum();
+                let mean = sum / rows_of_chunk.len() as f64;
+                partial[channel] = sum as f32;
+                partial[channels + channel] =
+                    rows_of_chunk.clone().map(|row| (value(row) - mean).powi(2)).sum::<f64>() as f32;
+            }
+        }
+    }
+
+    fn compute(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
+        cpu::batch_norm::partials(self, inputs, outputs);
     }
 
     fn launch(&self, _: &Target) -> Launch {

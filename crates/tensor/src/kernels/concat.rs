@@ -2,9 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::matrix::{TASK, THREADS, width};
-use crate::kernel::Target;
-use crate::kernel::{Activations, Cost, Kernel, Launch, Slice, SliceMut};
+use super::tiling::{TASK, THREADS, width};
+use crate::kernel::{Activations, Cost, Kernel, Launch, Slice, SliceMut, Target};
 use crate::shape::Spec;
 
 /// `a [rows, A]`, `b [rows, B]` -> `y [rows, A + B]`: each row of `a`, then that of `b`. Rows are pixels, `M N H W`.

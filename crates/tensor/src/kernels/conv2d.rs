@@ -1,5 +1,4 @@
-//! Geometry of a two-dimensional convolution, shared by its forward and both its gradients, and the gathering of
-//! columns with which their references turn it into matrix products.
+//! Geometry of a two-dimensional convolution, shared by its forward and both its gradients.
 //!
 //! Letters: M members, N batch, H W input extents, C channels, K filters, R S kernel extents, P Q output extents,
 //! G groups. A convolution without dilation is
@@ -8,10 +7,6 @@
 //!
 //! where `c` runs over the channels of `k`'s group, and positions outside the image read as zero.
 
-use std::ops::Range;
-
-use super::matrix::repeat;
-use super::vector::{Loops, wide};
 use crate::kernel::{Binding, Launch, Slice};
 use crate::shape::Spec;
 
@@ -70,13 +65,55 @@ impl ConvGeometry {
         self.output_spec().elements() * self.kernel[0] * self.kernel[1] * self.group_channels()
     }
 
+    /// Calls `term(x, w, y)` with the indices of the operands of every product in the formula.
+    pub fn terms(&self, mut term: impl FnMut(usize, usize, usize)) {
+        let [height, width] = self.output_extent();
+        let [channels, filters] = [self.group_channels(), self.group_filters()];
+        let pixels = pairs(self.members, self.batch).flat_map(|image| pairs(height, width).map(move |at| (image, at)));
+        for ((m, n), (p, q)) in pixels {
+            let input = if self.fans_out() { 0 } else { m };
+            for (r, s) in pairs(self.kernel[0], self.kernel[1]) {
+                let i = (p * self.stride[0] + r).wrapping_sub(self.padding[0]);
+                let j = (q * self.stride[1] + s).wrapping_sub(self.padding[1]);
+                if i >= self.height || j >= self.width {
+                    continue;
+                }
+                for (c, k) in pairs(channels, self.filters) {
+                    let pixel = ((input * self.batch + n) * self.height + i) * self.width + j;
+                    let x = pixel * self.channels + k / filters * channels + c;
+                    let w = (((m * self.kernel[0] + r) * self.kernel[1] + s) * channels + c) * self.filters + k;
+                    let y = (((m * self.batch + n) * height + p) * width + q) * self.filters + k;
+                    term(x, w, y);
+                }
+            }
+        }
+    }
+
+    /// The input as it is convolved, from `x` and, if there are any, `[stats [M, 2, C], gamma [M, C], beta [M, C]]`:
+    /// `relu((x - mean) inv_std gamma + beta)`.
+    pub(crate) fn normalised(&self, x: &[f32], normalisation: &[Slice<'_>]) -> Vec<f64> {
+        let &[stats, gamma, beta] = normalisation else { return x.iter().map(|&x| f64::from(x)).collect() };
+        let (stats, gamma, beta) = (stats.f32(), gamma.f32(), beta.f32());
+        let (channels, member_words) = (self.channels, x.len() / self.input_members);
+        let value = |(index, &x): (usize, &f32)| {
+            let (member, channel) = (index / member_words, index % channels);
+            let (mean, inv_std) =
+                (stats[2 * member * channels + channel], stats[(2 * member + 1) * channels + channel]);
+            let parameter = member * channels + channel;
+            let normal = f64::from(x - mean) * f64::from(gamma[parameter] * inv_std) + f64::from(beta[parameter]);
+            // A comparison that leaves NaN what it is.
+            if normal < 0.0 { 0.0 } else { normal }
+        };
+        x.iter().enumerate().map(value).collect()
+    }
+
     /// Channels of one group.
-    pub(super) fn group_channels(&self) -> usize {
+    pub(crate) fn group_channels(&self) -> usize {
         self.channels / self.groups
     }
 
     /// Filters of one group.
-    pub(super) fn group_filters(&self) -> usize {
+    pub(crate) fn group_filters(&self) -> usize {
         self.filters / self.groups
     }
 
@@ -93,43 +130,6 @@ impl ConvGeometry {
     /// Whether `vec4` serves: the channels and the filters of a group come in fours.
     pub(crate) fn in_quads(&self) -> bool {
         self.group_channels().is_multiple_of(4) && self.group_filters().is_multiple_of(4)
-    }
-
-    /// The same convolution with its smallest groups merged into groups of up to [`MERGED_CHANNELS`] channels, and how
-    /// many became one. The merged weights are zero between what was not one group: more arithmetic, but matrix
-    /// products of fewer columns than these take longer.
-    pub(super) fn merged(&self) -> (Self, usize) {
-        let widest = self.group_channels().max(self.group_filters());
-        let count = (1..=self.groups).rev().find(|&n| self.groups.is_multiple_of(n) && n * widest <= MERGED_CHANNELS);
-        let count = count.unwrap_or(1);
-        (Self { groups: self.groups / count, ..*self }, count)
-    }
-
-    /// Calls `with(merged, own)` for each weight, as their indices in the merged and in the own weights.
-    fn merged_weights(&self, mut with: impl FnMut(usize, usize)) {
-        let (merged, count) = self.merged();
-        let (own, wide) = (self.group_channels(), merged.group_channels());
-        let taps = self.members * self.kernel[0] * self.kernel[1];
-        for tap in 0..taps {
-            for c in 0..own {
-                for k in 0..self.filters {
-                    let group = k / self.group_filters() % count;
-                    with((tap * wide + group * own + c) * self.filters + k, (tap * own + c) * self.filters + k);
-                }
-            }
-        }
-    }
-
-    /// The weights of [`ConvGeometry::merged`].
-    pub(super) fn merge_weights(&self, w: &[f32]) -> Vec<f32> {
-        let mut merged = vec![0.0; self.merged().0.weight_spec().words()];
-        self.merged_weights(|at, own| merged[at] = w[own]);
-        merged
-    }
-
-    /// The own weights among merged ones.
-    pub(super) fn split_weights(&self, merged: &[f32], w: &mut [f32]) {
-        self.merged_weights(|at, own| w[own] = merged[at]);
     }
 
     /// Adds the extents to a launch, under the letters that the shaders use.
@@ -155,52 +155,7 @@ impl ConvGeometry {
             .size("CG", self.group_channels())
             .size("KG", self.group_filters())
     }
-
-    /// What output positions read of the input.
-    pub(super) fn forward_window(&self) -> Window {
-        let axis = |axis: usize, source| Axis {
-            step: self.stride[axis],
-            start: -(self.padding[axis] as isize),
-            taps: self.kernel[axis],
-            source,
-        };
-        Window {
-            vertical: axis(0, self.height),
-            horizontal: axis(1, self.width),
-            channels: self.channels,
-            group_channels: self.group_channels(),
-        }
-    }
-
-    /// What input positions read of the output's gradient. Position `i stride + class` of an axis meets only the
-    /// taps `t = first, first + stride, …` with `first = (class + pad) mod stride`, at `i + (class + pad - t) / stride`.
-    pub(super) fn backward_window(&self, class: [usize; 2]) -> Window {
-        let output = self.output_extent();
-        let axis = |axis: usize| {
-            let taps = self.class_taps(axis, class[axis]);
-            let last = (class[axis] + self.padding[axis]) / self.stride[axis];
-            Axis { step: 1, start: last as isize - taps as isize + 1, taps, source: output[axis] }
-        };
-        Window { vertical: axis(0), horizontal: axis(1), channels: self.filters, group_channels: self.group_filters() }
-    }
-
-    /// Number of kernel taps along `axis` that input positions of `class` (modulo the stride) meet.
-    pub(super) fn class_taps(&self, axis: usize, class: usize) -> usize {
-        let first = (class + self.padding[axis]) % self.stride[axis];
-        self.kernel[axis].saturating_sub(first).div_ceil(self.stride[axis])
-    }
-
-    /// The kernel tap along `axis` that tap `index` of [`Self::backward_window`] is. The window's taps ascend in
-    /// the position that they read, hence descend in the kernel.
-    pub(super) fn class_tap(&self, axis: usize, class: usize, index: usize) -> usize {
-        let first = (class + self.padding[axis]) % self.stride[axis];
-        first + (self.class_taps(axis, class) - 1 - index) * self.stride[axis]
-    }
 }
-
-/// Channels of merged groups: on AVX-512, products with 16 columns run at more than half of the full rate, and those
-/// with 4 at a twentieth.
-const MERGED_CHANNELS: usize = 16;
 
 /// Pixels of a row that a thread computes, given the length of the row.
 pub(super) fn tile_pixels(width: usize) -> usize {
@@ -216,154 +171,6 @@ pub(super) fn tile_quads(quads: usize) -> usize {
 /// Threads of a workgroup of the convolution kernels where the shader leaves the choice.
 pub(super) const WORKGROUP: usize = 64;
 
-/// Along one axis, position `i` reads the `taps` consecutive source positions from `i step + start` on.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Axis {
-    pub step: usize,
-    pub start: isize,
-    pub taps: usize,
-    /// Extent of the source; positions outside are zero.
-    pub source: usize,
-}
-
-impl Axis {
-    /// First source position of `i`, and the range of its taps that lie inside the source.
-    fn taps_inside(&self, i: usize) -> (isize, usize, usize) {
-        let first = (i * self.step) as isize + self.start;
-        let low = (-first).clamp(0, self.taps as isize) as usize;
-        let high = (self.source as isize - first).clamp(low as isize, self.taps as isize) as usize;
-        (first, low, high)
-    }
-}
-
-/// The rectangle of source pixels that a position reads, as one row of a matrix `[positions, taps * channels]`.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Window {
-    pub vertical: Axis,
-    pub horizontal: Axis,
-    /// Channels of a source pixel.
-    pub channels: usize,
-    /// Channels that one group reads.
-    pub group_channels: usize,
-}
-
-impl Window {
-    /// Length of a row of the matrix: vertical taps, horizontal taps, channels of a group.
-    pub fn depth(&self) -> usize {
-        self.vertical.taps * self.horizontal.taps * self.group_channels
-    }
-
-    /// What one tap of the window reads, of `group_channels` channels at a time.
-    pub fn of_tap(self, [vertical, horizontal]: [usize; 2], group_channels: usize) -> Self {
-        let one = |axis: Axis, tap: usize| Axis { start: axis.start + tap as isize, taps: 1, ..axis };
-        Self {
-            vertical: one(self.vertical, vertical),
-            horizontal: one(self.horizontal, horizontal),
-            group_channels,
-            ..self
-        }
-    }
-
-    /// Fills `columns`, `[positions, depth]`, for consecutive positions of row `row` of `image`, from the first.
-    pub fn gather(&self, image: &[f32], group: usize, row: usize, columns: &mut [f32]) {
-        let line = self.horizontal.taps * self.group_channels;
-        let source_row = self.horizontal.source * self.channels;
-        let (first_row, top, bottom) = self.vertical.taps_inside(row);
-        for tap in 0..self.vertical.taps {
-            let lines = columns.chunks_exact_mut(self.depth()).map(|column| &mut column[tap * line..][..line]);
-            if (top..bottom).contains(&tap) {
-                let start = (first_row + tap as isize) as usize * source_row + group * self.group_channels;
-                self.gather_lines(&image[start..][..source_row - group * self.group_channels], lines);
-            } else {
-                lines.for_each(|line| line.fill(0.0));
-            }
-        }
-    }
-
-    /// Fills the line of each position with the horizontal taps that it has in one row of the source.
-    fn gather_lines<'a>(&self, row: &[f32], lines: impl Iterator<Item = &'a mut [f32]>) {
-        let (channels, group_channels) = (self.channels, self.group_channels);
-        for (j, line) in lines.enumerate() {
-            let (first, low, high) = self.horizontal.taps_inside(j);
-            line[..low * group_channels].fill(0.0);
-            line[high * group_channels..].fill(0.0);
-            if low == high {
-                continue;
-            }
-            let inside = &mut line[low * group_channels..high * group_channels];
-            let source = &row[(first + low as isize) as usize * channels..];
-            if group_channels == channels {
-                inside.copy_from_slice(&source[..inside.len()]);
-            } else {
-                for (tap, pixel) in inside.chunks_exact_mut(group_channels).zip(source.chunks(channels)) {
-                    tap.copy_from_slice(&pixel[..group_channels]);
-                }
-            }
-        }
-    }
-}
-
-/// Rows of pixels that a task takes at once: enough for an efficient matrix product, few enough that `depth`
-/// columns of them stay in the second-level cache.
-pub(super) fn rows_per_block(width: usize, depth: usize) -> usize {
-    const SCRATCH_WORDS: usize = 96 * 1024;
-    let pixels = (SCRATCH_WORDS / depth.max(1)).clamp(64, 512);
-    (pixels / width).max(1)
-}
-
-/// What a convolution with a normalised input makes of it as it reads it: `relu((x - mean) scale + shift)`, by the
-/// channel. The batch-norm and the ReLU in front of a convolution need no tensor of their own.
-#[derive(Debug, Clone)]
-pub(super) struct Normalisation {
-    // Repeated over a few pixels, so that loops over them are long.
-    mean: Vec<f32>,
-    scale: Vec<f32>,
-    shift: Vec<f32>,
-}
-
-impl Normalisation {
-    /// That of channels `channels` of a member, from `[stats [M, 2, C], gamma [M, C], beta [M, C]]`; none if there are no
-    /// such inputs.
-    pub fn of(inputs: &[Slice<'_>], member: usize, all: usize, channels: Range<usize>) -> Option<Self> {
-        let &[stats, gamma, beta] = inputs else { return None };
-        let (mean, inv_std) = stats.f32()[member * 2 * all..][..2 * all].split_at(all);
-        let [gamma, beta] = [gamma, beta].map(|values| &values.f32()[member * all..][..all][channels.clone()]);
-        let scale: Vec<f32> = gamma.iter().zip(&inv_std[channels.clone()]).map(|(gamma, s)| gamma * s).collect();
-        Some(Self { mean: repeat(&mean[channels]), scale: repeat(&scale), shift: repeat(beta) })
-    }
-
-    /// That of each group's channels of an input member.
-    pub fn of_groups(g: &ConvGeometry, inputs: &[Slice<'_>], member: usize) -> Vec<Option<Self>> {
-        let channels = |group: usize| group * g.group_channels()..(group + 1) * g.group_channels();
-        (0..g.groups).map(|group| Self::of(inputs, member, g.channels, channels(group))).collect()
-    }
-
-    /// Normalises whole pixels of these channels.
-    pub fn apply(&self, pixels: &mut [f32]) {
-        wide(Normalise { normalisation: self, pixels });
-    }
-}
-
-struct Normalise<'a> {
-    normalisation: &'a Normalisation,
-    pixels: &'a mut [f32],
-}
-
-impl Loops for Normalise<'_> {
-    #[inline(always)]
-    fn run(self) {
-        let Normalisation { mean, scale, shift } = self.normalisation;
-        for pixels in self.pixels.chunks_mut(mean.len()) {
-            let parameters = mean.iter().zip(scale).zip(shift);
-            for (x, ((mean, scale), shift)) in pixels.iter_mut().zip(parameters) {
-                let value = (*x - mean) * scale + shift;
-                // A comparison that leaves NaN what it is.
-                *x = if value < 0.0 { 0.0 } else { value };
-            }
-        }
-    }
-}
-
 /// The specifications of a normalisation's tensors.
 pub(super) fn normalisation_specs(g: &ConvGeometry) -> [Spec; 3] {
     let parameter = Spec::f32([g.input_members, g.channels]);
@@ -377,40 +184,7 @@ pub(super) fn bindings(normalised: bool) -> Vec<Binding> {
     [Binding::Input(0), Binding::Input(1), Binding::Output(0)].into_iter().chain(normalisation).collect()
 }
 
-/// Consecutive rows of one image.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Run {
-    /// Which image.
-    pub image: usize,
-    /// Its first row, and how many.
-    pub first: usize,
-    pub rows: usize,
-    /// Rows of earlier runs.
-    pub offset: usize,
-}
-
-/// The runs of which rows `first` to `first + rows` consist, counted over images of `height` rows.
-pub(super) fn runs_in_images(first: usize, rows: usize, height: usize) -> impl Iterator<Item = Run> {
-    let mut offset = 0;
-    std::iter::from_fn(move || {
-        let row = first + offset;
-        let run =
-            Run { image: row / height, first: row % height, rows: (height - row % height).min(rows - offset), offset };
-        offset += run.rows;
-        (run.rows > 0).then_some(run)
-    })
-}
-
-thread_local! {
-    static SCRATCH: std::cell::RefCell<Vec<f32>> = const { std::cell::RefCell::new(Vec::new()) };
-}
-
-/// Calls `work` with a buffer of this thread, of `words` arbitrary elements.
-pub(super) fn with_scratch<T>(words: usize, work: impl FnOnce(&mut [f32]) -> T) -> T {
-    SCRATCH.with_borrow_mut(|scratch| {
-        if scratch.len() < words {
-            scratch.resize(words, 0.0);
-        }
-        work(&mut scratch[..words])
-    })
+/// All pairs of an index below `a` and one below `b`.
+fn pairs(a: usize, b: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..a).flat_map(move |i| (0..b).map(move |j| (i, j)))
 }

@@ -4,20 +4,10 @@
 //! small result of a very long reduction. It is split over the rows (n, p) of the output, in order: part i sums
 //! [`Conv2dGradWeight::rows_per_part`] consecutive rows of the N P there are, the last part perhaps fewer.
 
-use std::ops::Range;
-
-use rayon::prelude::*;
-
-use super::conv2d::{
-    ConvGeometry, Normalisation, WORKGROUP, bindings, normalisation_specs, rows_per_block, runs_in_images, tile_quads,
-    with_scratch,
-};
-use super::conv2d_direct::{AddWeightGradient, Pitch, Strip, gather, serves};
+use super::conv2d::{ConvGeometry, WORKGROUP, bindings, normalisation_specs, tile_quads};
 use super::conv2d_tiled::{WeightTile, candidates};
-use super::conv2d_wide::{grad_weight, is_wide};
-use super::gemm::{Matrix, multiply};
-use crate::kernel::Target;
-use crate::kernel::{Activations, Cost, Kernel, Launch, Slice, SliceMut};
+use crate::cpu;
+use crate::kernel::{Activations, Cost, Kernel, Launch, Slice, SliceMut, Target};
 use crate::shape::Spec;
 
 /// Inputs `x` (`[M or 1, N, H, W, C]`) and `dy` (`[M, N, P, Q, K]`), output `[parts, M, R, S, C/G, K]`; with
@@ -71,107 +61,6 @@ impl Conv2dGradWeight {
     fn workgroup(&self) -> usize {
         self.lanes().div_ceil(self.lanes().div_ceil(MAX_WORKGROUP)).next_multiple_of(8)
     }
-
-    /// The partial sums of `g`, which is the own geometry or the merged one: parts in parallel, what they read gathered once
-    /// for all members that share the input.
-    fn compute(&self, g: &ConvGeometry, inputs: &[Slice<'_>], partials: &mut [f32]) {
-        if is_wide(g) {
-            return grad_weight(g, self.rows_per_part(), inputs, partials);
-        }
-        let (x, dy) = (inputs[0].f32(), inputs[1].f32());
-        let image = g.height * g.width * g.channels;
-        let rows = g.batch * g.output_extent()[0];
-        let rows_per_part = self.rows_per_part();
-        let in_place = g.is_pointwise() && !self.normalised;
-        let sharing = if g.fans_out() { g.members } else { 1 };
-        let words = sharing * g.forward_window().depth() * g.filters;
-        partials.par_chunks_mut(words).enumerate().for_each(|(task, partials)| {
-            let (part, input) = (task / g.input_members, task % g.input_members);
-            let part = Part {
-                g,
-                x: &x[input * g.batch * image..][..g.batch * image],
-                dy: &dy[input * rows * g.output_extent()[1] * g.filters..],
-                rows: part * rows_per_part..((part + 1) * rows_per_part).min(rows),
-                normalisations: Normalisation::of_groups(g, &inputs[2..], input),
-            };
-            match serves(g, g.group_filters()) && !in_place {
-                true => part.sum_in_registers(partials),
-                false => part.sum_products(in_place, partials),
-            }
-        });
-    }
-}
-
-/// Rows (n, p) of the output whose products are summed for all members that share the input.
-struct Part<'a> {
-    g: &'a ConvGeometry,
-    /// Of the input's member, and from the first of the sharing members on.
-    x: &'a [f32],
-    dy: &'a [f32],
-    rows: Range<usize>,
-    normalisations: Vec<Option<Normalisation>>,
-}
-
-impl<'a> Part<'a> {
-    /// `dy` of sharing member `member` from row `row` on, and from a group's first filter on.
-    fn dy(&self, member: usize, row: usize, group: usize) -> &'a [f32] {
-        let [height, width] = self.g.output_extent();
-        let row = member * self.g.batch * height + row;
-        &self.dy[row * width * self.g.filters + group * self.g.group_filters()..]
-    }
-
-    fn sum_in_registers(&self, partials: &mut [f32]) {
-        let (g, window, filters) = (self.g, self.g.forward_window(), self.g.group_filters());
-        let [height, width] = g.output_extent();
-        let image = g.height * g.width * g.channels;
-        let pitch = Pitch { row: width * g.filters, position: g.filters };
-        partials.fill(0.0);
-        for run in runs_in_images(self.rows.start, self.rows.len(), height) {
-            let strip = Strip::new(window, run.rows, width);
-            with_scratch(strip.words(), |x| {
-                for (group, normalisation) in self.normalisations.iter().enumerate() {
-                    let image = &self.x[run.image * image..][..image];
-                    strip.fill(image, group, run.first, normalisation.as_ref(), x);
-                    for (member, dw) in partials.chunks_exact_mut(window.depth() * g.filters).enumerate() {
-                        let dy = self.dy(member, self.rows.start + run.offset, group);
-                        let dw = &mut dw[group * filters..];
-                        AddWeightGradient { strip, x, dy, pitch, filters, dw, stride: g.filters }.run();
-                    }
-                }
-            });
-        }
-    }
-
-    /// As products of matrices, of `x` as it is or of columns that are gathered.
-    fn sum_products(&self, in_place: bool, partials: &mut [f32]) {
-        let (g, window, filters) = (self.g, self.g.forward_window(), self.g.group_filters());
-        let ([height, width], depth) = (g.output_extent(), window.depth());
-        let block_rows = rows_per_block(width, depth).min(self.rows.len());
-        let mut add_block = |columns: Matrix<'_>, group: usize, first_row: usize, pixels: usize| {
-            for (member, partial) in partials.chunks_exact_mut(depth * g.filters).enumerate() {
-                let dy = Matrix::strided(self.dy(member, first_row, group), pixels, filters, g.filters, 1);
-                let accumulate = first_row > self.rows.start;
-                multiply(columns, dy, &mut partial[group * filters..], g.filters, accumulate);
-            }
-        };
-        let near = Strip::new(window, block_rows.min(height), width).words();
-        with_scratch(near + block_rows * width * depth, |scratch| {
-            let (near, scratch) = scratch.split_at_mut(near);
-            for first_row in self.rows.clone().step_by(block_rows) {
-                let pixels = block_rows.min(self.rows.end - first_row) * width;
-                for (group, normalisation) in self.normalisations.iter().enumerate() {
-                    if in_place {
-                        let x = &self.x[first_row * width * g.channels + group * depth..];
-                        add_block(Matrix::strided(x, depth, pixels, 1, g.channels), group, first_row, pixels);
-                        continue;
-                    }
-                    let (from, columns) = ((self.x, group, first_row), &mut scratch[..pixels * depth]);
-                    gather(window, [height, width], from, normalisation.as_ref(), near, columns);
-                    add_block(Matrix::new(columns, depth, pixels, true), group, first_row, pixels);
-                }
-            }
-        });
-    }
 }
 
 impl Kernel for Conv2dGradWeight {
@@ -201,18 +90,20 @@ impl Kernel for Conv2dGradWeight {
         Cost::new(self, 2 * self.geometry.macs())
     }
 
-    /// Small groups merged, all products of a merged group computed, and the wanted ones kept.
     fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
-        let (merged, count) = self.geometry.merged();
-        let partials = outputs[0].f32();
-        if count == 1 {
-            return self.compute(&self.geometry, inputs, partials);
-        }
-        let words = merged.weight_spec().words();
-        let mut wide = vec![0.0; self.partials() * words];
-        self.compute(&merged, inputs, &mut wide);
-        let parts = partials.chunks_mut(self.geometry.weight_spec().words()).zip(wide.chunks(words));
-        parts.for_each(|(own, wide)| self.geometry.split_weights(wide, own));
+        let g = &self.geometry;
+        let (x, dy) = (g.normalised(inputs[0].f32(), &inputs[2..]), inputs[1].f32());
+        let ([height, width], words) = (g.output_extent(), g.weight_spec().words());
+        let mut sums = vec![0.0; self.partials() * words];
+        g.terms(|x_at, w_at, y_at| {
+            let row = y_at / (width * g.filters) % (g.batch * height);
+            sums[row / self.rows_per_part() * words + w_at] += x[x_at] * f64::from(dy[y_at]);
+        });
+        outputs[0].f32().iter_mut().zip(sums).for_each(|(part, sum)| *part = sum as f32);
+    }
+
+    fn compute(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
+        cpu::conv2d_grad_weight::compute(self, inputs, outputs);
     }
 
     fn launch(&self, target: &Target) -> Launch {

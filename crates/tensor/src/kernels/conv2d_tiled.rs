@@ -292,7 +292,7 @@ impl WeightTile {
 
 /// Rows of pixels, counted through all images of `height` rows, that a tile holds and statistics are summed over: about as
 /// many as make 256 pixels, or 128 where there are more channels.
-pub(super) fn chunk_rows(height: usize, width: usize, channels: usize) -> usize {
+pub(crate) fn tile_chunk(height: usize, width: usize, channels: usize) -> usize {
     let pixels = if channels <= 16 { 256 } else { 128 };
     let rows = (pixels / width.next_multiple_of(8)).max(1);
     if rows >= height {

@@ -2,9 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::matrix::{THREADS, width};
-use crate::kernel::Target;
-use crate::kernel::{Activations, Cost, Kernel, Launch, Slice, SliceMut};
+use super::tiling::{THREADS, width};
+use crate::kernel::{Activations, Cost, Kernel, Launch, Slice, SliceMut, Target};
 use crate::shape::Spec;
 
 /// `x [1, words]` -> `y [M, words]`, a copy for each member. Its gradient is [`super::sum_members`].

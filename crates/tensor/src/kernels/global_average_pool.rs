@@ -2,9 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::matrix::{Tiling, width};
-use crate::kernel::Target;
-use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut};
+use super::tiling::{Tiling, width};
+use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut, Target};
 use crate::shape::Spec;
 
 /// Threads of a workgroup: outputs are few, so small groups spread them over more of a GPU.

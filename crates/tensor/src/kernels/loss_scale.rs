@@ -4,9 +4,8 @@
 
 use rayon::prelude::*;
 
-use super::matrix::THREADS;
-use crate::kernel::Target;
-use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut};
+use super::tiling::THREADS;
+use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut, Target};
 use crate::shape::Spec;
 
 /// Words of the state: scale, good steps since it changed, factor that the gradients are multiplied by (0: the step is

@@ -1,12 +1,8 @@
 //! The micro-kernel behind the peak of multiply-adds ([`crate::peaks`]): chains of them that touch no memory.
 
-use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
-
-use super::matrix::{TASK, THREADS};
-use super::vector::arch;
-use crate::kernel::Target;
-use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
+use super::tiling::THREADS;
+use crate::cpu;
+use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut, Target};
 use crate::shape::Spec;
 
 /// `x [8, threads, 4]`, `f [2]` -> `y [8, threads, 4]`, x after `steps` times x <- f0 x + f1.
@@ -40,10 +36,13 @@ impl Kernel for PeakFma {
 
     fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
         let (x, f) = (inputs[0].f32(), inputs[1].f32());
-        outputs[0].f32().par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(y, x)| {
-            y.copy_from_slice(x);
-            arch().dispatch(Chains { y, factor: f[0], addend: f[1], steps: self.steps });
-        });
+        for (y, &x) in outputs[0].f32().iter_mut().zip(x) {
+            *y = (0..self.steps).fold(x, |x, _| f[0].mul_add(x, f[1]));
+        }
+    }
+
+    fn compute(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
+        cpu::peak_fma::compute(self, inputs, outputs);
     }
 
     fn launch(&self, _: &Target) -> Launch {
@@ -52,46 +51,6 @@ impl Kernel for PeakFma {
         Launch::new(include_str!("../../../../shaders/peak_fma.wgsl"), 2, 1, workgroups)
             .size("THREADS", self.threads)
             .size("STEPS", self.steps)
-    }
-}
-
-/// Vectors in flight: enough to hide the latency of a multiply-add, few enough for the registers of any machine.
-const IN_FLIGHT: usize = 8;
-
-struct Chains<'a> {
-    y: &'a mut [f32],
-    factor: f32,
-    addend: f32,
-    steps: usize,
-}
-
-impl WithSimd for Chains<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let (factor, addend) = (simd.splat_f32s(self.factor), simd.splat_f32s(self.addend));
-        let (vectors, rest) = S::as_mut_simd_f32s(self.y);
-        let (blocks, vectors) = vectors.as_chunks_mut::<IN_FLIGHT>();
-        for block in blocks {
-            let mut chains = *block;
-            for _ in 0..self.steps {
-                for chain in &mut chains {
-                    *chain = simd.mul_add_e_f32s(*chain, factor, addend);
-                }
-            }
-            *block = chains;
-        }
-        for vector in vectors {
-            for _ in 0..self.steps {
-                *vector = simd.mul_add_e_f32s(*vector, factor, addend);
-            }
-        }
-        for value in rest {
-            for _ in 0..self.steps {
-                *value = *value * self.factor + self.addend;
-            }
-        }
     }
 }
 

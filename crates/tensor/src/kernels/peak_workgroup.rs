@@ -2,9 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::matrix::THREADS;
-use crate::kernel::Target;
-use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
+use super::tiling::THREADS;
+use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut, Target};
 use crate::shape::Spec;
 
 /// `x [workgroups, 256, 4]` -> `y [workgroups, 256, 4]`, y[g, l] the sum over i < `steps` of x[g, (l + i) mod 256].

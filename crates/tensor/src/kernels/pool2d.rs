@@ -2,9 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::matrix::{THREADS, width};
-use crate::kernel::Target;
-use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut};
+use super::tiling::{THREADS, width};
+use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut, Target};
 use crate::shape::Spec;
 
 /// What is taken of a window.

@@ -2,9 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::matrix::{TASK, THREADS, width};
-use crate::kernel::Target;
-use crate::kernel::{Activations, Cost, Kernel, Launch, Slice, SliceMut};
+use super::tiling::{TASK, THREADS, width};
+use crate::kernel::{Activations, Cost, Kernel, Launch, Slice, SliceMut, Target};
 use crate::shape::Spec;
 
 /// `x [words]` -> `y = max(x, 0)`; NaN stays NaN.

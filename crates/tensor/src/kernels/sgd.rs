@@ -3,9 +3,8 @@
 use rayon::prelude::*;
 
 use super::loss_scale::STATE;
-use super::matrix::{TASK, THREADS};
-use crate::kernel::Target;
-use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut};
+use super::tiling::{TASK, THREADS};
+use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut, Target};
 use crate::shape::Spec;
 
 /// Words that share one factor of the weight decay.

@@ -3,9 +3,8 @@
 
 use rayon::prelude::*;
 
-use super::matrix::{THREADS, width};
-use crate::kernel::Target;
-use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut};
+use super::tiling::{THREADS, width};
+use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut, Target};
 use crate::shape::Spec;
 
 /// `x [M, N, H, W, C]` -> `y [M, N, P, Q, K]`, where `y[m, n, p, q, k] = x[m, n, p * stride, q * stride, k - before]`

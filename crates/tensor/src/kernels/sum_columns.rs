@@ -2,9 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::matrix::Tiling;
-use crate::kernel::Target;
-use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
+use super::tiling::Tiling;
+use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut, Target};
 use crate::shape::Spec;
 
 /// Rows that one CPU task adds up in single precision, before the chunks are added in double precision.

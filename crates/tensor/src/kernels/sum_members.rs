@@ -2,9 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::matrix::{TASK, THREADS, width};
-use crate::kernel::Target;
-use crate::kernel::{Activations, Cost, Kernel, Launch, Slice, SliceMut};
+use super::tiling::{TASK, THREADS, width};
+use crate::kernel::{Activations, Cost, Kernel, Launch, Slice, SliceMut, Target};
 use crate::shape::Spec;
 
 /// `x [M, words]` -> `y [1, words]`, the sum over the members in their order.

@@ -5,8 +5,7 @@
 
 use rayon::prelude::*;
 
-use crate::kernel::Target;
-use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut};
+use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut, Target};
 use crate::shape::Spec;
 
 /// One sum.

@@ -1,4 +1,4 @@
-//! What the tests of the references share.
+//! What the tests of kernels share.
 
 use crate::kernel::{Kernel, Slice, SliceMut};
 use crate::rng::Rng;
@@ -9,7 +9,7 @@ pub fn normal(words: usize, mean: f64, deviation: f64, key: u64) -> Vec<f32> {
     (0..words).map(|_| (mean + deviation * rng.normal()) as f32).collect()
 }
 
-/// Runs the reference of a kernel whose operands are all floats. Overwritten outputs start as NaN, updated ones as
+/// Runs a kernel as the CPU device does, one whose operands are all floats. Overwritten outputs start as NaN, updated ones as
 /// `updates`, in their order.
 pub fn run(kernel: &dyn Kernel, inputs: &[&[f32]], updates: &[&[f32]]) -> Vec<Vec<f32>> {
     let specs = kernel.inputs();
@@ -29,7 +29,7 @@ pub fn run(kernel: &dyn Kernel, inputs: &[&[f32]], updates: &[&[f32]]) -> Vec<Ve
         .collect();
     let inputs: Vec<Slice<'_>> = inputs.iter().map(|input| Slice::F32(input)).collect();
     let mut slices: Vec<SliceMut<'_>> = outputs.iter_mut().map(|output| SliceMut::F32(output)).collect();
-    kernel.reference(&inputs, &mut slices);
+    kernel.compute(&inputs, &mut slices);
     outputs
 }
 

@@ -1,7 +1,6 @@
 //! Classification errors, counted on the device.
 
-use crate::kernel::Target;
-use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut};
+use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut, Target};
 use crate::shape::Spec;
 
 /// `logits [M, N, K]`, `labels [N]`, `count [1]`; updates `errors [M, 2]`: adds the number of top-1 and of top-k errors

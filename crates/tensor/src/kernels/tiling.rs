@@ -1,4 +1,4 @@
-//! How the kernels over `[rows, channels]` matrices divide their work: threads on the GPU, tiles on the CPU.
+//! How the kernels over `[rows, channels]` matrices divide their work among a GPU's threads.
 
 use crate::kernel::{Launch, REDUCE_LANES};
 
@@ -72,39 +72,12 @@ pub(super) fn width(length: usize) -> usize {
 }
 
 /// Rows in one chunk of a two-pass reduction. It depends on nothing but the shape, so the sums do not either.
-pub(super) fn chunk_rows(rows: usize, channels: usize) -> usize {
+pub(super) fn reduction_chunk(rows: usize, channels: usize) -> usize {
     rows.div_ceil(MAX_CHUNKS).next_multiple_of(ROWS_PER_THREAD * Tiling::new(channels).lanes)
 }
 
-/// Floats that a CPU task takes at a time: 64 KiB, small enough to share out evenly, large enough to be worth a task.
-pub(super) const TASK: usize = 1 << 14;
-
-/// Rows in one tile of the CPU loops. Per-channel values are [repeated](repeat) to the length of a tile, so that the
-/// inner loops are long and vectorise whatever the number of channels.
-pub(super) fn tile_rows(channels: usize) -> usize {
-    (512 / channels).max(1)
-}
-
-/// Floats in a CPU task over a matrix: whole tiles, about [`TASK`].
-pub(super) fn task_words(channels: usize) -> usize {
-    let tile = tile_rows(channels) * channels;
-    tile * (TASK / tile).max(1)
-}
-
-/// `values` repeated to the length of a tile.
-pub(super) fn repeat(values: &[f32]) -> Vec<f32> {
-    values.repeat(tile_rows(values.len()))
-}
-
-/// Adds the rows of a tile up in `sums`, in their order.
-pub(super) fn fold(tile: &[f32], sums: &mut [f32]) {
-    sums.fill(0.0);
-    for row in tile.chunks_exact(sums.len()) {
-        for (sum, value) in sums.iter_mut().zip(row) {
-            *sum += value;
-        }
-    }
-}
+/// Floats that a thread of the CPU takes at a time: 64 KiB, small enough to share out evenly, large enough to be worth a task.
+pub(crate) const TASK: usize = 1 << 14;
 
 #[cfg(test)]
 mod tests {
@@ -126,7 +99,7 @@ mod tests {
     fn chunks_cover_every_row() {
         for rows in [1usize, 2, 63, 64, 65, 1000, 8192, 131_072, 1_605_632] {
             for channels in [1, 3, 16, 36, 64, 640] {
-                let chunks = rows.div_ceil(chunk_rows(rows, channels));
+                let chunks = rows.div_ceil(reduction_chunk(rows, channels));
                 assert!((1..=MAX_CHUNKS).contains(&chunks));
             }
         }

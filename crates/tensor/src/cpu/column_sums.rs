@@ -2,10 +2,10 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::conv2d::with_scratch;
-use super::conv2d_direct::load;
-use super::matrix::{fold, tile_rows};
-use super::vector::arch;
+use super::strips::load;
+use super::tiles::{fold, tile_rows};
+use super::vectors::arch;
+use super::windows::with_scratch;
 
 /// Vectors of a block: enough sums at once that none waits for the one before it.
 const VECTORS: usize = 8;

@@ -2,8 +2,8 @@
 
 use pulp::Simd;
 
-use super::batch_norm_backward::Activation;
 use super::column_sums::{Terms, add_up, repeat, vector};
+use crate::kernels::batch_norm_backward::Activation;
 
 /// What the gradients of a member's rows are computed from, besides the rows: per-channel values, repeated to tiles.
 #[derive(Debug)]

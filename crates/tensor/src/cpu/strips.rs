@@ -3,13 +3,15 @@
 //! What consecutive output rows read is copied to a *strip*, padded with zeros, so that no loop looks at edges; within a
 //! row of the strip the taps and channels of a position are contiguous. The loops are written once over vectors of
 //! whatever width the machine has (crate `pulp`, chosen at run time), and are used where the filters fill such vectors, and
-//! the weights stay in the cache (`conv2d_wide`); elsewhere columns are gathered and multiplied (`gather` and `multiply`).
+//! the weights stay in the cache (`wide_layers`); elsewhere columns are gathered and multiplied (`gather` and `multiply`).
 
 use pulp::{Simd, WithSimd};
 
-use super::conv2d::{ConvGeometry, Normalisation, Window, runs_in_images};
-use super::conv2d_wide::is_wide;
-use super::vector::arch;
+use super::normalise::Normalisation;
+use super::vectors::arch;
+use super::wide_layers::is_wide;
+use super::windows::{Axis, Window, runs_in_images};
+use crate::kernels::conv2d::ConvGeometry;
 
 /// Words of a strip, with the gradients that belong to it, over which weights' gradients are summed before they go to memory: they
 /// stay in the second-level cache with room for the weights.
@@ -44,7 +46,7 @@ impl Strip {
 
     /// Source rows and columns that are read.
     fn extent(&self) -> [usize; 2] {
-        let reach = |axis: super::conv2d::Axis, positions: usize| (positions - 1) * axis.step + axis.taps;
+        let reach = |axis: Axis, positions: usize| (positions - 1) * axis.step + axis.taps;
         [reach(self.window.vertical, self.rows), reach(self.window.horizontal, self.width)]
     }
 
