@@ -121,7 +121,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     graph.place_gradients(model.params(), &heads.parameters, &gradients)?;
     let update = graph.sgd(model.params(), SgdConfig { nesterov: true }, None)?;
     let mut program = graph.compile(&device)?;
-    update.initialize(&device, model.params())?;
     model.initialize(&device, 0)?;
 
     let steps = dataset.train.len() / BATCH;

@@ -60,7 +60,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::paper(&Small, 3, dataset.classes.len());
     let step = one::training(&mut graph, &mut model, &Small, (image, labels), &config, Optimizer { nesterov: true })?;
     let mut program = graph.compile(&device)?;
-    step.optimizer.initialize(&device, model.params())?;
     model.initialize(&device, 0)?;
     println!("{} parameters in training, {} of one branch", model.parameters(None), model.parameters(Some(0)));
 

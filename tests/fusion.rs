@@ -88,10 +88,6 @@ fn step(device: &Device, net: &dyn Architecture, config: &Config, dtype: DType, 
         .compile_with(device, CompileOptions { fuse, poison: true })
         .unwrap_or_else(|error| panic!("{}: {error}", device.name()));
     model.initialize(device, 3).expect("initial values");
-    step.optimizer.initialize(device, model.params()).expect("decay table");
-    if let Some(scale) = &step.optimizer.loss_scale {
-        scale.initialize(device).expect("initial scale");
-    }
     let of_class = |i: usize| (i * 7 % CLASSES) as u32;
     program.feed_u32(labels, &(0..BATCH).map(of_class).collect::<Vec<u32>>()).expect("labels");
     step.feed(&mut program, [0.05, 0.9, 1e-4], LossWeights::default(), BATCH).expect("settings");

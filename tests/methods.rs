@@ -60,7 +60,6 @@ impl Run {
         if logits.is_some() {
             teacher.initialize(device, 99).expect("initial values");
         }
-        step.optimizer.initialize(device, model.params()).expect("decay table");
         let weights = LossWeights::default();
         Self { device: device.clone(), config, model, teacher, step, program, image, labels, weights }
     }

@@ -12,7 +12,8 @@ use tensor::kernels::elementwise::{Add, Copy, Fill, Scale};
 use tensor::ops::{BatchNorm, Conv2d};
 use tensor::optim::SgdConfig;
 use tensor::{
-    Bank, CompileOptions, Cost, Device, Error, Form, Graph, Kernel, Launch, Slice, SliceMut, Spec, Target, Var,
+    Bank, CompileOptions, Cost, Device, Error, Form, Graph, Kernel, Kind, Launch, Params, Slice, SliceMut, Spec,
+    Target, Var,
 };
 
 const WORDS: usize = 5;
@@ -169,7 +170,6 @@ fn poisoned_memory_changes_nothing_of_a_step() {
         let memory = program.memory();
         assert!(memory.planned < memory.unshared / 2 && memory.largest <= memory.planned, "{memory:?}");
         model.initialize(&device, 1).expect("initial values");
-        step.optimizer.initialize(&device, model.params()).expect("decay table");
         let pixels: Vec<f32> = (0..4 * 1024 * 4).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
         program.feed_f32(image, &pixels).expect("fits");
         program.feed_u32(labels, &[1, 3, 5, 7]).expect("fits");
@@ -226,6 +226,34 @@ fn a_batch_norm_that_only_convolutions_read_has_no_tensor() {
     assert_eq!((count("batch_norm_stats_finalize"), count("batch_norm_backward_input")), (9, 9));
     // The gradients of those on shortcuts and of the last one, before the pooling, are no convolution's.
     assert_eq!(count("batch_norm_backward"), 3);
+}
+
+/// Nobody has to remember a call: an update knows from the beginning which weights decay, and the loss its scale.
+#[test]
+fn state_holds_what_training_begins_with() {
+    let device = Device::cpu();
+    let (mut graph, mut params) = (Graph::new(), Params::new());
+    let declared = [("weight", true), ("bias", false)].map(|(name, decay)| {
+        let spec = Spec::f32([3]);
+        params.declare(name, spec.clone(), Kind::Trained { decay }).expect("new");
+        let index = params.entries().len() - 1;
+        let offset = params.entries()[index].offset;
+        let values = params.values().clone();
+        (index, graph.state(&values, offset, spec, true).expect("fits"))
+    });
+    let gradients = graph.backward(&[]).expect("nothing to do");
+    graph.place_gradients(&params, &declared, &gradients).expect("zeros");
+    let x = input(&mut graph);
+    let (_, scale) = graph.scale_loss(&[x]).expect("floats");
+    let update = graph.sgd(&params, SgdConfig { nesterov: false }, Some(scale)).expect("two parameters");
+    let mut program = graph.compile(&device).expect("compiles");
+    params.values().write(&device, 0, &vec![1.0f32.to_bits(); params.values().words()]).expect("fits");
+    program.feed_f32(update.hyper, &[0.1, 0.9, 0.5]).expect("three settings");
+    program.run().expect("runs");
+    let values = declared.map(|(_, var)| program.read_f32(var).expect("state"));
+    assert_eq!(values, [[0.95; 3], [1.0; 3]]);
+    let [factor, ..] = update.loss_scale.expect("recorded").read(&device).expect("state");
+    assert!(factor >= 1.0, "the loss is multiplied by {factor}");
 }
 
 /// Members run in the same dispatches: branches cost no more of them, but for the gate's.

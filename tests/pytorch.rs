@@ -167,7 +167,6 @@ impl Run {
             .unwrap_or_else(|error| panic!("{}: {error}", device.name()));
         model.initialize(device, 0).expect("initial values");
         model.load(device, &golden.state()).unwrap_or_else(|error| panic!("{name}: {error}"));
-        step.optimizer.initialize(device, model.params()).expect("decay table");
         program.feed_f32(image, &golden.image()).expect("image");
         let classes: Vec<u32> = golden.values("labels").iter().map(|&label| label as u32).collect();
         program.feed_u32(labels, &classes).expect("labels");

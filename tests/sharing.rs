@@ -121,7 +121,6 @@ fn train(
     let step = step.unwrap_or_else(|error| panic!("{error}"));
     let program = graph.compile_with(device, CompileOptions { poison: true, ..CompileOptions::default() });
     let mut program = program.unwrap_or_else(|error| panic!("{}: {error}", device.name()));
-    step.optimizer.initialize(device, model.params()).expect("decay table");
     model.initialize(device, 7).expect("initial values");
     for number in 0..steps {
         let (images, all) = batch(number);

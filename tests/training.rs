@@ -81,7 +81,6 @@ impl Run {
         let program = graph
             .compile_with(device, CompileOptions { poison: true, ..CompileOptions::default() })
             .unwrap_or_else(|error| panic!("{}: {error}", device.name()));
-        step.optimizer.initialize(device, model.params()).expect("decay table");
         Self { device: device.clone(), model, config, step, program, picks }
     }
 
@@ -89,7 +88,7 @@ impl Run {
     fn train(&mut self, seed: u64) -> Outcome {
         self.model.initialize(&self.device, seed).expect("initial values");
         if let Some(scale) = &self.step.optimizer.loss_scale {
-            scale.initialize(&self.device).expect("the state is written");
+            scale.reset(&self.device).expect("the state is written");
         }
         let sampler = Sampler::new(seed, IMAGES, BATCH, Augmentation::Padded).expect("several batches");
         let epochs = (0..).map(|epoch| sampler.epoch(epoch));

@@ -82,9 +82,6 @@ impl Step {
         program.feed_f32(image, &pixels)?;
         program.feed_u32(labels, &classes)?;
         self.model.initialize(device, 0)?;
-        if let Kind::Training(step) = &self.kind {
-            step.optimizer.initialize(device, self.model.params())?;
-        }
         self.feed(&mut program)?;
         Ok(program)
     }

@@ -93,7 +93,6 @@ impl Run {
         let optimizer = SgdConfig { nesterov: true };
         let step = one::training(&mut graph, &mut model, &net, (batch[0], batch[1]), &config, optimizer)?;
         let program = graph.compile_with(device, CompileOptions { poison: true, ..CompileOptions::default() })?;
-        step.optimizer.initialize(device, model.params())?;
         let epoch = Sampler::new(SEED, images, BATCH, Augmentation::Padded)?.epoch(0);
         let batches = epoch.iter().map(<[Pick]>::to_vec).collect();
         Ok(Self { device: device.clone(), model, config, step, program, picks, batches })
@@ -103,7 +102,7 @@ impl Run {
     fn initialize(&self) -> Result<()> {
         self.model.initialize(&self.device, SEED)?;
         if let Some(scale) = &self.step.optimizer.loss_scale {
-            scale.initialize(&self.device)?;
+            scale.reset(&self.device)?;
         }
         Ok(())
     }

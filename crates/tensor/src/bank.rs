@@ -15,7 +15,8 @@ pub(crate) fn next_buffer_id() -> usize {
 }
 
 /// One flat buffer of tensors at aligned offsets: all parameters, all gradients, a data set's shard. It grows until
-/// the first program that uses it is compiled, and is then allocated on that program's device, zeroed.
+/// the first program that uses it is compiled, and is then allocated on that program's device: zeroed, but for what it is
+/// [filled](Bank::filled) with.
 #[derive(Clone)]
 pub struct Bank(Arc<Inner>);
 
@@ -23,16 +24,24 @@ struct Inner {
     name: String,
     id: usize,
     words: AtomicUsize,
+    /// What the first words hold from the beginning.
+    initial: Vec<u32>,
     buffer: OnceLock<Buffer>,
 }
 
 impl Bank {
     /// An empty bank.
     pub fn new(name: impl Into<String>) -> Self {
+        Self::filled(name, Vec::new())
+    }
+
+    /// A bank that holds `initial` from its allocation on.
+    pub fn filled(name: impl Into<String>, initial: Vec<u32>) -> Self {
         Self(Arc::new(Inner {
             name: name.into(),
             id: next_buffer_id(),
-            words: AtomicUsize::new(0),
+            words: AtomicUsize::new(initial.len().next_multiple_of(ALIGNMENT)),
+            initial,
             buffer: OnceLock::new(),
         }))
     }
@@ -85,6 +94,9 @@ impl Bank {
             return Ok(buffer.clone());
         }
         let buffer = device.alloc(self.words(), &self.0.name)?;
+        if !self.0.initial.is_empty() {
+            device.write(&buffer, 0, &self.0.initial)?;
+        }
         Ok(self.0.buffer.get_or_init(|| buffer).clone())
     }
 

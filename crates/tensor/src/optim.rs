@@ -31,11 +31,11 @@ pub struct LossScale {
 }
 
 impl LossScale {
-    /// Writes the state that training begins with. Called once, after compilation.
+    /// Sets the state back to that which training begins with.
     ///
     /// # Errors
     /// When the device fails.
-    pub fn initialize(&self, device: &Device) -> Result<()> {
+    pub fn reset(&self, device: &Device) -> Result<()> {
         self.write(device, loss_scale::INITIAL)
     }
 
@@ -65,17 +65,6 @@ pub struct SgdInputs {
     pub hyper: Var,
     /// The scale of the loss, in mixed precision.
     pub loss_scale: Option<LossScale>,
-    decay: Bank,
-}
-
-impl SgdInputs {
-    /// Writes the table of tensors that weight decay applies to. Called once, after compilation.
-    ///
-    /// # Errors
-    /// When the device fails.
-    pub fn initialize(&self, device: &Device, params: &Params) -> Result<()> {
-        self.decay.write(device, 0, bytemuck::cast_slice(&params.decay_blocks()))
-    }
 }
 
 impl Graph {
@@ -113,8 +102,7 @@ impl Graph {
     /// # Errors
     /// When the gradients are not floats.
     pub fn scale_loss(&mut self, gradients: &[Var]) -> Result<(Vec<Var>, LossScale)> {
-        let bank = Bank::new("loss scale");
-        bank.reserve(loss_scale::STATE)?;
+        let bank = Bank::filled("loss scale", loss_scale::INITIAL.map(f32::to_bits).to_vec());
         let state = self.state(&bank, 0, Spec::f32([loss_scale::STATE]), false)?;
         let mut scaled = Vec::new();
         for &gradient in gradients {
@@ -154,9 +142,7 @@ impl Graph {
         if words == 0 {
             return Err(Error::Compile("there is no parameter to train".to_owned()));
         }
-        let decay = Bank::new("weight decay blocks");
-        let blocks = params.decay_blocks().len();
-        decay.reserve(blocks)?;
+        let decay = Bank::filled("weight decay blocks", bytemuck::cast_vec(params.decay_blocks()));
         let hyper = self.input("optimizer settings", Spec::f32([3]));
         let state = loss_scale.as_ref().map(|scale| self.update_loss_scale(params, scale)).transpose()?;
         for first in (0..words).step_by(RANGE) {
@@ -170,6 +156,6 @@ impl Graph {
             let inputs: Vec<Var> = [gradient, table, hyper].into_iter().chain(state).collect();
             self.launch_into(kernel, &inputs, &[Some(values), Some(velocities)])?;
         }
-        Ok(SgdInputs { hyper, loss_scale, decay })
+        Ok(SgdInputs { hyper, loss_scale })
     }
 }

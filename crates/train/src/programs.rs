@@ -124,10 +124,6 @@ impl TrainingProgram {
         if let Some(teacher) = teacher {
             teacher.load(device, &trained)?;
         }
-        step.optimizer.initialize(device, model.params())?;
-        if let Some(scale) = &step.optimizer.loss_scale {
-            scale.initialize(device)?;
-        }
         Ok(Self { program, step, stream, fed, rows: recipe.rows(), checks: recipe.checks })
     }
 
