@@ -4,8 +4,8 @@
 //! cargo run --example own_kernel
 //! ```
 //!
-//! A kernel says what it reads and writes, what it costs, what it computes on the CPU (which the tests hold a GPU to), and the
-//! WGSL that does the same. An operation records its gradient as more of the same graph.
+//! A kernel says what it reads and writes, what it costs, what it computes on the CPU (which the tests hold a GPU to),
+//! and the WGSL that does the same. An operation records its gradient as more of the same graph.
 
 use tensor::autodiff::{Differentiable, Gradients};
 use tensor::{Binding, Cost, Device, Graph, Kernel, Launch, Result, Slice, SliceMut, Spec, Target, Var};

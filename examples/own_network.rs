@@ -1,12 +1,12 @@
-//! A network of one's own, trained by on-the-fly native ensemble: three branches, a gate, and distillation, on the built-in
-//! dataset.
+//! A network of one's own, trained by on-the-fly native ensemble: three branches, a gate, and distillation, on the
+//! built-in dataset.
 //!
 //! ```text
 //! cargo run --example own_network
 //! ```
 //!
-//! A network is its stages and a classifier. What stands in front of the fan-out is shared by all branches; the rest, the gate,
-//! the loss and every gradient follow from the recording.
+//! A network is its stages and a classifier. What stands in front of the fan-out is shared by all branches; the rest,
+//! the gate, the loss and every gradient follow from the recording.
 
 use data::LoadOptions;
 use nets::{Architecture, Builder, ConvSpec, Model};

@@ -1,10 +1,13 @@
 // A batch from the images on the device: pick, crop out of black padding, mirror, normalise.
-//   out[n, y, x] = (rgb(image[n][y + dy - PADDING][x' + dx - PADDING]) / 255 - MEAN) / STD, x' = flip ? SIZE - 1 - x : x
-// Shapes: shards of [images, IMAGE_WORDS] -> [1, N, SIZE, SIZE, 4]; labels [IMAGES] -> [N]. Images are packed, three bytes a pixel.
+//   out[n, y, x] = (rgb(image[n][y + dy - PADDING][x' + dx - PADDING]) / 255 - MEAN) / STD, x' = flip ? SIZE - 1 - x :
+//   x
+// Shapes: shards of [images, IMAGE_WORDS] -> [1, N, SIZE, SIZE, 4]; labels [IMAGES] -> [N]. Images are packed, three
+// bytes a pixel.
 // No tiles: a pixel is read once. Consecutive threads read and write consecutive pixels of a row.
 // Workgroup: WORKGROUP threads, one pixel each. Grid: ceil(THREADS / WORKGROUP) with THREADS = N * SIZE * SIZE.
 
-// Images 0..FIRST: [FIRST, IMAGE_WORDS], bytes r, g, b of a pixel after those of the one before, from the lowest bits of a word up.
+// Images 0..FIRST: [FIRST, IMAGE_WORDS], bytes r, g, b of a pixel after those of the one before, from the lowest bits
+// of a word up.
 @group(0) @binding(0) var<storage, read> shard0: array<u32>;
 // Images FIRST..SECOND, or shard 0 again where SECOND = FIRST.
 @group(0) @binding(1) var<storage, read> shard1: array<u32>;

@@ -5,13 +5,15 @@
 // Workgroup: 256 threads, thread = lane * COLUMNS + column; a thread strides over the rows by LANES.
 // Grid: M * BLOCKS * TILES workgroups, tiles of a row fastest.
 @group(0) @binding(0) var<storage, read> x: array<Stored>; // [M, ROWS, C]
-@group(0) @binding(1) var<storage, read> stats: array<Elem>; // [M, 2, C] (mean, inv_std); INFERENCE: running mean [M, C]
+// [M, 2, C] (mean, inv_std); INFERENCE: running mean [M, C]
+@group(0) @binding(1) var<storage, read> stats: array<Elem>;
 @group(0) @binding(2) var<storage, read> running_var: array<Elem>; // [M, C], INFERENCE only, else stats again
 @group(0) @binding(3) var<storage, read> gamma: array<Elem>; // [M, C]
 @group(0) @binding(4) var<storage, read> beta: array<Elem>; // [M, C]
 @group(0) @binding(5) var<storage, read> residual: array<Stored>; // [M or 1, ROWS, C], HAS_RESIDUAL only, else x again
 @group(0) @binding(6) var<storage, read_write> y: array<Stored>; // [M, ROWS, C]
-@group(0) @binding(7) var<storage, read> affine: array<Elem>; // [M, 3, C] (mean, scale, shift), NORMALISED_RESIDUAL only, else stats
+// [M, 3, C] (mean, scale, shift), NORMALISED_RESIDUAL only, else stats
+@group(0) @binding(7) var<storage, read> affine: array<Elem>;
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {

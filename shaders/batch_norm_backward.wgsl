@@ -3,7 +3,8 @@
 // Tiles: CHUNK_ROWS rows by COLUMNS elements per workgroup; a thread strides over the rows by LANES.
 // Workgroup: 256 threads, thread = lane * COLUMNS + column; the lanes of a column are summed as a fixed tree.
 // Grid: P * M * TILES workgroups, tiles of a row fastest. Entry points: linear, relu, relu_of_sum, by activation.
-// The gradient of the output is dy if WHOLE, or what stands where g is to be written if IN_PLACE, plus, if AREA is not 0, the
+// The gradient of the output is dy if WHOLE, or what stands where g is to be written if IN_PLACE, plus, if AREA is not
+// 0, the
 // gradient of a pooling over images of AREA rows.
 @group(0) @binding(0) var<storage, read> x: array<Stored>; // [M, ROWS, C]
 @group(0) @binding(1) var<storage, read> dy: array<Stored>; // [M, ROWS, C], WHOLE or linear only, else x again

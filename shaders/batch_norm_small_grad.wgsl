@@ -1,4 +1,5 @@
-// dx = scale * (g - dbeta / ROWS - xhat * dgamma / ROWS), dgamma = sum of g * xhat, dbeta = sum of g over the rows, where
+// dx = scale * (g - dbeta / ROWS - xhat * dgamma / ROWS), dgamma = sum of g * xhat, dbeta = sum of g over the rows,
+// where
 //   xhat = (x - mean) * inv_std, scale = gamma * inv_std, and g = dy, or 0 where gamma * xhat + beta <= 0 (RELU).
 // Shapes: x, dy, dx [M, ROWS, C], stats [M, 2, C], the others [M, C]; C = VECTORS.
 // Tiles: all rows of COLUMNS channels per workgroup; a thread strides over the rows by LANES.

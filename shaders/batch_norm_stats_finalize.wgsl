@@ -3,7 +3,8 @@
 // Shapes: partials [PARTIALS, M, 2, C] (sum, s_p), stats [M, 2, C], running, gamma, beta [M, C], affine [M, 3, C].
 // Tiles: COLUMNS channels per workgroup; C = VECTORS; a thread strides over the partials by LANES.
 // Workgroup: 256 threads, thread = lane * COLUMNS + column; the lanes of a column are summed as a fixed tree.
-// Grid: M * TILES workgroups, tiles of a row fastest. Entry points: main; affine, which writes (mean, scale, beta), too.
+// Grid: M * TILES workgroups, tiles of a row fastest. Entry points: main; affine, which writes (mean, scale, beta),
+// too.
 @group(0) @binding(0) var<storage, read> partials: array<f32>; // [PARTIALS, M, 2, C]
 @group(0) @binding(1) var<storage, read_write> stats: array<f32>; // [M, 2, C]
 @group(0) @binding(2) var<storage, read_write> running_mean: array<f32>; // [M, C]

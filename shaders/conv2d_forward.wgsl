@@ -7,7 +7,8 @@
 @group(0) @binding(0) var<storage, read> x: array<Stored>;           // [X_MEMBERS,N,H,W,C]
 @group(0) @binding(1) var<storage, read> w: array<vec4<f32>>;        // [M,R,S,CG,K]
 @group(0) @binding(2) var<storage, read_write> y: array<Stored>;     // [M,N,P,Q,K]
-@group(0) @binding(3) var<storage, read> stats: array<vec4<f32>>;    // [X_MEMBERS,2,C] (mean, inv_std); NORMALISED only, else x
+// [X_MEMBERS,2,C] (mean, inv_std); NORMALISED only, else x
+@group(0) @binding(3) var<storage, read> stats: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> gamma: array<vec4<f32>>;    // [X_MEMBERS,C], likewise
 @group(0) @binding(5) var<storage, read> beta: array<vec4<f32>>;     // [X_MEMBERS,C], likewise
 

@@ -7,7 +7,8 @@
 @group(0) @binding(0) var<storage, read> x: array<f32>;        // [X_MEMBERS,N,H,W,C]
 @group(0) @binding(1) var<storage, read> w: array<f32>;        // [M,R,S,CG,K]
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;  // [M,N,P,Q,K]
-@group(0) @binding(3) var<storage, read> stats: array<f32>;    // [X_MEMBERS,2,C] (mean, inv_std); NORMALISED only, else x
+// [X_MEMBERS,2,C] (mean, inv_std); NORMALISED only, else x
+@group(0) @binding(3) var<storage, read> stats: array<f32>;
 @group(0) @binding(4) var<storage, read> gamma: array<f32>;    // [X_MEMBERS,C], likewise
 @group(0) @binding(5) var<storage, read> beta: array<f32>;     // [X_MEMBERS,C], likewise
 

@@ -1,8 +1,11 @@
-// dx[m,n,i,j,c] = addend + sum of dy[m,n,p,q,k] w[m,r,s,c,k] where p STRIDE_H + r - PAD_H = i, q STRIDE_W + s - PAD_W = j.
+// dx[m,n,i,j,c] = addend + sum of dy[m,n,p,q,k] w[m,r,s,c,k] where p STRIDE_H + r - PAD_H = i, q STRIDE_W + s - PAD_W =
+// j.
 // dy [M,N,P,Q,K], w [M,R,S,CG,K], dx and addend [X_MEMBERS,N,H,W,C]; CG = C/G and KG = K/G are multiples of 4.
-// Only the taps r = (i + PAD_H) mod STRIDE_H, and so on, meet row i: a workgroup works on one class (i, j) modulo strides.
+// Only the taps r = (i + PAD_H) mod STRIDE_H, and so on, meet row i: a workgroup works on one class (i, j) modulo
+// strides.
 // Thread: TP pixels of the class in a row, TC quads of channels. Workgroup: WORKGROUP such tiles at the same channels.
-// Grid, outermost first: input member, group, tile of channels, class, run of tiles. Members are summed if X_MEMBERS < M.
+// Grid, outermost first: input member, group, tile of channels, class, run of tiles. Members are summed if X_MEMBERS <
+// M.
 
 @group(0) @binding(0) var<storage, read> dy: array<Stored>;           // [M,N,P,Q,K]
 @group(0) @binding(1) var<storage, read> w: array<vec4<f32>>;         // [M,R,S,CG,K]

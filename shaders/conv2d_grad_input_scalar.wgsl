@@ -1,4 +1,5 @@
-// dx[m,n,i,j,c] = addend + sum of dy[m,n,p,q,k] w[m,r,s,c,k] where p STRIDE_H + r - PAD_H = i, q STRIDE_W + s - PAD_W = j.
+// dx[m,n,i,j,c] = addend + sum of dy[m,n,p,q,k] w[m,r,s,c,k] where p STRIDE_H + r - PAD_H = i, q STRIDE_W + s - PAD_W =
+// j.
 // dy [M,N,P,Q,K], w [M,R,S,CG,K], dx and addend [X_MEMBERS,N,H,W,C]; CG = C/G and KG = K/G may be anything.
 // The rare case whose channels do not come in fours: one thread, one element. Members are summed if X_MEMBERS < M.
 // Workgroup: WORKGROUP consecutive elements of dx.

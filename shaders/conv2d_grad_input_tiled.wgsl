@@ -1,4 +1,5 @@
-// dx[m,n,i,j,c] = addend + sum of dy[m,n,p,q,k] w[m,r,s,c,k] where p STRIDE_H + r - PAD_H = i, q STRIDE_W + s - PAD_W = j.
+// dx[m,n,i,j,c] = addend + sum of dy[m,n,p,q,k] w[m,r,s,c,k] where p STRIDE_H + r - PAD_H = i, q STRIDE_W + s - PAD_W =
+// j.
 // dy [M,N,P,Q,K], w [M,R,S,CG,K], dx and addend [X_MEMBERS,N,H,W,C]; CG = C/G and KG = K/G are multiples of 4.
 // Positions are (u STRIDE_H + a, v STRIDE_W + b): the class (a, b) meets its own taps, and a tile holds all classes of
 // TR rows u and all columns v. Thread: TP consecutive v in all classes b of one class a, TK quads of channels.
@@ -8,7 +9,8 @@
 @group(0) @binding(0) var<storage, read> dy: array<Stored>;           // [M,N,P,Q,K]
 @group(0) @binding(1) var<storage, read> w: array<vec4<f32>>;         // [M,R,S,CG,K]
 @group(0) @binding(2) var<storage, read_write> dx: array<Stored>;     // [X_MEMBERS,N,H,W,C]
-@group(0) @binding(3) var<storage, read> addend: array<Stored>;       // [X_MEMBERS,N,H,W,C], read only if ADDEND; not relu
+// [X_MEMBERS,N,H,W,C], read only if ADDEND; not relu
+@group(0) @binding(3) var<storage, read> addend: array<Stored>;
 // The batch-norm whose gradient begins here: relu and relu_of_sum only.
 @group(0) @binding(4) var<storage, read> norm_stats: array<vec4<f32>>;      // [X_MEMBERS,2,C] (mean, inv_std)
 @group(0) @binding(5) var<storage, read_write> partials: array<vec4<f32>>;  // [ROW_TILES,X_MEMBERS,2,C]
@@ -18,7 +20,8 @@
 @group(0) @binding(6) var<storage, read> gamma: array<vec4<f32>>;           // [X_MEMBERS,C], relu only
 @group(0) @binding(7) var<storage, read> beta: array<vec4<f32>>;            // [X_MEMBERS,C], relu only
 
-// Tap r is met by the rows of class a = (r - PAD_H) mod STRIDE_H, in which row u reads row u + (a + PAD_H - r) / STRIDE_H of
+// Tap r is met by the rows of class a = (r - PAD_H) mod STRIDE_H, in which row u reads row u + (a + PAD_H - r) /
+// STRIDE_H of
 // dy. The latter falls as r grows: the patch begins with what the last tap reads, TOP above u, and the first tap reads
 // SPAN_H rows below that. PAD_H STRIDE_H more keeps numbers from becoming negative. Likewise for columns.
 const PATCH_ROWS: u32 = TR + SPAN_H;
@@ -53,7 +56,8 @@ fn source_quad(pixel: u32, k: u32) -> vec4<f32> {
     return unpack(dy[pixel * K4 + group_filter + k]);
 }
 
-// Stages the weights of the filters from quad `k` on, and of FT quads of channels from `channels` on, as blocks of 4 x 4.
+// Stages the weights of the filters from quad `k` on, and of FT quads of channels from `channels` on, as blocks of 4 x
+// 4.
 fn stage_weights(lane: u32, m: u32, channels: u32, k: u32) {
     for (var step = 0u; step < WEIGHT_STEPS; step++) {
         let e = lane + step * WORKGROUP;
@@ -140,7 +144,8 @@ fn place_of(index: u32, lane: u32) -> Place {
     return at;
 }
 
-// The loops have barriers in them: `x_member` is a parameter of its own, since nothing of a Place that holds what differs
+// The loops have barriers in them: `x_member` is a parameter of its own, since nothing of a Place that holds what
+// differs
 // between threads counts as uniform.
 fn convolve(at: Place, x_member: u32, lane: u32, acc: ptr<function, array<vec4<f32>, THREAD_SUMS>>) {
     group_filter = at.group * DEPTH;
@@ -213,7 +218,8 @@ fn write_partials(at: Place, lane: u32, sum: array<vec4<f32>, TK>, product: arra
     }
 }
 
-// As main, and the first pass of the gradient of a batch-norm with a ReLU behind it, whose output dx is the gradient of:
+// As main, and the first pass of the gradient of a batch-norm with a ReLU behind it, whose output dx is the gradient
+// of:
 // what is written is g, dx where the ReLU is open and else 0.
 @compute @workgroup_size(WORKGROUP)
 fn relu(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -238,7 +244,8 @@ fn relu(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
                 let element = element_of(at, b, t, k);
                 if element != NOWHERE {
                     let deviation = unpack(norm_x_relu[element]) - mean;
-                    let g = select(vec4<f32>(), acc[(t * STRIDE_W + b) * TK + k], deviation * scale + shift > vec4<f32>());
+                    let open = deviation * scale + shift > vec4<f32>();
+                    let g = select(vec4<f32>(), acc[(t * STRIDE_W + b) * TK + k], open);
                     dx[element] = pack(g);
                     sum[k] += g;
                     product[k] += g * deviation;

@@ -1,5 +1,6 @@
 // dw[m,r,s,c,k] = sum over n,p,q of x[m,n, p STRIDE_H + r - PAD_H, q STRIDE_W + s - PAD_W, c] dy[m,n,p,q,k], in parts:
-// part i sums rows (n,p) from i ROWS on. x [X_MEMBERS,N,H,W,C], dy [M,N,P,Q,K], partials [PARTS,M,R,S,CG,K]; CG = C/G and
+// part i sums rows (n,p) from i ROWS on. x [X_MEMBERS,N,H,W,C], dy [M,N,P,Q,K], partials [PARTS,M,R,S,CG,K]; CG = C/G
+// and
 // KG = K/G may be anything. The rare case whose channels do not come in fours: one thread, one element.
 // Workgroup: WORKGROUP consecutive elements of partials.
 // Grid: the elements of partials.
@@ -7,7 +8,8 @@
 @group(0) @binding(0) var<storage, read> x: array<f32>;               // [X_MEMBERS,N,H,W,C]
 @group(0) @binding(1) var<storage, read> dy: array<f32>;              // [M,N,P,Q,K]
 @group(0) @binding(2) var<storage, read_write> partials: array<f32>;  // [PARTS,M,R,S,CG,K]
-@group(0) @binding(3) var<storage, read> stats: array<f32>;    // [X_MEMBERS,2,C] (mean, inv_std); NORMALISED only, else x
+// [X_MEMBERS,2,C] (mean, inv_std); NORMALISED only, else x
+@group(0) @binding(3) var<storage, read> stats: array<f32>;
 @group(0) @binding(4) var<storage, read> gamma: array<f32>;    // [X_MEMBERS,C], likewise
 @group(0) @binding(5) var<storage, read> beta: array<f32>;     // [X_MEMBERS,C], likewise
 

@@ -1,17 +1,21 @@
 // dw[m,r,s,c,k] = sum over n,p,q of x[m,n, p STRIDE_H + r - PAD_H, q STRIDE_W + s - PAD_W, c] dy[m,n,p,q,k], in parts:
-// part i sums rows (n,p) from i ROWS on. x [X_MEMBERS,N,H,W,C], dy [M,N,P,Q,K], partials [PARTS,M,R,S,CG,K]; CG = C/G and
+// part i sums rows (n,p) from i ROWS on. x [X_MEMBERS,N,H,W,C], dy [M,N,P,Q,K], partials [PARTS,M,R,S,CG,K]; CG = C/G
+// and
 // KG = K/G are multiples of 4.
 //
-// A workgroup computes all taps of CT quads of channels by KT quads of filters, and stages TR rows of dy at a time, with
+// A workgroup computes all taps of CT quads of channels by KT quads of filters, and stages TR rows of dy at a time,
+// with
 // the rows of x that they meet: source [ROWS_X,COLUMNS_X,CT], gradient [TR,TC,KT]; TC is Q rounded up to whole blocks.
 // Thread: the S taps of one kernel row, a quad of channels by TK quads of filters (FILTER_THREADS apart), over every
-// SPLIT-th block of TP pixels of a row: its window of x and its pixels of dy stay in registers. The SPLIT sums are added
+// SPLIT-th block of TP pixels of a row: its window of x and its pixels of dy stay in registers. The SPLIT sums are
+// added
 // through workgroup memory, in order. Grid, outermost first: part, member, group, tile of filters, tile of channels.
 
 @group(0) @binding(0) var<storage, read> x: array<Stored>;                  // [X_MEMBERS,N,H,W,C]
 @group(0) @binding(1) var<storage, read> dy: array<Stored>;                 // [M,N,P,Q,K]
 @group(0) @binding(2) var<storage, read_write> partials: array<vec4<f32>>;  // [PARTS,M,R,S,CG,K]
-@group(0) @binding(3) var<storage, read> stats: array<vec4<f32>>;    // [X_MEMBERS,2,C] (mean, inv_std); NORMALISED only, else x
+// [X_MEMBERS,2,C] (mean, inv_std); NORMALISED only, else x
+@group(0) @binding(3) var<storage, read> stats: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> gamma: array<vec4<f32>>;    // [X_MEMBERS,C], likewise
 @group(0) @binding(5) var<storage, read> beta: array<vec4<f32>>;     // [X_MEMBERS,C], likewise
 

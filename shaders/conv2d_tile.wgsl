@@ -75,7 +75,8 @@ fn stage_patch(lane: u32, places: ptr<function, Places>, first: u32, c: u32) {
     }
 }
 
-// Of the sums of the SHARES threads that divide channels among them, adds up those of this thread's own pixels, in a fixed
+// Of the sums of the SHARES threads that divide channels among them, adds up those of this thread's own pixels, in a
+// fixed
 // order, and puts them first: pixel t of `acc` then is pixel share * OWN + t of the tile's row.
 fn keep_own(lane: u32, acc: ptr<function, array<vec4<f32>, THREAD_SUMS>>) {
     if SHARES == 1u {
@@ -105,7 +106,8 @@ fn keep_own(lane: u32, acc: ptr<function, array<vec4<f32>, THREAD_SUMS>>) {
     workgroupBarrier();
 }
 
-// Adds up what `staged` holds of each thread, quad `slot` at slot WORKGROUP + lane, over the threads of the same filters,
+// Adds up what `staged` holds of each thread, quad `slot` at slot WORKGROUP + lane, over the threads of the same
+// filters,
 // in a fixed order: the sum is that of the first of them.
 fn sum_over_tile(lane: u32) {
     let pixel_thread = lane / FILTER_THREADS;

@@ -1,11 +1,16 @@
-// g = softmax(gate) or 1/M, z_e = sum_i g_i z_i; what is distilled, q = softmax(z/T) of a teacher or of peers, held constant; per sample
-//   loss = c (sum_i CE(z_i, y) + CE(z_e, y) if ENSEMBLE) + w T^2 sum_i D_i, its terms, and d(loss)/dz, d(loss)/dgate over n, where
-//   D_i = KL(q_e || q_i), with z_e that of the ENSEMBLE or GIVEN from outside, or mean over j != i of KL(q_j || q_i) for PEERS.
+// g = softmax(gate) or 1/M, z_e = sum_i g_i z_i; what is distilled, q = softmax(z/T) of a teacher or of peers, held
+// constant; per sample
+//   loss = c (sum_i CE(z_i, y) + CE(z_e, y) if ENSEMBLE) + w T^2 sum_i D_i, its terms, and d(loss)/dz, d(loss)/dgate
+//   over n, where
+//   D_i = KL(q_e || q_i), with z_e that of the ENSEMBLE or GIVEN from outside, or mean over j != i of KL(q_j || q_i)
+//   for PEERS.
 // Shapes: logits [M, N, K], labels [N], hyper [3] = (w, n, c), gate [N, M] or given [N, K]
 //   -> terms [N, M + 1, 4], dlogits [M, N, K], dgate [N, M].
 // Tile: the logit rows of one sample, read once into workgroup memory where they fit (STAGED). Three sweeps over the
-//   classes, each followed by one tree for all its quantities: maxima and ranks; sums of exponentials; KL, dgate, dlogits.
-// Workgroup: 64 lanes across the K classes. Grid: N. Entry points: evaluate (terms), train (+ dlogits), train_gated (+ dgate).
+//   classes, each followed by one tree for all its quantities: maxima and ranks; sums of exponentials; KL, dgate,
+//   dlogits.
+// Workgroup: 64 lanes across the K classes. Grid: N. Entry points: evaluate (terms), train (+ dlogits), train_gated (+
+// dgate).
 
 const LANES: u32 = 64u;
 // Eight words more than the lanes: the columns of neighbouring quantities then fall into different banks.
@@ -18,8 +23,10 @@ const PEER_SHARE: f32 = 1.0 / f32(max(BRANCHES, 2u) - 1u);
 
 @group(0) @binding(0) var<storage, read> logits: array<f32>; // [M, N, K]
 @group(0) @binding(1) var<storage, read> labels: array<u32>; // [N]
-@group(0) @binding(2) var<storage, read> hyper: array<f32>; // [3]: weight of the distillation term, valid rows, weight of the cross-entropies
-@group(0) @binding(3) var<storage, read> guide: array<f32>; // GATED: gate [N, M]; GIVEN: [N, K]; else the logits once more, unread
+// [3]: weight of the distillation term, valid rows, weight of the cross-entropies
+@group(0) @binding(2) var<storage, read> hyper: array<f32>;
+// GATED: gate [N, M]; GIVEN: [N, K]; else the logits once more, unread
+@group(0) @binding(3) var<storage, read> guide: array<f32>;
 @group(0) @binding(4) var<storage, read_write> terms: array<f32>; // [N, M + 1, 4]
 @group(0) @binding(5) var<storage, read_write> dlogits: array<f32>; // [M, N, K]; train, train_gated
 @group(0) @binding(6) var<storage, read_write> dgate: array<f32>; // [N, M]; train_gated
@@ -27,7 +34,8 @@ const PEER_SHARE: f32 = 1.0 / f32(max(BRANCHES, 2u) - 1u);
 var<workgroup> stage: array<f32, STAGE>; // [M, K] if STAGED, [M + 1, K] if GIVEN, too
 var<workgroup> tree: array<f32, QUANTITIES * PITCH>;
 
-// What follows is indexed by branch, or by network: the branches, then the ensemble or the given teacher if there is one.
+// What follows is indexed by branch, or by network: the branches, then the ensemble or the given teacher if there is
+// one.
 var<private> share: array<f32, BRANCHES>; // g
 var<private> value: array<f32, NETWORKS>; // logits of the class at hand
 var<private> label_value: array<f32, NETWORKS>; // logits of the true class
@@ -53,7 +61,8 @@ fn clear_tally() {
     }
 }
 
-// Combines `tally` over the lanes in a fixed order, eight at a time: the first `maxima` quantities by max, the others by sum.
+// Combines `tally` over the lanes in a fixed order, eight at a time: the first `maxima` quantities by max, the others
+// by sum.
 fn reduce(lane: u32, maxima: u32) {
     for (var q = 0u; q < QUANTITIES; q++) {
         tree[q * PITCH + lane] = tally[q];
@@ -89,7 +98,7 @@ fn reduce(lane: u32, maxima: u32) {
 fn gather(row: u32, k: u32) {
     var mixture = 0.0;
     for (var i = 0u; i < BRANCHES; i++) {
-        var z: f32;
+        var z = 0.0;
         if STAGED {
             z = stage[i * CLASSES + k];
         } else {
@@ -200,7 +209,8 @@ fn normalise(row: u32, lane: u32) {
 }
 
 // Class k in the third sweep: adds to the KL of each branch and to <z_i, p_e - onehot>, sets `slope`.
-// The second is measured from the true class's logit, which changes nothing since p_e - onehot sums to 0, and cancels less.
+// The second is measured from the true class's logit, which changes nothing since p_e - onehot sums to 0, and cancels
+// less.
 fn visit(row: u32, k: u32) {
     gather(row, k);
     let onehot = select(0.0, 1.0, k == label_of(row));

@@ -1,6 +1,7 @@
 // y[m] = op(a[m]) op(b[m]) + bias[m] for every member m, or the sum of that over SUMMED members.
 // op(a) [ROWS,INNER], op(b) [INNER,COLUMNS], y [M / SUMMED,ROWS,COLUMNS]; op transposes if TRANSPOSE_A or _B.
-// Thread: 4 rows times 4 columns. With the rows of a and b as columns of 4x4 matrices, 4 steps of the reduction are B A.
+// Thread: 4 rows times 4 columns. With the rows of a and b as columns of 4x4 matrices, 4 steps of the reduction are B
+// A.
 // Workgroup: WORKGROUP such tiles of one output member. A and B are vec4 where lines come in fours, else f32.
 // Grid, outermost first: output member, run of WORKGROUP tiles.
 

@@ -1,8 +1,12 @@
-// The scale of the loss in mixed precision. state [4]: scale, steps since it changed, factor of the gradients, steps skipped.
-// scale_gradient: y = x * scale. check: flags[i] = 1 if chunk i of the gradients holds a value that is not finite, else 0.
-// update: sum of the flags = 0: factor = 1 / scale, and twice the scale after INTERVAL such steps; else factor = 0, half the scale.
+// The scale of the loss in mixed precision. state [4]: scale, steps since it changed, factor of the gradients, steps
+// skipped.
+// scale_gradient: y = x * scale. check: flags[i] = 1 if chunk i of the gradients holds a value that is not finite, else
+// 0.
+// update: sum of the flags = 0: factor = 1 / scale, and twice the scale after INTERVAL such steps; else factor = 0,
+// half the scale.
 // Shapes: x, y [ELEMENTS], gradient [ELEMENTS] of four words, flags [FLAGS].
-// Tiles: one element per thread (scale_gradient), CHUNK elements per workgroup (check), everything in one workgroup (update).
+// Tiles: one element per thread (scale_gradient), CHUNK elements per workgroup (check), everything in one workgroup
+// (update).
 @group(0) @binding(0) var<storage, read> x: array<f32>; // [ELEMENTS], or flags [FLAGS]
 @group(0) @binding(1) var<storage, read> scale: array<f32>; // state [4], scale_gradient only
 @group(0) @binding(2) var<storage, read_write> y: array<f32>; // [ELEMENTS], or flags [FLAGS], or state [4]

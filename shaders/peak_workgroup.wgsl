@@ -1,6 +1,7 @@
 // y[g, l] = sum over i < STEPS of x[g, (l + i) mod 256]: how fast workgroup memory can be read.
 // Shapes: x [WORKGROUPS, 256, 4], y [WORKGROUPS, 256, 4].
-// Tiles: the 256 vectors of a workgroup in its memory, read eight at a time, each eight from one address and seven offsets.
+// Tiles: the 256 vectors of a workgroup in its memory, read eight at a time, each eight from one address and seven
+// offsets.
 // Workgroup: 256 threads, neighbours in memory. Grid: WORKGROUPS.
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>; // [WORKGROUPS, 256]
 @group(0) @binding(1) var<storage, read_write> y: array<vec4<f32>>; // [WORKGROUPS, 256]

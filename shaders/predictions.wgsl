@@ -1,8 +1,12 @@
-// Row `first + n` of the table, for each valid sample n: of every network its cross-entropy, its largest probability, the class that
-//   has it, and the number of classes in front of the true one; then g = softmax(gate) if GATED. Networks: the M members; if there are
+// Row `first + n` of the table, for each valid sample n: of every network its cross-entropy, its largest probability,
+// the class that
+//   has it, and the number of classes in front of the true one; then g = softmax(gate) if GATED. Networks: the M
+//   members; if there are
 //   several, softmax(mean_i z_i) and mean_i softmax(z_i); if GATED, softmax(sum_i g_i z_i).
-// Shapes: logits [M, N, K], labels [N], position [2] = (first, valid), gate [N, M] -> table [ROWS, NETWORKS * 4 + M if GATED].
-// Tile: one network and one sample per thread. Workgroup: 64 threads. Grid: N * NETWORKS threads, the networks of a sample fastest.
+// Shapes: logits [M, N, K], labels [N], position [2] = (first, valid), gate [N, M] -> table [ROWS, NETWORKS * 4 + M if
+// GATED].
+// Tile: one network and one sample per thread. Workgroup: 64 threads. Grid: N * NETWORKS threads, the networks of a
+// sample fastest.
 
 const MEAN_LOGITS: u32 = MEMBERS;
 const MEAN_PROBABILITIES: u32 = MEMBERS + 1u;

@@ -1,4 +1,5 @@
-// Four elements, stored as floats of 16 bits in two words, for adapters whose shaders have no such floats; kernels compute in
+// Four elements, stored as floats of 16 bits in two words, for adapters whose shaders have no such floats; kernels
+// compute in
 // Elem, which is vec4<f32>.
 alias Stored = vec2<u32>;
 

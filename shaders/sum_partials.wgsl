@@ -3,7 +3,8 @@
 // [M,2,COLUMNS], and pairs are taken apart: what is [.,0,.] and [.,1,.] goes to one output and the next, [M,COLUMNS].
 // Thread: every slices-th part of one element; then the first slice adds up the slices, in order.
 // Workgroup: 256 threads, slices of consecutive elements.
-// Grid: runs of elements of the first sum up to END0, of the second up to END1, of the third up to END2. Entry points: by
+// Grid: runs of elements of the first sum up to END0, of the second up to END1, of the third up to END2. Entry points:
+// by
 // the number of outputs.
 
 @group(0) @binding(0) var<storage, read> x0: array<Elem>;  // [O,PARTIALS,INNER]

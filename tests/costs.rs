@@ -1,5 +1,5 @@
-//! What networks cost: parameters and operations against the table of the method's page, every digit given there; memory
-//! traffic and dispatches of a step against what an engine that fuses well needs.
+//! What networks cost: parameters and operations against the table of the method's page, every digit given there;
+//! memory traffic and dispatches of a step against what an engine that fuses well needs.
 
 use std::collections::BTreeMap;
 
@@ -121,10 +121,10 @@ fn step_kernels(training: bool, dtype: DType) -> Vec<Form> {
     graph.live_kernels().expect("planned")
 }
 
-/// Bytes are those of every kernel's operands, each read once and written once (updated state both), the partial sums of
-/// batch-norms and of weights included; what a kernel reads again, such as the rows around a convolution's tile, is its
-/// cache's matter. The unit is all outputs of convolutions together, those of the three branches and of the shortcuts
-/// included. An engine that runs each operation by itself moves 22 times that.
+/// Bytes are those of every kernel's operands, each read once and written once (updated state both), the partial sums
+/// of batch-norms and of weights included; what a kernel reads again, such as the rows around a convolution's tile, is
+/// its cache's matter. The unit is all outputs of convolutions together, those of the three branches and of the
+/// shortcuts included. An engine that runs each operation by itself moves 22 times that.
 #[test]
 fn bytes_of_a_training_step() {
     let kernels = step_kernels(true, DType::F32);

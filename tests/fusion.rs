@@ -1,5 +1,5 @@
-//! A fused step against the same step as it was recorded: the loss, every gradient and every running statistic, of every
-//! architecture on every device. Tensors that somebody wants to see are computed either way.
+//! A fused step against the same step as it was recorded: the loss, every gradient and every running statistic, of
+//! every architecture on every device. Tensors that somebody wants to see are computed either way.
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! Rules of the house that a compiler does not check: licences, sources and duplicates of dependencies, and every `unsafe`
-//! explained. It is what `cargo deny` would look at without network, but for known vulnerabilities.
+//! Rules of the house that a compiler does not check: licences, sources and duplicates of dependencies, and every
+//! `unsafe` explained. It is what `cargo deny` would look at without network, but for known vulnerabilities.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -121,27 +121,87 @@ fn every_dependency_has_a_source_and_a_checksum() {
     assert!(own >= 6 && others > 100, "{own} of this workspace, {others} others");
 }
 
-fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+/// The files below a folder whose name ends in one of `endings`; measured results and what is built are left out.
+fn files(folder: &Path, endings: &[&str], found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("readable") {
         let path = entry.expect("readable").path();
-        if path.is_dir() {
-            sources(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if path.is_dir() && !name.starts_with('.') && !["target", "runs", "hardware"].contains(&name.as_str()) {
+            files(&path, endings, found);
+        } else if endings.iter().any(|ending| name.ends_with(ending)) {
             found.push(path);
         }
     }
 }
 
+/// Prose in Markdown without tables, code and addresses.
+fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut code = false;
+    text.lines().enumerate().filter(move |(_, line)| {
+        let fence = line.trim_start().starts_with("```");
+        code ^= fence;
+        !code && !fence && !line.trim_start().starts_with('|') && !line.contains("](http")
+    })
+}
+
+#[test]
+fn no_line_is_longer_than_120_columns() {
+    let mut all = Vec::new();
+    for folder in ["benches", "crates", "docs", "examples", "shaders", "src", "tests", "tools"] {
+        files(&root().join(folder), &[".rs", ".wgsl", ".md"], &mut all);
+    }
+    all.extend([root().join("README.md"), root().join("datasets/README.md")]);
+    assert!(all.len() > 300, "{} files", all.len());
+    let mut long = Vec::new();
+    for file in all {
+        let text = fs::read_to_string(&file).expect("readable");
+        let is_page = file.extension().is_some_and(|extension| extension == "md");
+        let lines: Vec<(usize, &str)> =
+            if is_page { prose(&text).collect() } else { text.lines().enumerate().collect() };
+        let long_lines = lines.into_iter().filter(|(_, line)| line.chars().count() > 120);
+        long.extend(long_lines.map(|(index, _)| format!("{}:{}", file.display(), index + 1)));
+    }
+    assert!(long.is_empty(), "{} lines are longer:\n{}", long.len(), long.join("\n"));
+}
+
+/// WGSL zeroes a variable that is declared without a value each time; some compilers do so once, before the loop.
+#[test]
+fn no_variable_in_a_loop_is_without_a_value() {
+    let mut shaders = Vec::new();
+    files(&root().join("shaders"), &[".wgsl"], &mut shaders);
+    assert!(shaders.len() > 40, "{} shaders", shaders.len());
+    let mut found = Vec::new();
+    for file in shaders {
+        let text = fs::read_to_string(&file).expect("readable");
+        // The depth of braces at which each loop around a line began.
+        let (mut depth, mut loops) = (0usize, Vec::new());
+        for (index, line) in text.lines().enumerate() {
+            let code = line.split("//").next().unwrap_or(line);
+            let starts = |word: &str| code.trim_start().starts_with(word);
+            if starts("for ") || starts("for(") || starts("loop") || starts("while") {
+                loops.push(depth);
+            }
+            let is_array = code.contains(": array<");
+            if !loops.is_empty() && starts("var ") && !code.contains('=') && !is_array {
+                found.push(format!("{}:{}", file.display(), index + 1));
+            }
+            depth = (depth + code.matches('{').count()).saturating_sub(code.matches('}').count());
+            loops.retain(|&began| began < depth);
+        }
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
 /// Clippy sees to it that each has a comment; this, that the table in the documentation has a row for each.
 #[test]
 fn every_unsafe_block_stands_in_the_table() {
-    let mut files = Vec::new();
+    let mut sources = Vec::new();
     for folder in ["benches", "crates", "src", "tests", "tools"] {
-        sources(&root().join(folder), &mut files);
+        files(&root().join(folder), &[".rs"], &mut sources);
     }
     let mut found: BTreeMap<String, usize> = BTreeMap::new();
     let word = concat!("un", "safe");
-    for file in files {
+    for file in sources {
         let text = fs::read_to_string(&file).expect("readable");
         let code = text.lines().map(|line| line.split("//").next().unwrap_or(line));
         let count =

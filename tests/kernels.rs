@@ -69,18 +69,19 @@ fn the_cpu_agrees_with_references() {
     assert!(failures.is_empty(), "{} runs fail\n{}", failures.len(), failures.join("\n"));
 }
 
-/// Set to anything, has every case run in every variant: what `train selftest` does, and takes long on software adapters.
+/// Set to anything, has every case run in every variant: what `train selftest` does, and takes long on software
+/// adapters.
 const ALL: &str = "ONFLY_ALL_VARIANTS";
 
-/// Whether a case runs in all variants: those in 32 bits that a quick check takes. Their shaders differ from those of others
-/// in nothing but sizes and how activations are stored.
+/// Whether a case runs in all variants: those in 32 bits that a quick check takes. Their shaders differ from those of
+/// others in nothing but sizes and how activations are stored.
 fn in_all(case: &cases::Case) -> bool {
     let operands = [case.kernel.inputs(), case.kernel.outputs()].concat();
     std::env::var_os(ALL).is_some() || case.quick && operands.iter().all(|spec| spec.dtype != DType::F16)
 }
 
-/// Every case runs on every adapter as adapters of every kind would run it untuned, and some of each kernel in all variants
-/// that there are to choose from.
+/// Every case runs on every adapter as adapters of every kind would run it untuned, and some of each kernel in all
+/// variants that there are to choose from.
 #[test]
 fn gpus_agree_with_references_in_all_variants() {
     let (all, some): (Vec<_>, Vec<_>) = selected().into_iter().partition(in_all);

@@ -120,8 +120,8 @@ proptest! {
             }
             tensors.push((var, expected, kept));
         }
-        let mut program =
-            graph.compile_with(&Device::cpu(), CompileOptions { poison: true, ..CompileOptions::default() }).expect("every graph compiles");
+        let options = CompileOptions { poison: true, ..CompileOptions::default() };
+        let mut program = graph.compile_with(&Device::cpu(), options).expect("every graph compiles");
         prop_assert!(program.memory().planned <= program.memory().unshared);
         // The second run finds what the first one left.
         for _ in 0..2 {
@@ -220,8 +220,8 @@ fn a_batch_norm_that_only_convolutions_read_has_no_tensor() {
     let (graph, ..) = training("resnet8", 1, 4);
     let live: Vec<&str> = graph.live_kernels().expect("plans").iter().map(Form::name).collect();
     let count = |name: &str| live.iter().filter(|&&other| other == name).count();
-    // Nine convolutions with a batch-norm each, whose sums they take; three batch-norms are the first ones of a block, and
-    // two are on its shortcut, and are computed as the sum is.
+    // Nine convolutions with a batch-norm each, whose sums they take; three batch-norms are the first ones of a block,
+    // and two are on its shortcut, and are computed as the sum is.
     assert_eq!((count("conv2d_forward"), count("batch_norm_stats"), count("batch_norm_apply")), (9, 0, 4));
     assert_eq!((count("batch_norm_stats_finalize"), count("batch_norm_backward_input")), (9, 9));
     // The gradients of those on shortcuts and of the last one, before the pooling, are no convolution's.

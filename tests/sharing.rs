@@ -1,5 +1,5 @@
-//! Programs that share a batch: threads stand for the processes, each with a device of its own, and an exchange in memory for what
-//! connects them. What they train together is what one program trains alone.
+//! Programs that share a batch: threads stand for the processes, each with a device of its own, and an exchange in
+//! memory for what connects them. What they train together is what one program trains alone.
 
 mod common;
 
@@ -199,8 +199,8 @@ fn with_shared_statistics_processes_train_what_one_does() {
     let dense = DenseNetBc { growth: 8, layers: 2 };
     let networks: [&dyn Architecture; 2] = [&resnet(), &dense];
     for architecture in networks {
-        // Sums of single precision over 768 rows are taken in another order, through a dozen normalisations; what that changes
-        // grows from step to step.
+        // Sums of single precision over 768 rows are taken in another order, through a dozen normalisations; what that
+        // changes grows from step to step.
         for (steps, tolerance) in [(1, 5e-5), (STEPS, 2e-4)] {
             let alone = train(architecture, &Device::cpu(), None, steps);
             for processes in [1, 2, 3, 4] {

@@ -161,8 +161,8 @@ fn gpus_learn_as_the_cpu_device_does_and_repeat_themselves() {
     }
 }
 
-/// Activations in 16 bits: every device learns along the curve of 32 bits, and repeats itself; GPUs both with 16-bit floats in
-/// shaders, where the adapter has them, and with two of them in a word.
+/// Activations in 16 bits: every device learns along the curve of 32 bits, and repeats itself; GPUs both with 16-bit
+/// floats in shaders, where the adapter has them, and with two of them in a word.
 #[test]
 fn mixed_precision_learns_along_the_same_curve_and_repeats_itself() {
     let mut devices = vec![Device::cpu()];

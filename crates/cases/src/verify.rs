@@ -91,8 +91,8 @@ pub struct Outcome {
 /// Times that devices which fail for good are opened anew.
 const MOST_LOSSES: usize = 8;
 
-/// The launches of a kernel that a device like `own` can run, as far as `reach` goes, each once. The CPU device (none) has
-/// one way only.
+/// The launches of a kernel that a device like `own` can run, as far as `reach` goes, each once. The CPU device (none)
+/// has one way only.
 pub fn candidates(kernel: &Form, own: Option<Target>, reach: Reach) -> Vec<Candidate> {
     let Some(own) = own else {
         return vec![Candidate { name: "cpu".to_owned(), kernel: kernel.clone() }];

@@ -18,8 +18,8 @@ pub(crate) enum Sum {
     Sha1(&'static str),
     /// By MD5.
     Md5(&'static str),
-    /// By SHA-1 of what a gzip file holds: how it was compressed does not count, and a file that is not compressed has it,
-    /// too.
+    /// By SHA-1 of what a gzip file holds: how it was compressed does not count, and a file that is not compressed has
+    /// it, too.
     Unpacked(&'static str),
 }
 

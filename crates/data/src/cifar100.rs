@@ -51,8 +51,8 @@ pub const FINE: [&str; 100] = [
     "mouse", "mushroom", "oak_tree", "orange", "orchid", "otter", "palm_tree", "pear", "pickup_truck", "pine_tree",
     "plain", "plate", "poppy", "porcupine", "possum", "rabbit", "raccoon", "ray", "road", "rocket",
     "rose", "sea", "seal", "shark", "shrew", "skunk", "skyscraper", "snail", "snake", "spider",
-    "squirrel", "streetcar", "sunflower", "sweet_pepper", "table", "tank", "telephone", "television", "tiger", "tractor",
-    "train", "trout", "tulip", "turtle", "wardrobe", "whale", "willow_tree", "wolf", "woman", "worm",
+    "squirrel", "streetcar", "sunflower", "sweet_pepper", "table", "tank", "telephone", "television", "tiger",
+    "tractor", "train", "trout", "tulip", "turtle", "wardrobe", "whale", "willow_tree", "wolf", "woman", "worm",
 ];
 
 /// The training file, and its records.
@@ -76,8 +76,8 @@ pub enum Labels {
     Fine,
 }
 
-/// Loads both splits, with coarse labels if 20 classes are asked for. Files are looked for in `cifar100/` under the data
-/// directory, in the authors' folder inside it or beside it, and in the data directory itself.
+/// Loads both splits, with coarse labels if 20 classes are asked for. Files are looked for in `cifar100/` under the
+/// data directory, in the authors' folder inside it or beside it, and in the data directory itself.
 ///
 /// # Errors
 ///

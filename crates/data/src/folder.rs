@@ -39,8 +39,8 @@ const BLOCK: usize = 512;
 /// Images that failed which are named one by one.
 const NAMED: usize = 20;
 
-/// The folder of a dataset that is one: of ImageNet, `imagenet/` under the data directory, or that directory itself; or of
-/// a dataset whose name is a folder's path.
+/// The folder of a dataset that is one: of ImageNet, `imagenet/` under the data directory, or that directory itself; or
+/// of a dataset whose name is a folder's path.
 pub fn find(name: &str, options: &LoadOptions) -> Option<PathBuf> {
     if name != NAME {
         if DATASETS.contains(&name) {
@@ -53,8 +53,8 @@ pub fn find(name: &str, options: &LoadOptions) -> Option<PathBuf> {
     Some(if !folder.is_dir() && root.join("train").is_dir() { root.to_owned() } else { folder })
 }
 
-/// Lists a folder's images, which decoded will be of [`LoadOptions::image_size`]. Images of the classes take turns, so that a
-/// limit takes as many of each as there are.
+/// Lists a folder's images, which decoded will be of [`LoadOptions::image_size`]. Images of the classes take turns, so
+/// that a limit takes as many of each as there are.
 ///
 /// # Errors
 ///
@@ -93,8 +93,8 @@ pub fn list(name: &str, folder: &Path, options: &LoadOptions) -> Result<Dataset<
     })
 }
 
-/// Loads a folder of images, each brought to [`LoadOptions::image_size`]: the shorter side is resized to it, and what the
-/// longer one has more is cut off on both sides.
+/// Loads a folder of images, each brought to [`LoadOptions::image_size`]: the shorter side is resized to it, and what
+/// the longer one has more is cut off on both sides.
 ///
 /// # Errors
 ///

@@ -6,8 +6,8 @@
 //! batches             [being filled] [full]  ->  [with the device's side]      three buffers, which go round
 //! ```
 //!
-//! What a batch holds follows from the picks alone: neither how many workers there are nor how far ahead they are changes a
-//! bit. Workers stop when two batches are full, so memory is bounded.
+//! What a batch holds follows from the picks alone: neither how many workers there are nor how far ahead they are
+//! changes a bit. Workers stop when two batches are full, so memory is bounded.
 
 use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
@@ -176,7 +176,8 @@ impl Loader {
         self.shared.work.notify_all();
     }
 
-    /// The batch of the step sought, or of the one after the last. Calls `waiting` again and again while it is not there.
+    /// The batch of the step sought, or of the one after the last. Calls `waiting` again and again while it is not
+    /// there.
     ///
     /// # Errors
     ///

@@ -10,8 +10,8 @@ use crate::folder::{entries, is_image};
 use crate::pictures::contents;
 use crate::view::View;
 
-/// The files that `path` means: itself, or, if it is a folder, all images in it and in its folders, by name. Hidden files are
-/// left out, and links to folders are not followed.
+/// The files that `path` means: itself, or, if it is a folder, all images in it and in its folders, by name. Hidden
+/// files are left out, and links to folders are not followed.
 ///
 /// # Errors
 ///

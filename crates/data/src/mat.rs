@@ -1,5 +1,5 @@
-//! Numeric arrays in MATLAB 5 files (level 5 MAT-files), compressed or not, as streams: what they hold is never in memory
-//! as a whole.
+//! Numeric arrays in MATLAB 5 files (level 5 MAT-files), compressed or not, as streams: what they hold is never in
+//! memory as a whole.
 //!
 //! A file is a header of 128 bytes and elements: a tag (type, number of bytes) and that many bytes. A variable is an
 //! element of type *matrix*, or a *compressed* one whose zlib stream holds that. In a matrix stand, each an element and

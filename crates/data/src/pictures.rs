@@ -177,7 +177,8 @@ impl Pictures {
         !matches!(self, Self::Resident(_))
     }
 
-    /// Images that cannot be decoded, as far as that is known; those that were left aside before there was a split do not count.
+    /// Images that cannot be decoded, as far as that is known; those that were left aside before there was a split do
+    /// not count.
     pub fn broken(&self) -> usize {
         match self {
             Self::Resident(_) | Self::Memory(_) => 0,

@@ -106,13 +106,15 @@ impl Epoch {
         self.picks.len().div_ceil(self.batch)
     }
 
-    /// The picks of a step: `batch` of them, but for the last step of an evaluation. `step` must be below [`Epoch::steps`].
+    /// The picks of a step: `batch` of them, but for the last step of an evaluation. `step` must be below
+    /// [`Epoch::steps`].
     pub fn step(&self, step: usize) -> &[Pick] {
         let first = step * self.batch;
         &self.picks[first..self.picks.len().min(first + self.batch)]
     }
 
-    /// What part `index` of `parts` takes of every step: as many picks as every other one, none of which another part has.
+    /// What part `index` of `parts` takes of every step: as many picks as every other one, none of which another part
+    /// has.
     ///
     /// # Panics
     ///
@@ -167,8 +169,8 @@ impl Evaluation {
         Ok(Self { first: 0, count, batch })
     }
 
-    /// Part `index` of `parts`: images that follow each other, and that no other part has. Where there are fewer images than
-    /// parts, some have none.
+    /// Part `index` of `parts`: images that follow each other, and that no other part has. Where there are fewer images
+    /// than parts, some have none.
     #[must_use]
     pub fn part(self, index: usize, parts: usize) -> Self {
         let begin = |index: usize| self.count * index / parts;

@@ -7,11 +7,11 @@ use tensor::Rng;
 pub enum View {
     /// The largest square in the middle.
     Whole,
-    /// Of the image whose shorter side is 256/224 of the square's, the square in its middle: torchvision's `Resize(256)`,
-    /// `CenterCrop(224)`.
+    /// Of the image whose shorter side is 256/224 of the square's, the square in its middle: torchvision's
+    /// `Resize(256)`, `CenterCrop(224)`.
     Centre,
-    /// torchvision's `RandomResizedCrop`: 8 % to all of the area, of a ratio of width to
-    /// height between 3/4 and 4/3. Which one is a pure function of the key, `[seed, epoch, image]`, and the image's size.
+    /// torchvision's `RandomResizedCrop`: 8 % to all of the area, of a ratio of width to height between 3/4 and 4/3.
+    /// Which one is a pure function of the key, `[seed, epoch, image]`, and the image's size.
     Random([u64; 3]),
 }
 
@@ -104,7 +104,8 @@ mod tests {
             lefts += if room > 0.0 { columns.begin / room } else { 0.5 };
         }
         assert!(areas.iter().all(|area| (0.078..=1.0).contains(area)));
-        // Of 4 to 3, a crop of the ratio r fits up to the share m = 0.75 r; over r, (m^2 - 0.08^2) / 2 (m - 0.08) is 0.432.
+        // Of 4 to 3, a crop of the ratio r fits up to the share m = 0.75 r; over r, (m^2 - 0.08^2) / 2 (m - 0.08) is
+        // 0.432.
         let mean = areas.iter().sum::<f64>() / areas.len() as f64;
         assert!((0.42..0.445).contains(&mean), "{mean}");
         let left = lefts / crops.len() as f64;

@@ -1,7 +1,8 @@
 //! Collectives, built of exchanges between all ranks.
 //!
-//! Each begins with a header from every rank to every other one: what it is about to do, and with how much. So ranks that do
-//! not do the same are told so, every message is as long as its receiver expects, and a rank that hangs is known to all.
+//! Each begins with a header from every rank to every other one: what it is about to do, and with how much. So ranks
+//! that do not do the same are told so, every message is as long as its receiver expects, and a rank that hangs is
+//! known to all.
 
 use std::mem;
 
@@ -10,7 +11,8 @@ use crate::patience::Control;
 use crate::slices::{slice, sum_in_order};
 use crate::{Error, Result};
 
-/// Collectives whose tags differ; MPI has tags up to 32767 at least, and no two ranks are further apart than one collective.
+/// Collectives whose tags differ; MPI has tags up to 32767 at least, and no two ranks are further apart than one
+/// collective.
 const TAGS: i32 = 8192;
 
 #[derive(Clone, Copy)]

@@ -21,7 +21,8 @@ pub enum Error {
     },
     /// The ranks want to add arrays of different lengths.
     #[error(
-        "rank {rank} passes {theirs} values to a sum to which rank {own} passes {ours}: this is a fault of the program, please report it"
+        "rank {rank} passes {theirs} values to a sum to which rank {own} passes {ours}: this is a fault of the \
+         program, please report it"
     )]
     Length {
         /// This rank.
@@ -52,7 +53,8 @@ pub enum Error {
     Mpi(String),
     /// Several processes were started of a program that knows nothing of the others.
     #[error(
-        "{processes} of these processes were started together ({variable}), but the program is built without MPI, and each would \
+        "{processes} of these processes were started together ({variable}), but the program is built without MPI, \
+         and each would \
          train alone: build it by `cargo build -p train --features mpi` (tools/mpi.sh does), or start one"
     )]
     NoMpi {
@@ -63,7 +65,8 @@ pub enum Error {
     },
     /// Several processes were started by the launcher of another MPI than the one that is linked.
     #[error(
-        "{processes} of these processes were started together ({variable}), but MPI sees one: the launcher belongs to another MPI \
+        "{processes} of these processes were started together ({variable}), but MPI sees one: the launcher belongs \
+         to another MPI \
          than the program was built with; start it by that one's mpirun"
     )]
     OtherMpi {

@@ -1,7 +1,7 @@
 //! Messages between ranks: the one primitive that all collectives are built of.
 //!
-//! The calls are MPI's own, and not those of the crate `mpi`: its requests must have ended when their scope ends, and those
-//! to a rank that hangs never do.
+//! The calls are MPI's own, and not those of the crate `mpi`: its requests must have ended when their scope ends, and
+//! those to a rank that hangs never do.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::mem;
@@ -56,8 +56,8 @@ impl Mpi {
         usize::try_from(self.world.size()).unwrap_or(1)
     }
 
-    /// Sends parts of `from` and receives parts of `into`, until all are there; returns both. What is sent is as long as
-    /// what its receiver expects. Buffers of an exchange that fails are never freed: MPI may still use them.
+    /// Sends parts of `from` and receives parts of `into`, until all are there; returns both. What is sent is as long
+    /// as what its receiver expects. Buffers of an exchange that fails are never freed: MPI may still use them.
     pub fn exchange<T: Pod>(
         &self,
         control: &Control,

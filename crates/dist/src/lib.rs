@@ -1,5 +1,5 @@
-//! What stands between the trainer and MPI for data-parallel training: a few collectives, with sums in a fixed order, and
-//! with ranks named that keep the others waiting.
+//! What stands between the trainer and MPI for data-parallel training: a few collectives, with sums in a fixed order,
+//! and with ranks named that keep the others waiting.
 //!
 //! Without the feature `mpi` there is [`Single`] only, and no system library is needed.
 
@@ -63,29 +63,29 @@ pub trait Communicator: fmt::Debug + Send + Sync {
     /// [`Error::Length`] if the lengths differ; [`Error::Silent`], [`Error::Order`], [`Error::Mpi`].
     fn all_reduce(&self, data: Vec<f32>) -> Result<Vec<f32>>;
 
-    /// Begins a sum, as of [`Communicator::all_reduce`], that goes on while the caller computes. Sums are made in the order
-    /// in which they were begun, and are best waited for in that order.
+    /// Begins a sum, as of [`Communicator::all_reduce`], that goes on while the caller computes. Sums are made in the
+    /// order in which they were begun, and are best waited for in that order.
     ///
     /// # Errors
     ///
     /// What is known to be wrong already; the rest comes from [`Pending::wait`].
     fn start_all_reduce(&self, data: Vec<f32>) -> Result<Pending>;
 
-    /// How long a rank may keep the others waiting from now on; `None`, for ever, is what holds at first: at the start, a
-    /// rank may load data for long.
+    /// How long a rank may keep the others waiting from now on; `None`, for ever, is what holds at first: at the start,
+    /// a rank may load data for long.
     fn set_time_limit(&self, limit: Option<Duration>);
 
     /// Ends all ranks at once with this exit status. Any thread may call it at any time.
     fn abort(&self, status: i32) -> !;
 }
 
-/// The processes that were started together with this one: through MPI if the feature `mpi` is there, and [`Single`] where
-/// this process is alone.
+/// The processes that were started together with this one: through MPI if the feature `mpi` is there, and [`Single`]
+/// where this process is alone.
 ///
 /// # Errors
 ///
-/// [`Error::NoMpi`] without the feature `mpi`, if a launcher (mpirun, srun) started several of these processes: each would
-/// train alone, and overwrite what the others write. With it, [`Error::OtherMpi`] and [`Error::Mpi`].
+/// [`Error::NoMpi`] without the feature `mpi`, if a launcher (mpirun, srun) started several of these processes: each
+/// would train alone, and overwrite what the others write. With it, [`Error::OtherMpi`] and [`Error::Mpi`].
 pub fn start() -> Result<Arc<dyn Communicator>> {
     // Nobody else is there where no launcher says so. MPI alone would take a quarter of a second to find that out.
     launcher::launch(|variable| env::var(variable).ok()).map_or_else(|| Ok(Arc::new(Single) as Arc<_>), join)

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 const SPINS: usize = 200;
 /// For so long after the last message, other threads get the core between two looks; after that, the thread sleeps.
 const YIELD: Duration = Duration::from_micros(500);
-/// The shortest and the longest sleep. One takes a 64th of the wait so far; long ones would hold up what MPI is passing on.
+/// The shortest and the longest sleep. One takes a 64th of the wait so far; long ones would hold up what MPI is passing
+/// on.
 const SLEEP: [Duration; 2] = [Duration::from_micros(50), Duration::from_micros(250)];
 
 /// What the threads of a rank tell the one that waits.

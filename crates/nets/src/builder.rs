@@ -192,8 +192,8 @@ impl<'a> Builder<'a> {
         Ok(self.note(Operation::Conv { name: name.to_owned(), spec }, &[x], y))
     }
 
-    /// Batch-norm (`{name}.weight`, `.bias`, `.running_mean`, `.running_var`), with a residual added and a ReLU behind it
-    /// if asked for.
+    /// Batch-norm (`{name}.weight`, `.bias`, `.running_mean`, `.running_var`), with a residual added and a ReLU behind
+    /// it if asked for.
     ///
     /// # Errors
     /// When the operands do not fit each other.

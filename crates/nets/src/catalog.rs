@@ -109,28 +109,31 @@ fn hint(name: &str) -> String {
                 (8, 64)
             };
             format!(
-                "the depth must be 9n+2, or 50 (for ImageNet), and cardinality times width from 1 to 4096; did you mean \
+                "the depth must be 9n+2, or 50 (for ImageNet), and cardinality times width from 1 to 4096; did you \
+                 mean \
                  resnext{}-{cardinality}x{width}d?",
                 nearest(depth, known)
             )
         }
         Some(Family::DenseNet([depth, growth])) => format!(
-            "the depth must be 6n+4, from 10 to 604, and the growth rate from 1 to 512; did you mean densenet-bc-{}-{}?",
+            "the depth must be 6n+4, from 10 to 604, and the growth rate from 1 to 512; did you mean \
+             densenet-bc-{}-{}?",
             nearest(depth, |d| DenseNetBc::new(d, 12).is_some()),
             growth.clamp(1, 512)
         ),
         None => {
             let meant = closest(name, NAMES).map_or_else(String::new, |known| format!("did you mean {known}? "));
             format!(
-                "{meant}known are {}, and other depths, cardinalities and widths of resnetD, resnextD-CxWd and densenet-bc-L-k",
+                "{meant}known are {}, and other depths, cardinalities and widths of resnetD, resnextD-CxWd and \
+                 densenet-bc-L-k",
                 NAMES.join(", ")
             )
         }
     }
 }
 
-/// Of the names that are known the one that is most like `name`, if any is: one that only goes on is the nearest, and more
-/// than half of the letters may not differ.
+/// Of the names that are known the one that is most like `name`, if any is: one that only goes on is the nearest, and
+/// more than half of the letters may not differ.
 pub fn closest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let far = |known: &str| if known.starts_with(name) { 0 } else { distance(name, known) };
     let nearest = known.into_iter().min_by_key(|known| far(known))?;

@@ -81,7 +81,8 @@ pub fn member_name(name: &str, member: usize) -> String {
 }
 
 /// The network that remains of `state` when all branches but one are dropped, and the gate: what the branch has of its
-/// own and what it shares, under plain names, in the order of the target network's. Without such a branch, the target network.
+/// own and what it shares, under plain names, in the order of the target network's. Without such a branch, the target
+/// network.
 pub fn deployed(state: &[NamedTensor], branch: usize) -> Vec<NamedTensor> {
     let tensors: HashMap<&str, &NamedTensor> = state.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
     let plain = state.iter().filter(|tensor| !tensor.name.starts_with(GATE) && !tensor.name.starts_with(BRANCHES));
@@ -214,7 +215,8 @@ impl Model {
     /// Loads parameters and running statistics by their public names.
     ///
     /// # Errors
-    /// When names are missing, unexpected or wrongly shaped (all are listed, and nothing is loaded), or the device fails.
+    /// When names are missing, unexpected or wrongly shaped (all are listed, and nothing is loaded), or the device
+    /// fails.
     pub fn load(&self, device: &Device, tensors: &[NamedTensor]) -> Result<()> {
         self.import(device, tensors, Part::Values, Loaded::Everything)
     }

@@ -1,7 +1,7 @@
-//! The methods. On-the-fly native ensemble (Lan, Zhu, Gong, NeurIPS 2018): a network fans out into branches, a gate fuses
-//! their logits into a teacher, and a fused loss distils the teacher back into every branch, in one training run. And what
-//! it is compared with: the plain network, deep mutual learning, knowledge distillation from a trained teacher,
-//! independent networks and their ensemble.
+//! The methods. On-the-fly native ensemble (Lan, Zhu, Gong, NeurIPS 2018): a network fans out into branches, a gate
+//! fuses their logits into a teacher, and a fused loss distils the teacher back into every branch, in one training run.
+//! And what it is compared with: the plain network, deep mutual learning, knowledge distillation from a trained
+//! teacher, independent networks and their ensemble.
 
 pub mod kernels;
 mod metrics;

@@ -32,7 +32,8 @@ impl Config {
         Self { branches, fan_out, classes, temperature: 3.0, teacher, distill: branches > 1 }
     }
 
-    /// Whole networks that are trained at once and have nothing to do with each other; one of them is the plain network.
+    /// Whole networks that are trained at once and have nothing to do with each other; one of them is the plain
+    /// network.
     pub fn independent(networks: usize, classes: usize) -> Self {
         let teacher = Teacher::None;
         Self { branches: networks, fan_out: 0, classes, temperature: 1.0, teacher, distill: false }

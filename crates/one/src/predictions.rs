@@ -115,8 +115,8 @@ impl Predictions {
         bins.to_vec()
     }
 
-    /// Expected calibration error, per cent: with the images in bins by [`Predictions::reliability`], the mean over images
-    /// of `|share of right predictions - mean of the largest probability|` of the image's bin.
+    /// Expected calibration error, per cent: with the images in bins by [`Predictions::reliability`], the mean over
+    /// images of `|share of right predictions - mean of the largest probability|` of the image's bin.
     pub fn calibration_error(&self, network: Network) -> f64 {
         let bins = self.reliability(network);
         let gaps = bins.iter().map(|bin| bin.images as f64 * (bin.accuracy - bin.confidence).abs());
@@ -140,8 +140,8 @@ impl Predictions {
         (0..members).map(|i| self.mean(self.shares().map(|shares| f64::from(shares[i])))).collect()
     }
 
-    /// Mean and standard deviation (over the members, n - 1 in the denominator as in the paper's tables; 0 of one member)
-    /// of a figure of every member.
+    /// Mean and standard deviation (over the members, n - 1 in the denominator as in the paper's tables; 0 of one
+    /// member) of a figure of every member.
     pub fn over_members(&self, figure: impl Fn(Network) -> f64) -> (f64, f64) {
         let values: Vec<f64> = (0..self.members()).map(|i| figure(Network::Member(i))).collect();
         let n = values.len() as f64;

@@ -147,8 +147,8 @@ fn logits_shape(graph: &Graph, heads: &Heads) -> [usize; 3] {
     [branches, batch, classes]
 }
 
-/// Records a whole training step. Where the graph [shares](Graph::share) its work with other processes, the number of valid
-/// rows that is fed is that of all their batches together; gradients and totals are then the same everywhere.
+/// Records a whole training step. Where the graph [shares](Graph::share) its work with other processes, the number of
+/// valid rows that is fed is that of all their batches together; gradients and totals are then the same everywhere.
 ///
 /// # Errors
 /// When the configuration is out of range, the image does not fit the architecture, or the teacher's logits are missing
@@ -195,8 +195,8 @@ pub fn training(
     Ok(Training { heads, settings, optimizer, terms, totals })
 }
 
-/// Records an evaluation step of a split of `images` images, with running statistics. A teacher from outside takes no part:
-/// the loss is then the cross-entropy.
+/// Records an evaluation step of a split of `images` images, with running statistics. A teacher from outside takes no
+/// part: the loss is then the cross-entropy.
 ///
 /// # Errors
 /// When the configuration is out of range, or the image does not fit the architecture.
@@ -277,8 +277,8 @@ impl Training {
 }
 
 impl Evaluation {
-    /// Feeds the weights of the loss terms (they only enter the reported loss), and which images the batch holds: `rows`
-    /// of them from `first` on.
+    /// Feeds the weights of the loss terms (they only enter the reported loss), and which images the batch holds:
+    /// `rows` of them from `first` on.
     ///
     /// # Errors
     /// When the device fails.

@@ -14,8 +14,8 @@ pub(crate) fn next_buffer_id() -> usize {
     NEXT_ID.fetch_add(1, Ordering::Relaxed)
 }
 
-/// One flat buffer of tensors at aligned offsets: all parameters, all gradients, a data set's shard. It grows until
-/// the first program that uses it is compiled, and is then allocated on that program's device: zeroed, but for what it is
+/// One flat buffer of tensors at aligned offsets: all parameters, all gradients, a data set's shard. It grows until the
+/// first program that uses it is compiled, and is then allocated on that program's device: zeroed, but for what it is
 /// [filled](Bank::filled) with.
 #[derive(Clone)]
 pub struct Bank(Arc<Inner>);

@@ -57,8 +57,8 @@ impl Graph {
 }
 
 impl Footprint {
-    /// Two programs of which the other one is compiled beside this one ([`Graph::compile_beside`]): it takes this one's slots as
-    /// far as they reach. Banks that both use count once.
+    /// Two programs of which the other one is compiled beside this one ([`Graph::compile_beside`]): it takes this one's
+    /// slots as far as they reach. Banks that both use count once.
     #[must_use]
     pub fn lending(mut self, mut other: Self) -> Self {
         let mut lent = self.slots.clone();

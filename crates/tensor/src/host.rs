@@ -1,5 +1,5 @@
-//! What the host does in the middle of a program: the device's part before it is finished, the operands are copied to the
-//! host and back, and the device goes on. A program without such work is submitted as a whole.
+//! What the host does in the middle of a program: the device's part before it is finished, the operands are copied to
+//! the host and back, and the device goes on. A program without such work is submitted as a whole.
 
 use std::any::Any;
 use std::fmt::Debug;

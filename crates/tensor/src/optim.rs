@@ -39,8 +39,8 @@ impl LossScale {
         self.write(device, loss_scale::INITIAL)
     }
 
-    /// Waits for the device, and reads the state: scale, good steps since it changed, factor of the gradients, steps left
-    /// out so far.
+    /// Waits for the device, and reads the state: scale, good steps since it changed, factor of the gradients, steps
+    /// left out so far.
     ///
     /// # Errors
     /// When anything failed on the device.
@@ -97,7 +97,8 @@ impl Graph {
         Ok(())
     }
 
-    /// The gradients of a loss, scaled for mixed precision; what follows from them goes to [`Graph::sgd`] with the scale.
+    /// The gradients of a loss, scaled for mixed precision; what follows from them goes to [`Graph::sgd`] with the
+    /// scale.
     ///
     /// # Errors
     /// When the gradients are not floats.
@@ -132,8 +133,8 @@ impl Graph {
         Ok(state)
     }
 
-    /// Records the update of all of `params` from the flat bank of gradients: one dispatch for each 2^24 words of it. Gradients
-    /// of a scaled loss are scaled back, and the step is left out if one of them is not finite.
+    /// Records the update of all of `params` from the flat bank of gradients: one dispatch for each 2^24 words of it.
+    /// Gradients of a scaled loss are scaled back, and the step is left out if one of them is not finite.
     ///
     /// # Errors
     /// When there is nothing to train.

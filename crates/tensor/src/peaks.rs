@@ -1,4 +1,5 @@
-//! What a device can do at most, measured: multiply-adds in registers, copies through its memory, reads of workgroup memory.
+//! What a device can do at most, measured: multiply-adds in registers, copies through its memory, reads of workgroup
+//! memory.
 
 use std::time::{Duration, Instant};
 

@@ -88,7 +88,8 @@ impl ProfileRow {
 /// Compilation options.
 #[derive(Debug, Clone, Copy)]
 pub struct CompileOptions {
-    /// Rewrite the graph by the [rules of fusion](crate::graph::fuse) first. Without it, the step runs as it was recorded.
+    /// Rewrite the graph by the [rules of fusion](crate::graph::fuse) first. Without it, the step runs as it was
+    /// recorded.
     pub fuse: bool,
     /// Fill every slot with NaN before the first run, so that a kernel that reads what nothing wrote is found; and, in
     /// [`Program::run_checked`], what a kernel is to write before it does.

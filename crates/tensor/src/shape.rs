@@ -7,8 +7,8 @@ use std::fmt;
 pub enum DType {
     /// 32-bit IEEE float.
     F32,
-    /// 16-bit IEEE float, two to a word: activations and their gradients in mixed precision, the last axis a multiple of
-    /// four. Kernels compute in 32 bits, and round what they store.
+    /// 16-bit IEEE float, two to a word: activations and their gradients in mixed precision, the last axis a multiple
+    /// of four. Kernels compute in 32 bits, and round what they store.
     F16,
     /// 32-bit unsigned integer: labels, indices, counts, packed pixels.
     U32,

@@ -1,7 +1,9 @@
-//! Programs that share their work with other processes: each computes on its part of a batch, and sums are taken over all.
+//! Programs that share their work with other processes: each computes on its part of a batch, and sums are taken over
+//! all.
 //!
-//! A step sums its gradients over the processes, in parts that travel while the step goes on; batch-norms may normalise over
-//! the batches of all processes together. Who the processes are, and how they are reached, the engine does not know.
+//! A step sums its gradients over the processes, in parts that travel while the step goes on; batch-norms may normalise
+//! over the batches of all processes together. Who the processes are, and how they are reached, the engine does not
+//! know.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -63,7 +65,8 @@ fn failed(what: &'static str) -> impl Fn(Failure) -> Error {
     move |problem| Error::Exchange { what, problem }
 }
 
-/// Sums of the chunks of a batch-norm's rows -> those of the processes' rows: `partials [P, M, 2, C]` -> `[W, M, 2, C]`.
+/// Sums of the chunks of a batch-norm's rows -> those of the processes' rows: `partials [P, M, 2, C]` -> `[W, M, 2,
+/// C]`.
 #[derive(Debug, Clone)]
 pub(crate) struct GatherMoments {
     /// The processes.
@@ -259,9 +262,9 @@ impl Graph {
         Ok((self.host(work, &[partials], &[None])?[0], all))
     }
 
-    /// Sums that a batch-norm's gradients follow from, or the means of all processes' in their place, where they normalise
-    /// together: the mean over the rows of a process is then that over all rows, and summing the parameters' gradients over the
-    /// processes gives the sums.
+    /// Sums that a batch-norm's gradients follow from, or the means of all processes' in their place, where they
+    /// normalise together: the mean over the rows of a process is then that over all rows, and summing the parameters'
+    /// gradients over the processes gives the sums.
     ///
     /// # Errors
     /// When the operands do not fit.
@@ -272,9 +275,9 @@ impl Graph {
         Ok([shared[0], shared[1]])
     }
 
-    /// Where the work is shared: sums the bank of gradients and `totals` over the processes, and takes the mean of the running
-    /// statistics, unless they are the same everywhere. Every part of the gradients begins to travel behind the kernel that
-    /// completes it; all are there when what is recorded next runs.
+    /// Where the work is shared: sums the bank of gradients and `totals` over the processes, and takes the mean of the
+    /// running statistics, unless they are the same everywhere. Every part of the gradients begins to travel behind the
+    /// kernel that completes it; all are there when what is recorded next runs.
     ///
     /// # Errors
     /// When the graph does not take it.

@@ -1,5 +1,5 @@
-//! The convolutions as the CPU device computes them, against the formula in double precision, and the adjoint identities
-//! that tie the three kernels together.
+//! The convolutions as the CPU device computes them, against the formula in double precision, and the adjoint
+//! identities that tie the three kernels together.
 
 use tensor::kernels::batch_norm_backward::{Activation, BatchNormGradPartials};
 use tensor::kernels::batch_norm_stats::BatchNormPartials;
@@ -228,7 +228,8 @@ fn a_normalised_input_is_that_of_the_normalised_tensor() {
     }
 }
 
-/// What a convolution does of a batch-norm beside its own work is, bit for bit, what the batch-norm's kernels do behind it.
+/// What a convolution does of a batch-norm beside its own work is, bit for bit, what the batch-norm's kernels do behind
+/// it.
 #[test]
 fn first_passes_of_batch_norms_are_those_of_their_own_kernels() {
     for (index, geometry) in geometries().into_iter().enumerate() {
@@ -275,8 +276,8 @@ fn first_passes_of_batch_norms_are_those_of_their_own_kernels() {
     }
 }
 
-/// Where this machine runs these tests with its widest vectors, other machines run narrower ones: `ONFLY_VECTORS` asks for them, and
-/// means nothing where there are none of the name.
+/// Where this machine runs these tests with its widest vectors, other machines run narrower ones: `ONFLY_VECTORS` asks
+/// for them, and means nothing where there are none of the name.
 #[test]
 fn narrower_vectors_pass_the_same_tests() {
     for name in ["none", "avx2"] {

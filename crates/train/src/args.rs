@@ -106,7 +106,8 @@ pub struct DataArgs {
     /// Stop at the first image of a folder that cannot be decoded, in place of skipping it
     #[arg(long)]
     pub strict: bool,
-    /// Whether images come to the device batch by batch, prepared ahead of it, or all before the first step [default: auto]
+    /// Whether images come to the device batch by batch, prepared ahead of it, or all before the first step [default:
+    /// auto]
     #[arg(long, value_enum)]
     pub stream: Option<Streaming>,
     /// Threads that prepare batches; 0 prepares each within its step [default: as many as there are processors]
@@ -136,8 +137,8 @@ pub struct TrainArgs {
     /// Hold N of the training images out, of each class its share; they then decide which epoch is the best
     #[arg(long, value_name = "N", value_parser = count(u32::MAX.into()), help_heading = "Data")]
     pub validation: Option<usize>,
-    /// Activations in 16 bits take half the memory and its bandwidth; the loss is scaled so that gradients do not vanish
-    /// [default: f32]
+    /// Activations in 16 bits take half the memory and its bandwidth; the loss is scaled so that gradients do not
+    /// vanish [default: f32]
     #[arg(long, value_enum, help_heading = "Training")]
     pub precision: Option<Precision>,
     /// How training images are changed, anew in each epoch [default: none for svhn and shapes, imagenet for
@@ -212,7 +213,13 @@ pub struct TrainArgs {
     pub schedule: Option<Schedule>,
 
     /// Images in a step of each rank, in place of --batch
-    #[arg(long, value_name = "N", value_parser = count(1 << 20), help_heading = "Ranks (mpirun)", conflicts_with = "batch")]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = count(1 << 20),
+        help_heading = "Ranks (mpirun)",
+        conflicts_with = "batch"
+    )]
     pub batch_per_rank: Option<usize>,
     /// Normalise over the batches of all ranks together, as one process would [default: each rank over its own]
     #[arg(long, help_heading = "Ranks (mpirun)")]
@@ -232,7 +239,12 @@ pub struct TrainArgs {
     #[arg(long, help_heading = "Run")]
     pub untuned: bool,
     /// Determines initial weights, order and augmentation [default: 0]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64), help_heading = "Run")]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64),
+        help_heading = "Run"
+    )]
     pub seed: Option<u64>,
     /// Begin with these weights: all of the very same network, or one network, which becomes the shared stages and
     /// branch 0
@@ -247,8 +259,8 @@ pub struct TrainArgs {
     /// Save within epochs, too: every so many steps, as 500, or minutes, as 10m
     #[arg(long, value_name = "WHEN", help_heading = "Run")]
     pub save_every: Option<SaveEvery>,
-    /// What is seen of the run: a bar or lines now and then; a screen with curves and keys, on a terminal; nothing but the
-    /// table [default: plain]
+    /// What is seen of the run: a bar or lines now and then; a screen with curves and keys, on a terminal; nothing but
+    /// the table [default: plain]
     #[arg(long, value_enum, value_name = "UI", help_heading = "Run")]
     pub ui: Option<Ui>,
     /// Go on with the run in this directory; only --device, --data-dir, --save-every, --stream, --workers and
@@ -363,7 +375,13 @@ pub struct PerturbArgs {
     #[arg(long, value_name = "D", default_value = "5", value_parser = positive, requires = "perturb")]
     pub distance: f64,
     /// Distances, evenly spaced from 0 on
-    #[arg(long, value_name = "N", default_value = "11", requires = "perturb", value_parser = RangedU64ValueParser::<usize>::new().range(2..=10_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "11",
+        requires = "perturb",
+        value_parser = RangedU64ValueParser::<usize>::new().range(2..=10_000)
+    )]
     pub points: usize,
     /// Determines the directions
     #[arg(long, value_name = "N", default_value = "0", requires = "perturb")]
@@ -531,7 +549,12 @@ pub struct InfoArgs {
     #[command(flatten)]
     pub network: NetworkArgs,
     /// Number of classes
-    #[arg(long, value_name = "C", default_value = "10", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(2..=1_000_000))]
+    #[arg(
+        long,
+        value_name = "C",
+        default_value = "10",
+        value_parser = RangedU64ValueParser::<usize>::new().range(2..=1_000_000)
+    )]
     pub classes: usize,
     /// Height and width of the images [default: what the network is made for, 32 or 224]
     #[arg(long, value_name = "S", value_parser = count(4096))]

@@ -294,8 +294,8 @@ pub fn replace(file: &Kept, header: &Header, checkpoint: &Checkpoint) -> Result<
     run_dir::replace(file, &serialize(header, tensors(&file.current, checkpoint)?)?)
 }
 
-/// Writes a network's state with exactly the names that PyTorch's modules have: beside parameters and running statistics
-/// each batch-norm's number of steps.
+/// Writes a network's state with exactly the names that PyTorch's modules have: beside parameters and running
+/// statistics each batch-norm's number of steps.
 ///
 /// # Errors
 /// As [`write()`].

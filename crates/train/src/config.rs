@@ -352,15 +352,17 @@ impl Config {
         if let Some((key, value)) = changed {
             let was = saved.get(key).map_or_else(|| "not set".to_owned(), ToString::to_string);
             return Err(usage(format!(
-                "this run has {key} = {was}, and resuming it with {value} would make it another run: leave the option out, \
-                 or start anew (only --device, --data-dir, --save-every, --stream, --workers and --gradient-parts may differ)"
+                "this run has {key} = {was}, and resuming it with {value} would make it another run: leave the \
+                 option out, \
+                 or start anew (only --device, --data-dir, --save-every, --stream, --workers and --gradient-parts \
+                 may differ)"
             )));
         }
         Ok(config)
     }
 
-    /// Makes sure that a run of these settings, which is saved, is what `other` describes; what only the data settle may be
-    /// left open there.
+    /// Makes sure that a run of these settings, which is saved, is what `other` describes; what only the data settle
+    /// may be left open there.
     ///
     /// # Errors
     /// When a setting differs, naming it.
@@ -422,7 +424,8 @@ impl Config {
         assign_some(&mut self.save_every, &args.save_every);
         if self.method != Method::One && (args.no_distill || args.no_gate) {
             return Err(usage(format!(
-                "--no-distill and --no-gate are ablations of --method one, not of {}: leave them out, or give it several branches",
+                "--no-distill and --no-gate are ablations of --method one, not of {}: leave them out, or give it \
+                 several branches",
                 self.method.name()
             )));
         }

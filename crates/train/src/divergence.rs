@@ -1,7 +1,8 @@
 //! Values that are not finite: how they are noticed, and where they came from.
 //!
-//! The sums of the losses are looked at every few steps; a sum that is not finite stays so. A copy of the state at the last
-//! look stays on the device, so that the steps since can be run again, kernel by kernel, until one writes such a value.
+//! The sums of the losses are looked at every few steps; a sum that is not finite stays so. A copy of the state at the
+//! last look stays on the device, so that the steps since can be run again, kernel by kernel, until one writes such a
+//! value.
 
 use std::fmt;
 
@@ -143,7 +144,8 @@ impl fmt::Display for Finding {
 }
 
 impl Finding {
-    /// Where it began: the step, and the dispatch in it. Of several ranks' findings, the earliest is the cause of the others.
+    /// Where it began: the step, and the dispatch in it. Of several ranks' findings, the earliest is the cause of the
+    /// others.
     fn began(&self) -> (usize, usize) {
         match &self.origin {
             Origin::Kernel(step, found) => (*step, found.dispatch),
@@ -153,8 +155,8 @@ impl Finding {
     }
 }
 
-/// What is to be said of a finding, by all ranks alike: that of the rank where it began, with its number. Not every one has to
-/// have found something.
+/// What is to be said of a finding, by all ranks alike: that of the rank where it began, with its number. Not every one
+/// has to have found something.
 fn tell(ranks: &Ranks, own: Option<&Finding>) -> Result<Option<Divergence>> {
     if ranks.is_alone() {
         return Ok(own.map(|finding| Divergence(finding.to_string())));
@@ -176,8 +178,8 @@ fn networks(totals: &[f32], branches: usize) -> Option<String> {
     if finite(totals) {
         return None;
     }
-    // A branch that diverges takes the ensemble with it, and that what is distilled into the others: the cross-entropies,
-    // which stand first, tell them apart.
+    // A branch that diverges takes the ensemble with it, and that what is distilled into the others: the
+    // cross-entropies, which stand first, tell them apart.
     let terms = totals.len() / (branches + 1);
     let members: Vec<String> = totals
         .chunks(terms)
@@ -194,7 +196,8 @@ fn networks(totals: &[f32], branches: usize) -> Option<String> {
     })
 }
 
-/// What has happened, after the losses or the state were found not to be finite: the steps since the last look are run again.
+/// What has happened, after the losses or the state were found not to be finite: the steps since the last look are run
+/// again.
 pub fn explain(trainer: &mut Trainer) -> anyhow::Error {
     output::note("not finite: the last steps are run again, kernel by kernel, to find out where it began");
     let told = replay(trainer).and_then(|finding| tell(&trainer.ranks, Some(&finding)));
@@ -237,8 +240,8 @@ fn replay(trainer: &mut Trainer) -> Result<Finding> {
     Ok(known)
 }
 
-/// What there is to say of the step just done, in which every value was looked at, and this was `found`: adds what the losses
-/// say. Nothing if no rank has found anything.
+/// What there is to say of the step just done, in which every value was looked at, and this was `found`: adds what the
+/// losses say. Nothing if no rank has found anything.
 ///
 /// # Errors
 /// When the device fails, or a rank cannot be reached any more.

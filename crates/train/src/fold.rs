@@ -1,11 +1,11 @@
 //! Batch-norms of a trained network folded into the convolutions and linear layers before them, and back.
 //!
-//! With running statistics, `gamma (W x + b - mean) / sqrt(var + eps) + beta` is `W' x + b'` with `W' = s W`,
-//! `b' = beta + s (b - mean)`, `s = gamma / sqrt(var + eps)`. A batch-norm whose input anything else reads, or that stands
-//! in front of its convolution as in DenseNet, stays.
+//! With running statistics, `gamma (W x + b - mean) / sqrt(var + eps) + beta` is `W' x + b'` with `W' = s W`, `b' =
+//! beta + s (b - mean)`, `s = gamma / sqrt(var + eps)`. A batch-norm whose input anything else reads, or that stands in
+//! front of its convolution as in DenseNet, stays.
 //!
-//! A folded convolution has a bias, and its batch-norm has nothing. Back, the batch-norm takes the bias, and is otherwise one that
-//! changes nothing: so a folded file can be read wherever any other can.
+//! A folded convolution has a bias, and its batch-norm has nothing. Back, the batch-norm takes the bias, and is
+//! otherwise one that changes nothing: so a folded file can be read wherever any other can.
 
 use std::collections::HashMap;
 

@@ -16,16 +16,16 @@ const NAMED: usize = 3;
 #[derive(Debug, Clone)]
 pub struct Need {
     programs: Footprint,
-    /// Copies of the state: the last good one on the device, and on the CPU what a checkpoint takes while it is written; and
-    /// batches that are prepared ahead.
+    /// Copies of the state: the last good one on the device, and on the CPU what a checkpoint takes while it is
+    /// written; and batches that are prepared ahead.
     copies: u64,
     /// What is in use already, and is given up in exchange.
     exchanged: u64,
 }
 
 impl Need {
-    /// Of programs on `device`, over a model with these parameters. `splits` are images with the batches that they are read in; those
-    /// of the first, the training split, are given up as soon as they are on the device.
+    /// Of programs on `device`, over a model with these parameters. `splits` are images with the batches that they are
+    /// read in; those of the first, the training split, are given up as soon as they are on the device.
     pub fn new(programs: Footprint, params: &Params, splits: &[(&Pictures, usize)], device: &Device) -> Self {
         let banks = [params.values(), params.velocities(), params.running()];
         let state: u64 = banks.iter().map(|bank| 4 * bank.words() as u64).sum();

@@ -23,8 +23,8 @@ impl Outputs {
         Self { classes, logits: vec![Vec::new(); members], gate: Vec::new(), labels: Vec::new() }
     }
 
-    /// Adds the first images of a batch, those that have a label: logits `[M, N, K]`, and activations of the gate before its
-    /// softmax `[N, M]`.
+    /// Adds the first images of a batch, those that have a label: logits `[M, N, K]`, and activations of the gate
+    /// before its softmax `[N, M]`.
     pub fn append(&mut self, logits: &[f32], gate: Option<&[f32]>, labels: &[u32]) {
         let (members, valid) = (self.logits.len(), labels.len());
         self.labels.extend(labels.iter().map(|&label| i64::from(label)));

@@ -103,7 +103,8 @@ pub struct StepSettings {
 }
 
 impl TrainingProgram {
-    /// Uploads the training images, or has workers prepare them, and compiles the step; `teacher` is what it distils from.
+    /// Uploads the training images, or has workers prepare them, and compiles the step; `teacher` is what it distils
+    /// from.
     ///
     /// # Errors
     /// When the device cannot hold or run it, or the teacher's weights do not fit its network.
@@ -223,8 +224,8 @@ fn record_evaluation(split: &Split, model: &mut Model, recipe: Recipe<'_>) -> Re
     Ok((graph, step, fed))
 }
 
-/// The memory of a run's programs and of its images; nothing is allocated. `train` and `test` are the recipes of training and
-/// of evaluation, each with its images.
+/// The memory of a run's programs and of its images; nothing is allocated. `train` and `test` are the recipes of
+/// training and of evaluation, each with its images.
 ///
 /// # Errors
 /// When the programs cannot be recorded.

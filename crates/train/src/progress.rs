@@ -1,5 +1,5 @@
-//! What is seen of an epoch or of a long measurement while it runs: a bar on a terminal, a line now and then elsewhere, both
-//! on stderr.
+//! What is seen of an epoch or of a long measurement while it runs: a bar on a terminal, a line now and then elsewhere,
+//! both on stderr.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};

@@ -1,7 +1,8 @@
 //! Messages of Protocol Buffers, written field by field: all that ONNX models and TensorBoard's events need.
 //!
-//! A field is a key, `number << 3 | wire type`, and a value: a varint (wire type 0), eight bytes (1), a length and so many
-//! bytes (2), or four bytes (5). Numbers are little-endian. See <https://protobuf.dev/programming-guides/encoding>.
+//! A field is a key, `number << 3 | wire type`, and a value: a varint (wire type 0), eight bytes (1), a length and so
+//! many bytes (2), or four bytes (5). Numbers are little-endian. See
+//! <https://protobuf.dev/programming-guides/encoding>.
 
 /// A message under way.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,5 +1,5 @@
-//! The processes that train a run together, one for each device: what they exchange in a step, and where they wait for each
-//! other. One process alone is a rank of one, to which nothing of this happens.
+//! The processes that train a run together, one for each device: what they exchange in a step, and where they wait for
+//! each other. One process alone is a rank of one, to which nothing of this happens.
 //!
 //! All ranks do the same in the same order: whatever one of them decides by the clock, a signal or a key is asked for
 //! ([`Ranks::ask`]), and done by all once it came back with the sums of a step ([`Ranks::agreed`]).

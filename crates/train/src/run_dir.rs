@@ -1,5 +1,5 @@
-//! A run's directory: `config.toml`, `metrics.jsonl`, `last.safetensors` and `best.safetensors`, of these two the one before as
-//! well, and the `lock` of the process that trains there.
+//! A run's directory: `config.toml`, `metrics.jsonl`, `last.safetensors` and `best.safetensors`, of these two the one
+//! before as well, and the `lock` of the process that trains there.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
@@ -56,8 +56,8 @@ pub fn check_target(option: &str, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes a file so that under its name there is always a whole one: to a temporary file beside it, which is renamed when
-/// it is on the disk.
+/// Writes a file so that under its name there is always a whole one: to a temporary file beside it, which is renamed
+/// when it is on the disk.
 ///
 /// # Errors
 /// When it cannot be written.

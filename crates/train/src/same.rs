@@ -1,4 +1,5 @@
-//! Whether ranks do the same: they must have the same program, options and data to begin, and the same parameters later.
+//! Whether ranks do the same: they must have the same program, options and data to begin, and the same parameters
+//! later.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -18,8 +19,8 @@ use crate::ranks::Ranks;
 /// What a rank is about to do, by name.
 pub type Facts = BTreeMap<String, String>;
 
-/// The most that parameters of a rank may have drifted from rank 0's where their devices round differently, of the root of
-/// their mean square, from one comparison to the next.
+/// The most that parameters of a rank may have drifted from rank 0's where their devices round differently, of the root
+/// of their mean square, from one comparison to the next.
 const MOST_DRIFT: f64 = 1e-3;
 
 /// A number that differs where the bytes do, for processes of one program.

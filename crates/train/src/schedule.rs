@@ -23,8 +23,8 @@ pub fn cycle_steps(steps: usize, cycles: usize) -> usize {
 impl Schedule {
     /// The learning rate at `step` of `epoch` (both from 0), for an initial rate of `lr`.
     ///
-    /// In cycles of `c = ceil(S / cycles)` of all S steps it is `lr / 2 (1 + cos(pi (t mod c) / c))` at step t (Huang et
-    /// al., "Snapshot ensembles", ICLR 2017, eq. 2).
+    /// In cycles of `c = ceil(S / cycles)` of all S steps it is `lr / 2 (1 + cos(pi (t mod c) / c))` at step t (Huang
+    /// et al., "Snapshot ensembles", ICLR 2017, eq. 2).
     pub fn rate(self, lr: f64, cycles: usize, at: (usize, usize), of: (usize, usize)) -> f64 {
         let ((epoch, step), (epochs, steps)) = (at, of);
         match self {
@@ -56,8 +56,8 @@ pub fn warmed(rate: f64, from: f64, done: usize, steps: usize) -> f64 {
     from + (rate - from) * (done + 1) as f64 / steps as f64
 }
 
-/// Weight of the distillation term in `epoch` (from 0): `exp(-5 (1 - min(e, R) / R)^2)` for a ramp of R epochs, which is
-/// the authors' code; 1 without a ramp, as in the paper.
+/// Weight of the distillation term in `epoch` (from 0): `exp(-5 (1 - min(e, R) / R)^2)` for a ramp of R epochs, which
+/// is the authors' code; 1 without a ramp, as in the paper.
 pub fn distillation_weight(epoch: usize, ramp: Option<usize>) -> f64 {
     let Some(ramp) = ramp.filter(|&ramp| ramp > 0) else { return 1.0 };
     let missing = 1.0 - epoch.min(ramp) as f64 / ramp as f64;

@@ -1,5 +1,5 @@
-//! Snapshot ensembles (Huang et al., ICLR 2017): the states of one network at the ends of the learning rate's cycles, as
-//! members of an ensemble.
+//! Snapshot ensembles (Huang et al., ICLR 2017): the states of one network at the ends of the learning rate's cycles,
+//! as members of an ensemble.
 
 use std::path::{Path, PathBuf};
 
@@ -49,8 +49,8 @@ pub fn save_if_due(trainer: &Trainer, run: &RunDir) -> Result<()> {
     checkpoint::write(&path(run, step.div_ceil(cycle)), trainer.header(), &state)
 }
 
-/// Writes the ensemble of all snapshots as one network's members, and measures it. Returns its file, too; `None` when the
-/// end was asked for meanwhile.
+/// Writes the ensemble of all snapshots as one network's members, and measures it. Returns its file, too; `None` when
+/// the end was asked for meanwhile.
 ///
 /// # Errors
 /// When a snapshot is missing or damaged, or the device fails.

@@ -109,8 +109,8 @@ fn bytes(images: usize, size: usize) -> u64 {
     4 * images as u64 * (size * size) as u64
 }
 
-/// Bytes that the pixels of a split may take on the device: what its buffers hold, and what the machine's memory has left,
-/// of which the CPU device takes a copy. Nothing where neither is known.
+/// Bytes that the pixels of a split may take on the device: what its buffers hold, and what the machine's memory has
+/// left, of which the CPU device takes a copy. Nothing where neither is known.
 fn room(device: &Device) -> Option<u64> {
     let buffers = device.is_gpu().then(|| device.max_binding_bytes().saturating_mul(data::MAX_SHARDS as u64));
     let memory = available_memory().map(|bytes| if device.is_gpu() { bytes } else { bytes / 2 });

@@ -155,8 +155,8 @@ pub fn heading(branches: usize, method: Method, validated: bool, streamed: bool)
     )
 }
 
-/// What was found on a split, as a table: each member, their mean and standard deviation, the method's ensemble, and the
-/// other ways to fuse the members.
+/// What was found on a split, as a table: each member, their mean and standard deviation, the method's ensemble, and
+/// the other ways to fuse the members.
 pub fn evaluation(found: &Evaluated) -> String {
     let predictions = &found.predictions;
     let figure = |network: Network, column: usize| match column {
@@ -204,9 +204,9 @@ fn rounded(percent: f64) -> f64 {
 }
 
 impl Epoch<'_> {
-    /// The line of the table: epoch, learning rate, training loss and error (branch 0), validation error (branch 0) where
-    /// images are held out, test errors of each branch and of the ensemble, training speed, how long the device waited for
-    /// images where these are streamed, and the time of training and evaluation.
+    /// The line of the table: epoch, learning rate, training loss and error (branch 0), validation error (branch 0)
+    /// where images are held out, test errors of each branch and of the ensemble, training speed, how long the device
+    /// waited for images where these are streamed, and the time of training and evaluation.
     pub fn line(&self) -> String {
         let error = |found: &Evaluated| format!(" {:>7.2}", found.top1_errors()[0]);
         let validation = self.validation.map_or_else(String::new, error);

@@ -47,7 +47,8 @@ impl Teacher {
                 }
                 if (Some(header.mean), Some(header.std)) != (config.mean, config.std) {
                     bail!(
-                        "the teacher {shown} was trained on pixels of mean {} and deviation {}: give --mean and --std so",
+                        "the teacher {shown} was trained on pixels of mean {} and deviation {}: give --mean and \
+                         --std so",
                         triple(header.mean),
                         triple(header.std)
                     );

@@ -1,7 +1,8 @@
 //! Event files as TensorBoard reads them: scalars, histograms of the gate's shares, and the hyper-parameters.
 //!
-//! A file is a sequence of records: the length of the data (eight bytes), a checksum of these, the data, a checksum of them;
-//! the data are a message `Event` of `event.proto`. A checksum is CRC-32C, turned by 15 bits and shifted by a constant.
+//! A file is a sequence of records: the length of the data (eight bytes), a checksum of these, the data, a checksum of
+//! them; the data are a message `Event` of `event.proto`. A checksum is CRC-32C, turned by 15 bits and shifted by a
+//! constant.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -131,8 +132,8 @@ fn for_plugin(tag: &str, field: u32, content: &Message) -> Message {
 }
 
 impl Events {
-    /// The events of a process that begins at `step`, in a file of its own in the run's directory. What other files have of
-    /// later steps no longer counts.
+    /// The events of a process that begins at `step`, in a file of its own in the run's directory. What other files
+    /// have of later steps no longer counts.
     ///
     /// # Errors
     /// When the file cannot be written.

@@ -30,7 +30,8 @@ impl Trained {
         let shown = file.display();
         let Some(header) = checkpoint.header else {
             bail!(
-                "{shown} does not say what network it is of: take a run's best.safetensors, or what `train export` wrote (a \
+                "{shown} does not say what network it is of: take a run's best.safetensors, or what `train export` \
+                 wrote (a \
                  run that begins with --init {shown} makes one)"
             )
         };

@@ -58,8 +58,8 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Uploads the data, compiles the programs, and initialises the model. `config` must be settled; `validation` are the
-    /// images held out. With `checks` every kernel's outputs are looked at in every step.
+    /// Uploads the data, compiles the programs, and initialises the model. `config` must be settled; `validation` are
+    /// the images held out. With `checks` every kernel's outputs are looked at in every step.
     ///
     /// # Errors
     /// When the data do not fill a batch, the teacher cannot be had, or the device cannot hold or run the programs.
@@ -312,8 +312,8 @@ impl Trainer {
             supply: supplied.map(|supply| (supply, time)),
             time: started.elapsed(),
         };
-        // The metrics come first: what is beyond the checkpoint is dropped on resuming, what is missing is lost. The best
-        // weights come last: while they are those of this checkpoint, they can be had from it.
+        // The metrics come first: what is beyond the checkpoint is dropped on resuming, what is missing is lost. The
+        // best weights come last: while they are those of this checkpoint, they can be had from it.
         let records = epoch.records();
         session.run.append_metrics(&records)?;
         if let Some(events) = &mut session.events {

@@ -21,8 +21,8 @@ pub use recorded::{Recorded, Tuning};
 
 /// Names the directory to keep choices in, in place of the user's cache directory. Tests set it.
 const DIRECTORY: &str = "ONFLY_CACHE_DIR";
-/// Set to `hardware`, has software adapters run the variants of kernels that are for hardware: slower there, and how tuning
-/// is tested.
+/// Set to `hardware`, has software adapters run the variants of kernels that are for hardware: slower there, and how
+/// tuning is tested.
 const VARIANTS: &str = "ONFLY_VARIANTS";
 /// The format that this program writes, and the only one that it reads.
 const FORMAT: u32 = 2;
@@ -100,8 +100,8 @@ impl Tuned {
         Ok(Self { path: file(&directory, adapter), stored })
     }
 
-    /// Those that were made for this adapter, its driver and this engine, if there are any; what is there and is not to be
-    /// used is told in a sentence.
+    /// Those that were made for this adapter, its driver and this engine, if there are any; what is there and is not to
+    /// be used is told in a sentence.
     pub fn read(adapter: &Adapter) -> Option<Self> {
         let path = file(&directory()?, adapter);
         if !path.exists() {
@@ -196,7 +196,8 @@ fn read(path: &Path, adapter: &Adapter) -> Result<Stored, String> {
     }
 }
 
-/// Opens the device that `wanted` names. A software adapter runs the variants of hardware where [`VARIANTS`] asks for it.
+/// Opens the device that `wanted` names. A software adapter runs the variants of hardware where [`VARIANTS`] asks for
+/// it.
 ///
 /// # Errors
 /// When there is no such device, or it cannot be opened.

@@ -93,8 +93,8 @@ pub enum Augmentation {
     None,
     /// Four black pixels on every side, a random crop of the image's size, and a mirror image every other time
     Standard,
-    /// For folders of images: a random part of the file's image, resized, and a mirror image every other time; test images
-    /// are seen from a little nearer
+    /// For folders of images: a random part of the file's image, resized, and a mirror image every other time; test
+    /// images are seen from a little nearer
     Imagenet,
 }
 

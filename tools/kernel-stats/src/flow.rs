@@ -24,9 +24,9 @@ pub struct Flow {
 impl Flow {
     /// Finds loops and conditions.
     ///
-    /// Blocks are weighed as the compiler does (`collect_preasm_stats` in Mesa's `aco_statistics.cpp`): a loop runs 8 times, one
-    /// inside it 4 times, one deeper twice; a condition that holds for all lanes or for none, half of the time; one that lanes
-    /// decide on their own is entered by some lane three times out of four.
+    /// Blocks are weighed as the compiler does (`collect_preasm_stats` in Mesa's `aco_statistics.cpp`): a loop runs 8
+    /// times, one inside it 4 times, one deeper twice; a condition that holds for all lanes or for none, half of the
+    /// time; one that lanes decide on their own is entered by some lane three times out of four.
     pub fn of(listing: &Listing) -> Self {
         let blocks = &listing.blocks;
         let loops = loops(blocks);
@@ -50,7 +50,8 @@ impl Flow {
     }
 }
 
-/// The natural loops: of a block that control comes back to, all blocks on the ways from there to where it comes back from.
+/// The natural loops: of a block that control comes back to, all blocks on the ways from there to where it comes back
+/// from.
 fn loops(blocks: &[Block]) -> Vec<Loop> {
     let heads = (0..blocks.len()).filter(|&head| blocks[head].predecessors.iter().any(|&from| from >= head));
     heads
@@ -85,8 +86,8 @@ impl Ways {
         Self { successors, after }
     }
 
-    /// The blocks that depend on the condition at a block's end: both sides of it, up to where they meet. Of a condition that
-    /// ends the loop around it, the side that does so.
+    /// The blocks that depend on the condition at a block's end: both sides of it, up to where they meet. Of a
+    /// condition that ends the loop around it, the side that does so.
     fn condition(&self, block: usize, loops: &[Loop]) -> BTreeSet<usize> {
         let successors = &self.successors[block];
         if successors.len() < 2 {

@@ -1,6 +1,7 @@
-//! The compiler's own listing of a shader (`ACO_DEBUG=perfinfo`): basic blocks with their predecessors, each instruction with the
-//! cycles that the compiler reckons for it, and the sums from which it takes latency and inverse throughput. It has the same form
-//! for every GPU, and the blocks of the control flow, which a disassembly does not have.
+//! The compiler's own listing of a shader (`ACO_DEBUG=perfinfo`): basic blocks with their predecessors, each
+//! instruction with the cycles that the compiler reckons for it, and the sums from which it takes latency and inverse
+//! throughput. It has the same form for every GPU, and the blocks of the control flow, which a disassembly does not
+//! have.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +19,8 @@ pub struct Listing {
 pub struct Block {
     /// Indices of the blocks that control comes from.
     pub predecessors: Vec<usize>,
-    /// Indices of the blocks that lanes come from as the program is written: where they part, the one side is run after the other.
+    /// Indices of the blocks that lanes come from as the program is written: where they part, the one side is run after
+    /// the other.
     pub lane_predecessors: Vec<usize>,
     /// Whether lanes part at its end.
     pub diverges: bool,

@@ -1,5 +1,5 @@
-//! What AMD's shader compiler makes of the kernels, without a GPU: Mesa's compiler for RDNA 2, 3 and 4 runs on any Linux machine,
-//! and tells registers, occupancy, instructions and cycles of each shader. See `docs/kernel-stats.md`.
+//! What AMD's shader compiler makes of the kernels, without a GPU: Mesa's compiler for RDNA 2, 3 and 4 runs on any
+//! Linux machine, and tells registers, occupancy, instructions and cycles of each shader. See `docs/kernel-stats.md`.
 
 mod flow;
 mod listing;
@@ -52,7 +52,8 @@ struct Args {
     /// Look at all variants that `tune` chooses from; they are numbered after the one that is launched without it
     #[arg(long)]
     candidates: bool,
-    /// The folder that tools/kernel-stats/mesa.sh unpacked a newer Mesa into, or `installed` [default: that folder, if it is there]
+    /// The folder that tools/kernel-stats/mesa.sh unpacked a newer Mesa into, or `installed` [default: that folder, if
+    /// it is there]
     #[arg(long)]
     mesa: Option<PathBuf>,
     /// Print JSON

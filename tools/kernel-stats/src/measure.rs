@@ -46,7 +46,8 @@ pub struct Row {
     pub hot_loop: f64,
     /// The cycles that the multiply-adds take at the GPU's peak, as a percentage of the inverse throughput.
     pub of_peak: f64,
-    /// The compiler's latency from this program's weights of blocks, relative to its own: 1 when the weights are the compiler's.
+    /// The compiler's latency from this program's weights of blocks, relative to its own: 1 when the weights are the
+    /// compiler's.
     pub weights: f64,
 }
 
@@ -98,8 +99,8 @@ fn multiply_adds(blocks: &[&Block]) -> usize {
     blocks.iter().flat_map(|block| &block.instructions).map(Instruction::multiply_adds).sum()
 }
 
-/// The share of multiply-adds among the operations of the loop that runs most of them, without its inner loops; of the whole
-/// shader, if it has no loop with multiply-adds.
+/// The share of multiply-adds among the operations of the loop that runs most of them, without its inner loops; of the
+/// whole shader, if it has no loop with multiply-adds.
 fn hot_loop(listing: &Listing, flow: &Flow) -> f64 {
     let inside = |own: &[usize]| own.iter().map(|&i| &listing.blocks[i]).collect::<Vec<_>>();
     let weight =

@@ -1,5 +1,6 @@
-//! AMD's compiler without a GPU: Mesa's RADV has a null device, chosen by environment variables that it reads when it is loaded.
-//! So each GPU has a process of its own, this program again, that reads jobs and writes what the compiler says of them.
+//! AMD's compiler without a GPU: Mesa's RADV has a null device, chosen by environment variables that it reads when it
+//! is loaded. So each GPU has a process of its own, this program again, that reads jobs and writes what the compiler
+//! says of them.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, Write};
@@ -15,8 +16,8 @@ use crate::vulkan::{Compiled, Compiler};
 /// The hidden argument by which this program starts itself.
 pub const COMPILE: &str = "compile-from-stdin";
 
-/// What the other process writes to its standard error behind the listing of each shader, and before the first: old drivers
-/// compile shaders of their own as they start.
+/// What the other process writes to its standard error behind the listing of each shader, and before the first: old
+/// drivers compile shaders of their own as they start.
 const END: &str = "kernel-stats: end of a shader";
 
 /// Where RADV lies.

@@ -1,9 +1,10 @@
-//! A prediction, not a measurement: how fast training steps may run on GPUs that nobody here has, from the operations and bytes
-//! that the engine counts, the compiler's share of peak of each convolution, and published peaks.
+//! A prediction, not a measurement: how fast training steps may run on GPUs that nobody here has, from the operations
+//! and bytes that the engine counts, the compiler's share of peak of each convolution, and published peaks.
 //!
-//! A kernel takes the longer of two times: its bytes at [`BANDWIDTH`] of the memory's published rate, caches left out; and, if it
-//! is a convolution, its operations at the share of the published rate that the compiler's statistics give. To that comes
-//! [`DISPATCH`] for each dispatch. A GPU of another vendor is given the lowest share of the three that were measured.
+//! A kernel takes the longer of two times: its bytes at [`BANDWIDTH`] of the memory's published rate, caches left out;
+//! and, if it is a convolution, its operations at the share of the published rate that the compiler's statistics give.
+//! To that comes [`DISPATCH`] for each dispatch. A GPU of another vendor is given the lowest share of the three that
+//! were measured.
 
 use std::collections::BTreeMap;
 

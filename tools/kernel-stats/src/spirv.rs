@@ -1,5 +1,5 @@
-//! WGSL to SPIR-V, with the options of `wgpu`'s Vulkan backend for a trusted shader whose workgroup memory is not zeroed: the
-//! code that the engine really runs.
+//! WGSL to SPIR-V, with the options of `wgpu`'s Vulkan backend for a trusted shader whose workgroup memory is not
+//! zeroed: the code that the engine really runs.
 
 use anyhow::{Result, anyhow};
 use naga::ShaderStage;

@@ -153,7 +153,8 @@ impl Table {
             match self.drivers.get(gpu) {
                 Some(before) if before == driver => {}
                 Some(before) => problems.push(format!(
-                    "{gpu}: the table was made with {before}, and this is {driver}; compare with the same version, or --update"
+                    "{gpu}: the table was made with {before}, and this is {driver}; compare with the same version, \
+                     or --update"
                 )),
                 None => problems.push(format!("{gpu} is not in the table; --update writes it")),
             }

@@ -21,8 +21,8 @@ pub struct Compiled {
     pub listing: String,
 }
 
-/// The device that the environment names (see [`crate::mesa`]), opened with what `wgpu` would ask of it. It is open until the
-/// process ends.
+/// The device that the environment names (see [`crate::mesa`]), opened with what `wgpu` would ask of it. It is open
+/// until the process ends.
 pub struct Compiler {
     /// Keeps Vulkan's loader in memory.
     _entry: Entry,
@@ -35,8 +35,8 @@ pub struct Compiler {
 impl Compiler {
     /// Opens the first device of the driver that the environment names.
     pub fn open() -> Result<Self> {
-        // SAFETY: every handle comes from the call before it and outlives its use, every pointer is to a local that does too,
-        // and the extensions are the ones whose functions are called.
+        // SAFETY: every handle comes from the call before it and outlives its use, every pointer is to a local that
+        // does too, and the extensions are the ones whose functions are called.
         unsafe {
             let entry = Entry::load().context("Vulkan's loader cannot be opened")?;
             let application = vk::ApplicationInfo::default().api_version(vk::API_VERSION_1_3);
@@ -82,8 +82,8 @@ impl Compiler {
         }
     }
 
-    /// Compiles a compute shader whose group 0 holds `bindings` storage buffers. After an error the process should end: what was
-    /// made until then is left to it.
+    /// Compiles a compute shader whose group 0 holds `bindings` storage buffers. After an error the process should end:
+    /// what was made until then is left to it.
     pub fn compile(&self, spirv: &[u32], entry: &str, bindings: usize) -> Result<Compiled> {
         let entry = CString::new(entry)?;
         let slots: Vec<_> = (0..bindings as u32)
@@ -99,8 +99,8 @@ impl Compiler {
         let code = vk::ShaderModuleCreateInfo::default().code(spirv);
         let flags = vk::PipelineCreateFlags::CAPTURE_STATISTICS_KHR
             | vk::PipelineCreateFlags::CAPTURE_INTERNAL_REPRESENTATIONS_KHR;
-        // SAFETY: every handle is made here of this device and destroyed once, after its last use; every pointer is to a local
-        // that outlives the call; naga validated the SPIR-V.
+        // SAFETY: every handle is made here of this device and destroyed once, after its last use; every pointer is to
+        // a local that outlives the call; naga validated the SPIR-V.
         unsafe {
             let groups = [self.device.create_descriptor_set_layout(&slots, None)?];
             let layout = vk::PipelineLayoutCreateInfo::default().set_layouts(&groups);
@@ -130,8 +130,8 @@ impl Compiler {
 
     /// The compiler's statistics by name.
     fn statistics(&self, executable: &vk::PipelineExecutableInfoKHR<'_>) -> Result<BTreeMap<String, f64>> {
-        // SAFETY: the pipeline lives, and was made with the flag that this asks for; of each union the field is read that the
-        // driver says it wrote.
+        // SAFETY: the pipeline lives, and was made with the flag that this asks for; of each union the field is read
+        // that the driver says it wrote.
         unsafe {
             let statistics = self.properties.get_pipeline_executable_statistics(executable)?;
             let value = |statistic: &vk::PipelineExecutableStatisticKHR<'_>| match statistic.format {
@@ -146,8 +146,8 @@ impl Compiler {
 
     /// The machine code.
     fn assembly(&self, executable: &vk::PipelineExecutableInfoKHR<'_>) -> Result<String> {
-        // SAFETY: the pipeline lives, and was made with the flag that this asks for; the buffers have the sizes that the driver
-        // asked for, and outlive the call.
+        // SAFETY: the pipeline lives, and was made with the flag that this asks for; the buffers have the sizes that
+        // the driver asked for, and outlive the call.
         unsafe {
             let mut texts = self.properties.get_pipeline_executable_internal_representations(executable)?;
             let mut buffers: Vec<Vec<u8>> = texts.iter().map(|text| vec![0; text.data_size]).collect();

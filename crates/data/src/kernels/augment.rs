@@ -10,10 +10,11 @@
 //!
 //! Images are packed: three bytes a pixel, red first, each image from a whole word on ([`pack_image`]).
 //!
-//! The formula is torchvision's `RandomCrop(size, padding)`, `RandomHorizontalFlip`, `ToTensor`, `Normalize`: the padding is
-//! black before normalisation, not zero after it. The fourth channel pads a pixel to a `vec4`.
+//! The formula is torchvision's `RandomCrop(size, padding)`, `RandomHorizontalFlip`, `ToTensor`, `Normalize`: the
+//! padding is black before normalisation, not zero after it. The fourth channel pads a pixel to a `vec4`.
 //!
-//! A storage binding holds 128 MiB by default, and CIFAR-10's training set is 146 MiB, so images lie in up to [`MAX_SHARDS`] shards; see [`shards`].
+//! A storage binding holds 128 MiB by default, and CIFAR-10's training set is 146 MiB, so images lie in up to
+//! [`MAX_SHARDS`] shards; see [`shards`].
 
 use rayon::prelude::*;
 use tensor::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut, Spec, Target};
@@ -48,8 +49,8 @@ pub fn image_words(size: usize) -> usize {
     (3 * size * size).div_ceil(4)
 }
 
-/// Packs the pixels of an image, words `r | g << 8 | b << 16`, in [`image_words`] words: three bytes a pixel, the first of a word in
-/// its lowest bits.
+/// Packs the pixels of an image, words `r | g << 8 | b << 16`, in [`image_words`] words: three bytes a pixel, the first
+/// of a word in its lowest bits.
 pub fn pack_image(pixels: &[u32], packed: &mut [u32]) {
     for (pixels, words) in pixels.chunks(4).zip(packed.chunks_mut(3)) {
         let pixel = |i: usize| pixels.get(i).map_or(0, |pixel| pixel & 0xff_ffff);
@@ -109,8 +110,8 @@ impl Kernel for Augment {
         vec![Spec::f32([1, self.batch, self.size, self.size, 4]), Spec::u32([self.batch])]
     }
 
-    /// Two operations per channel. Only the picked images are read, not the whole shards: three bytes per pixel in, four
-    /// words out, and per sample two words of pick and a label in and out.
+    /// Two operations per channel. Only the picked images are read, not the whole shards: three bytes per pixel in,
+    /// four words out, and per sample two words of pick and a label in and out.
     fn activations(&self) -> Activations {
         Activations::new([], [0])
     }

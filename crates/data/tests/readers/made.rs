@@ -100,7 +100,8 @@ pub fn png(width: u32, height: u32, rgb: [u8; 3]) -> Vec<u8> {
     file
 }
 
-/// A JPEG that Pillow wrote: 24 x 16 pixels, the left half (200, 30, 60), the right half (20, 160, 220), as `kind` says.
+/// A JPEG that Pillow wrote: 24 x 16 pixels, the left half (200, 30, 60), the right half (20, 160, 220), as `kind`
+/// says.
 pub fn jpeg(kind: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(format!("{kind}.jpg"));
     fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))

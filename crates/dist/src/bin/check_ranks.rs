@@ -1,8 +1,8 @@
 //! Checks and times the collectives between the ranks that a launcher started: `mpirun -n 4 target/debug/check_ranks`.
 //!
-//! Without an argument it checks all collectives, and rank 0 prints a digest of all sums: it is the same in every run with as
-//! many ranks. `tests/mpirun.rs` starts it so, and with the names of what can go wrong. `time [LENGTH]` times sums, and
-//! `time-mpi [LENGTH]` those of MPI itself (MPI_Allreduce).
+//! Without an argument it checks all collectives, and rank 0 prints a digest of all sums: it is the same in every run
+//! with as many ranks. `tests/mpirun.rs` starts it so, and with the names of what can go wrong. `time [LENGTH]` times
+//! sums, and `time-mpi [LENGTH]` those of MPI itself (MPI_Allreduce).
 
 use std::process::{self, ExitCode};
 use std::sync::Arc;

@@ -3,7 +3,8 @@
 //! Per sample, with branch logits `z_i`, label `y`, `p_i = softmax(z_i)` and `q_i = softmax(z_i/T)`:
 //!
 //! * **On-the-fly native ensemble** (Lan, Zhu, Gong, NeurIPS 2018, eq. 1-7), with branch shares `g` and teacher logits
-//!   `z_e = sum_i g_i z_i`. The teacher learns from `CE(z_e, y)` alone, whose gradient reaches the branches and the gate.
+//!   `z_e = sum_i g_i z_i`. The teacher learns from `CE(z_e, y)` alone, whose gradient reaches the branches and the
+//!   gate.
 //!
 //!   ```text
 //!   loss  = c (sum_i CE(z_i, y) + CE(z_e, y)) + w T^2 sum_i KL(q_e || q_i)
@@ -24,8 +25,8 @@
 //!   ```
 //! * **Cross-entropy alone** without a teacher: `c sum_i CE(z_i, y)`.
 //!
-//! What is distilled is held constant: no gradient flows into it. The gradients are those of the mean of `loss` over the
-//! valid rows.
+//! What is distilled is held constant: no gradient flows into it. The gradients are those of the mean of `loss` over
+//! the valid rows.
 //!
 //! On a GPU one workgroup of 64 lanes takes one sample. It reads the sample's logits once into workgroup memory and
 //! sweeps the classes three times, each sweep with one reduction for all its quantities: maxima and ranks, sums of
@@ -80,11 +81,11 @@ impl Teacher {
 /// Outputs: terms `[N, (M + 1) * TERMS]`; with `gradient` also the gradient of the logits `[M, N, K]` and, for
 /// [`Teacher::Gated`], that of the gate's activations `[N, M]`.
 ///
-/// A row of the terms holds [`TERMS`] values for each branch, then for the teacher: the ensemble, or the given one. They
-/// belong to the sample: they are neither divided by n nor multiplied by w or c. The KL of the last is 0; without a
-/// teacher of that kind so are its other terms, and without `distill` so is every KL. A network is wrong in the top k if at
-/// least k classes stand in front of the label's: those of a larger logit, of an equal logit and smaller index, or of a
-/// logit that is no number. A label whose own logit is no number is always wrong.
+/// A row of the terms holds [`TERMS`] values for each branch, then for the teacher: the ensemble, or the given one.
+/// They belong to the sample: they are neither divided by n nor multiplied by w or c. The KL of the last is 0; without
+/// a teacher of that kind so are its other terms, and without `distill` so is every KL. A network is wrong in the top k
+/// if at least k classes stand in front of the label's: those of a larger logit, of an equal logit and smaller index,
+/// or of a logit that is no number. A label whose own logit is no number is always wrong.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DistillationLoss {
     /// M, from 1 to 8.

@@ -10,15 +10,15 @@ pub const COLUMNS: usize = 4;
 
 /// The predictions of a batch.
 ///
-/// Inputs: logits `[M, N, K]`; labels U32 `[N]`, each below K (a larger one is read as `K - 1`); position U32 `[2]`, the
-/// first row of the table to write and the number n of valid samples; if `gated` the gate's activations before the
+/// Inputs: logits `[M, N, K]`; labels U32 `[N]`, each below K (a larger one is read as `K - 1`); position U32 `[2]`,
+/// the first row of the table to write and the number n of valid samples; if `gated` the gate's activations before the
 /// softmax `[N, M]`. Updates the table `[rows, columns]`: rows `first` to `first + n`, as far as there are.
 ///
 /// The networks are the M members; if there are several, the mean of their logits and the mean of their probabilities;
 /// and if `gated` the ensemble of logits with shares `g = softmax(gate)`. A row holds [`COLUMNS`] values for each: the
 /// cross-entropy, the largest probability (the confidence), the class that has it (the first of equals), and the number
-/// of classes in front of the true one: those of a larger score, of an equal score and smaller index, or of a score that
-/// is no number; K if the true class's score is no number. Behind them stand the M shares if `gated`.
+/// of classes in front of the true one: those of a larger score, of an equal score and smaller index, or of a score
+/// that is no number; K if the true class's score is no number. Behind them stand the M shares if `gated`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Predict {
     /// M.

@@ -13,8 +13,8 @@ pub(crate) fn log_softmax(z: &[f64], t: f64) -> Vec<f64> {
     z.iter().map(|z| (z - peak) / t - log_sum).collect()
 }
 
-/// Number of classes in front of the label's: those of a larger score, of an equal score and smaller index, or of a score
-/// that is no number; all of them if the label's own is no number.
+/// Number of classes in front of the label's: those of a larger score, of an equal score and smaller index, or of a
+/// score that is no number; all of them if the label's own is no number.
 pub(crate) fn rank(scores: &[f64], label: usize) -> usize {
     let own = scores[label];
     if own.is_nan() {

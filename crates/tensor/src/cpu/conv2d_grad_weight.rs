@@ -14,8 +14,8 @@ use crate::kernels::conv2d::ConvGeometry;
 use crate::kernels::conv2d_grad_weight::Conv2dGradWeight;
 
 impl Conv2dGradWeight {
-    /// The partial sums of `g`, which is the own geometry or the merged one: parts in parallel, what they read gathered once
-    /// for all members that share the input.
+    /// The partial sums of `g`, which is the own geometry or the merged one: parts in parallel, what they read gathered
+    /// once for all members that share the input.
     fn sum_parts(&self, g: &ConvGeometry, inputs: &[Slice<'_>], partials: &mut [f32]) {
         if is_wide(g) {
             return grad_weight(g, self.rows_per_part(), inputs, partials);

@@ -35,7 +35,8 @@ impl Norm {
         Self { mean: repeat(mean), inv_std: inv_std.to_vec(), scale, shift }
     }
 
-    /// Sets `g` to 0 where the ReLU is closed, and takes the `partial [2, C]` of a chunk: the sums of `g` and of `g * xhat`.
+    /// Sets `g` to 0 where the ReLU is closed, and takes the `partial [2, C]` of a chunk: the sums of `g` and of `g *
+    /// xhat`.
     pub fn begin(&self, activation: Activation, rows: Rows<'_>, g: &mut [f32], partial: &mut [f32]) {
         let Rows { x, y } = rows;
         match (activation, y) {

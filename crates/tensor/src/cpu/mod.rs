@@ -1,6 +1,6 @@
 //! What the CPU device runs where a kernel's [reference](crate::Kernel::reference) would be too slow
-//! ([`crate::Kernel::compute`]). Only this room knows of vectors, registers and caches; the case table holds all of it to
-//! the references.
+//! ([`crate::Kernel::compute`]). Only this room knows of vectors, registers and caches; the case table holds all of it
+//! to the references.
 
 pub(crate) mod batch_norm;
 mod column_sums;

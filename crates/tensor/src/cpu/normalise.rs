@@ -18,8 +18,8 @@ pub(super) struct Normalisation {
 }
 
 impl Normalisation {
-    /// That of channels `channels` of a member, from `[stats [M, 2, C], gamma [M, C], beta [M, C]]`; none if there are no
-    /// such inputs.
+    /// That of channels `channels` of a member, from `[stats [M, 2, C], gamma [M, C], beta [M, C]]`; none if there are
+    /// no such inputs.
     pub fn of(inputs: &[Slice<'_>], member: usize, all: usize, channels: Range<usize>) -> Option<Self> {
         let &[stats, gamma, beta] = inputs else { return None };
         let (mean, inv_std) = stats.f32()[member * 2 * all..][..2 * all].split_at(all);

@@ -1,9 +1,10 @@
 //! The CPU's inner loops of convolutions: sums over taps and channels in registers, without a matrix of columns.
 //!
-//! What consecutive output rows read is copied to a *strip*, padded with zeros, so that no loop looks at edges; within a
-//! row of the strip the taps and channels of a position are contiguous. The loops are written once over vectors of
-//! whatever width the machine has (crate `pulp`, chosen at run time), and are used where the filters fill such vectors, and
-//! the weights stay in the cache (`wide_layers`); elsewhere columns are gathered and multiplied (`gather` and `multiply`).
+//! What consecutive output rows read is copied to a *strip*, padded with zeros, so that no loop looks at edges; within
+//! a row of the strip the taps and channels of a position are contiguous. The loops are written once over vectors of
+//! whatever width the machine has (crate `pulp`, chosen at run time), and are used where the filters fill such vectors,
+//! and the weights stay in the cache (`wide_layers`); elsewhere columns are gathered and multiplied (`gather` and
+//! `multiply`).
 
 use pulp::{Simd, WithSimd};
 
@@ -13,8 +14,8 @@ use super::wide_layers::is_wide;
 use super::windows::{Axis, Window, runs_in_images};
 use crate::kernels::conv2d::ConvGeometry;
 
-/// Words of a strip, with the gradients that belong to it, over which weights' gradients are summed before they go to memory: they
-/// stay in the second-level cache with room for the weights.
+/// Words of a strip, with the gradients that belong to it, over which weights' gradients are summed before they go to
+/// memory: they stay in the second-level cache with room for the weights.
 const NEAR_WORDS: usize = 16 * 1024;
 
 /// Whether the loops serve a layer whose groups have this number of filters (for gradients of inputs: channels).
@@ -122,8 +123,8 @@ impl Strip {
     }
 }
 
-/// Fills `columns`, `[pixels, depth]`, with what output rows of `width` positions from `first_row` on, counted over images of
-/// `height` rows, read of a group's channels of `x`, normalised if asked for. `near` has room for a strip.
+/// Fills `columns`, `[pixels, depth]`, with what output rows of `width` positions from `first_row` on, counted over
+/// images of `height` rows, read of a group's channels of `x`, normalised if asked for. `near` has room for a strip.
 pub(super) fn gather(
     window: Window,
     [height, width]: [usize; 2],
@@ -211,8 +212,8 @@ impl Convolve<'_> {
         }
     }
 
-    /// `P` positions of a row from `q` on. `T` neighbouring taps are taken together, so that each of the `J = P + T - 1` pixels
-    /// that they read is loaded once for all; with T = 1, taps and channels are one line.
+    /// `P` positions of a row from `q` on. `T` neighbouring taps are taken together, so that each of the `J = P + T -
+    /// 1` pixels that they read is loaded once for all; with T = 1, taps and channels are one line.
     #[expect(clippy::needless_range_loop, clippy::manual_memcpy, reason = "see `load`")]
     #[inline(always)]
     fn tile<S: Simd, const P: usize, const J: usize, const V: usize, const T: usize>(
@@ -292,8 +293,8 @@ impl AddWeightGradient<'_> {
         arch().dispatch(self);
     }
 
-    /// Rows `rows` of output positions, `V` vectors of filters from filter `k` on: `WIDE` lines of taps and channels at a
-    /// time as long as there are as many.
+    /// Rows `rows` of output positions, `V` vectors of filters from filter `k` on: `WIDE` lines of taps and channels at
+    /// a time as long as there are as many.
     #[inline(always)]
     fn filters<S: Simd, const WIDE: usize, const V: usize>(&mut self, simd: S, rows: [usize; 2], k: usize) {
         let line = self.strip.line();
@@ -314,7 +315,8 @@ impl AddWeightGradient<'_> {
         }
     }
 
-    /// Rows `rows` of output positions, of at least two each, whose rows have three taps; a vector of filters from filter `k` on.
+    /// Rows `rows` of output positions, of at least two each, whose rows have three taps; a vector of filters from
+    /// filter `k` on.
     #[inline(always)]
     fn three_taps<S: Simd>(&mut self, simd: S, rows: [usize; 2], k: usize) {
         let channels = self.strip.window.group_channels;
@@ -335,7 +337,8 @@ impl AddWeightGradient<'_> {
         }
     }
 
-    /// `C` channels from `channel` on of each of a row's three taps: a pixel is loaded once for all three, and so is a gradient.
+    /// `C` channels from `channel` on of each of a row's three taps: a pixel is loaded once for all three, and so is a
+    /// gradient.
     #[inline(always)]
     fn three_tap_tile<S: Simd, const C: usize>(
         &mut self,

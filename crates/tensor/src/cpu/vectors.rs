@@ -1,12 +1,12 @@
-//! Vectors of whatever width the machine has, chosen when the program runs (crate `pulp`): the binary itself is built for the
-//! oldest machine of its kind.
+//! Vectors of whatever width the machine has, chosen when the program runs (crate `pulp`): the binary itself is built
+//! for the oldest machine of its kind.
 
 use std::sync::OnceLock;
 
 use pulp::{Arch, Simd, WithSimd};
 
-/// Takes narrower vectors than the machine has, so that one machine can test and time what others run. The crate `gemm`, which
-/// chooses by itself, is not concerned.
+/// Takes narrower vectors than the machine has, so that one machine can test and time what others run. The crate
+/// `gemm`, which chooses by itself, is not concerned.
 const VARIABLE: &str = "ONFLY_VECTORS";
 
 /// The widest vectors that the machine has, or those that `ONFLY_VECTORS` names.

@@ -1,5 +1,5 @@
-//! What positions of a convolution read, as windows over rows of pixels; small groups merged into larger ones; blocks of
-//! rows that fit the caches.
+//! What positions of a convolution read, as windows over rows of pixels; small groups merged into larger ones; blocks
+//! of rows that fit the caches.
 
 use crate::kernels::conv2d::ConvGeometry;
 
@@ -57,8 +57,8 @@ impl ConvGeometry {
         }
     }
 
-    /// What input positions read of the output's gradient. Position `i stride + class` of an axis meets only the
-    /// taps `t = first, first + stride, …` with `first = (class + pad) mod stride`, at `i + (class + pad - t) / stride`.
+    /// What input positions read of the output's gradient. Position `i stride + class` of an axis meets only the taps
+    /// `t = first, first + stride, …` with `first = (class + pad) mod stride`, at `i + (class + pad - t) / stride`.
     pub(super) fn backward_window(&self, class: [usize; 2]) -> Window {
         let output = self.output_extent();
         let axis = |axis: usize| {

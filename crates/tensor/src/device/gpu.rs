@@ -85,7 +85,8 @@ impl GpuDevice {
             record(
                 &slot,
                 format!(
-                    "the device was lost ({reason:?}: {message}): its driver may have reset it after a long computation; \
+                    "the device was lost ({reason:?}: {message}): its driver may have reset it after a long \
+                     computation; \
                      try a smaller --batch, or raise the driver's limit on the time of a computation"
                 ),
             );
@@ -243,7 +244,8 @@ impl GpuDevice {
         match polled {
             Ok(_) => Ok(()),
             Err(wgpu::PollError::Timeout) => Err(self.error(format!(
-                "it has not answered for {:?}: it may hang; try a smaller --batch, more patience by {PATIENCE_VARIABLE}=SECONDS, \
+                "it has not answered for {:?}: it may hang; try a smaller --batch, more patience by \
+                 {PATIENCE_VARIABLE}=SECONDS, \
                  or restart the machine",
                 self.patience
             ))),

@@ -57,8 +57,8 @@ pub(super) fn identity(info: &wgpu::AdapterInfo) -> Adapter {
     }
 }
 
-/// The one instance of the process, which is never dropped: where threads opened and dropped instances of their own at the
-/// same time, NVIDIA's driver 580 ended the process by a segmentation fault.
+/// The one instance of the process, which is never dropped: where threads opened and dropped instances of their own at
+/// the same time, NVIDIA's driver 580 ended the process by a segmentation fault.
 static INSTANCE: LazyLock<wgpu::Instance> =
     LazyLock::new(|| wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env()));
 
@@ -124,8 +124,8 @@ pub fn adapters() -> Vec<AdapterSummary> {
         .collect()
 }
 
-/// A device without a driver, which takes every program and computes nothing: what is left is the host's own work. It is
-/// never among the [`adapters`].
+/// A device without a driver, which takes every program and computes nothing: what is left is the host's own work. It
+/// is never among the [`adapters`].
 ///
 /// # Errors
 /// When `wgpu` refuses.
@@ -162,8 +162,8 @@ pub fn open_with(wanted: &str, options: GpuOptions) -> Result<Device> {
     open_one_of(wanted, 0, options)
 }
 
-/// As [`open_with`], for one of several processes of a machine: where several adapters fit, process `index` takes the next
-/// one in turn.
+/// As [`open_with`], for one of several processes of a machine: where several adapters fit, process `index` takes the
+/// next one in turn.
 ///
 /// # Errors
 /// As [`open`].

@@ -3,8 +3,8 @@
 //! those before or behind them do, and tensors that nothing needs any more are never written.
 //!
 //! Each rule is one function that looks at one node and says whether it has changed anything. `[..]` are kernels, names
-//! beside arrows tensors. A fused step computes what the plain one does ([`CompileOptions::fuse`]); where sums are taken in
-//! other chunks, to rounding.
+//! beside arrows tensors. A fused step computes what the plain one does ([`CompileOptions::fuse`]); where sums are
+//! taken in other chunks, to rounding.
 //!
 //! [`CompileOptions::fuse`]: crate::CompileOptions::fuse
 
@@ -121,8 +121,8 @@ fn statistics_on_write(rewrite: &mut Rewrite, node: usize) -> Result<bool> {
 }
 
 /// ```text
-///               z, stats, gamma, beta -> [apply] -r-,                       stats, gamma, beta -> [.., affine] -affine-,
-/// x, .. -----------------------------> [apply, + r]      =>      x, .. , z -----------------> [apply, + normalised z]
+/// z, stats, gamma, beta -> [apply] -r-,           stats, gamma, beta -> [.., affine] -affine-,
+/// x, .. ------------------> [apply, + r]    =>    x, .., z -----------> [apply, + normalised z]
 /// ```
 ///
 /// Of a block whose shortcut is normalised. `affine` holds what normalising `z` takes: a kernel may bind eight tensors.
@@ -224,8 +224,8 @@ fn spread_on_read(rewrite: &mut Rewrite, node: usize) -> Result<bool> {
 /// g -> [batch_norm_backward] -others-> [sum_partials]      =>      partials, others -> [sum_partials]
 /// ```
 ///
-/// What is added to a normalised tensor has its gradient `g`. If that is a normalised tensor, too, its sums can be taken
-/// at once, and [in the same dispatch](share_dispatches).
+/// What is added to a normalised tensor has its gradient `g`. If that is a normalised tensor, too, its sums can be
+/// taken at once, and [in the same dispatch](share_dispatches).
 fn sums_side_by_side(rewrite: &mut Rewrite, node: usize) -> Result<bool> {
     if rewrite.kernel::<BatchNormGradPartials>(node).is_none() {
         return Ok(false);
@@ -248,8 +248,8 @@ fn operands<const I: usize, const O: usize>(rewrite: &Rewrite, node: usize) -> O
     Some((rewrite.inputs(node).try_into().ok()?, rewrite.outputs(node).try_into().ok()?))
 }
 
-/// What a tensor is the normalisation of, if it is one, without a residual and with or without a ReLU: the node, and its
-/// `x`, `stats`, `gamma` and `beta`.
+/// What a tensor is the normalisation of, if it is one, without a residual and with or without a ReLU: the node, and
+/// its `x`, `stats`, `gamma` and `beta`.
 fn normalisation(rewrite: &Rewrite, y: Var, relu: bool) -> Option<(usize, [Var; 4])> {
     let (node, apply) = rewrite.written_by::<BatchNormApply>(y)?;
     let plain = apply.relu == relu && apply.residual == Residual::None;

@@ -126,8 +126,8 @@ impl Graph {
         self.launch(kernel, inputs).map(|outputs| outputs[0])
     }
 
-    /// Records a kernel, some of whose outputs are given (state); the others are new tensors. Returns all of them. Where an
-    /// activation lies in 16 bits, so do all of the kernel.
+    /// Records a kernel, some of whose outputs are given (state); the others are new tensors. Returns all of them.
+    /// Where an activation lies in 16 bits, so do all of the kernel.
     ///
     /// # Errors
     /// When the operands are not what the kernel declares, or an updated output is not state.

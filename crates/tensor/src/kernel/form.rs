@@ -1,8 +1,8 @@
 //! A kernel in the form in which it is run.
 //!
 //! Mixed precision: activations may lie in memory as floats of 16 bits. Arithmetic stays in 32 bits, and so do weights,
-//! their gradients, statistics and losses. A kernel names the operands that may be halved ([`Kernel::activations`]); its
-//! shader reads and writes them through `unpack` and `pack`.
+//! their gradients, statistics and losses. A kernel names the operands that may be halved ([`Kernel::activations`]);
+//! its shader reads and writes them through `unpack` and `pack`.
 
 use std::any::Any;
 use std::sync::Arc;

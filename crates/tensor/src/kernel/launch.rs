@@ -148,9 +148,9 @@ impl Launch {
         self
     }
 
-    /// Adds what a shader needs to read and write tensors of activations, `width` elements at a time: the aliases `Stored`
-    /// of what memory holds and `Elem` of what is computed in (`f32`, or a vector of them), and `unpack` and `pack` between
-    /// them. Both are the same, unless the kernel is run [in halves](super::Form::in_halves).
+    /// Adds what a shader needs to read and write tensors of activations, `width` elements at a time: the aliases
+    /// `Stored` of what memory holds and `Elem` of what is computed in (`f32`, or a vector of them), and `unpack` and
+    /// `pack` between them. Both are the same, unless the kernel is run [in halves](super::Form::in_halves).
     #[must_use]
     pub fn stored(mut self, width: usize) -> Self {
         self.helpers.push(STORED_F32);
@@ -176,8 +176,8 @@ impl Launch {
         Some(self)
     }
 
-    /// The same launch, to the bit, where sums over the lanes of a workgroup end in a subgroup: if the adapter has such, and
-    /// they are large enough to take two steps of the sum's tree or more.
+    /// The same launch, to the bit, where sums over the lanes of a workgroup end in a subgroup: if the adapter has
+    /// such, and they are large enough to take two steps of the sum's tree or more.
     #[must_use]
     pub fn in_subgroups(mut self, target: &Target) -> Self {
         self.later = self.later.into_iter().map(|pass| pass.in_subgroups(target)).collect();

@@ -39,8 +39,8 @@ pub trait Kernel: Any + Debug + Send + Sync {
         false
     }
 
-    /// The operands that are activations or their gradients, which memory may hold in 16 bits: what the shader declares as
-    /// `Stored`. None for kernels that have no such form.
+    /// The operands that are activations or their gradients, which memory may hold in 16 bits: what the shader declares
+    /// as `Stored`. None for kernels that have no such form.
     fn activations(&self) -> Activations {
         Activations::default()
     }
@@ -48,7 +48,8 @@ pub trait Kernel: Any + Debug + Send + Sync {
     /// Arithmetic and the traffic it cannot avoid. The default traffic is each operand once, updates twice.
     fn cost(&self) -> Cost;
 
-    /// What the kernel computes, as a specification: the formula in plain loops. Slices have exactly the declared lengths.
+    /// What the kernel computes, as a specification: the formula in plain loops. Slices have exactly the declared
+    /// lengths.
     fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]);
 
     /// The same, as the CPU device computes it: by the reference, unless that is too slow.

@@ -8,8 +8,8 @@ pub struct Target {
     pub software: bool,
     /// Whether shaders may use 16-bit floats; where not, two of them are packed into a word.
     pub shader_f16: bool,
-    /// Threads that every subgroup of the adapter has at least; 0 where shaders cannot use subgroups. Actual sizes vary, from
-    /// kernel to kernel too.
+    /// Threads that every subgroup of the adapter has at least; 0 where shaders cannot use subgroups. Actual sizes
+    /// vary, from kernel to kernel too.
     pub subgroup: u32,
 }
 

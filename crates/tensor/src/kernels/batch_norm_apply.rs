@@ -15,8 +15,8 @@ pub enum Residual {
     Same,
     /// A tensor `[1, rows, C]` that every member adds.
     Shared,
-    /// A tensor `[M, rows, C]` that is normalised as it is read, by one more input `affine [M, 3, C]` = (mean, scale, beta)
-    /// behind it: `(residual - mean) scale + beta`.
+    /// A tensor `[M, rows, C]` that is normalised as it is read, by one more input `affine [M, 3, C]` = (mean, scale,
+    /// beta) behind it: `(residual - mean) scale + beta`.
     Normalised,
 }
 

@@ -6,9 +6,9 @@
 //! dx = gamma * inv_std * (g - dbeta / rows - xhat * dgamma / rows)
 //! ```
 //!
-//! The sums take two passes, over chunks of rows and then over chunks ([`super::sum_partials`]), `dx` one more. Nothing is
-//! stored for the ReLU: without a residual it is open where `gamma * xhat + beta > 0`, with one where the saved output is
-//! positive. A convolution that computes `dy` writes `g` in its place, and takes the first sums, too
+//! The sums take two passes, over chunks of rows and then over chunks ([`super::sum_partials`]), `dx` one more. Nothing
+//! is stored for the ReLU: without a residual it is open where `gamma * xhat + beta > 0`, with one where the saved
+//! output is positive. A convolution that computes `dy` writes `g` in its place, and takes the first sums, too
 //! ([`super::conv2d_grad_input::Conv2dGradInput::norm`]); the first pass here is for all other gradients.
 
 use super::batch_norm_stats::Chunks;
@@ -249,8 +249,8 @@ impl Kernel for BatchNormGradPartials {
     }
 }
 
-/// Last pass: `x [M, rows, C]`, `g [M, rows, C]`, `stats [M, 2, C]`, `gamma [M, C]`, `dgamma [M, C]`, `dbeta [M, C]` and, with
-/// [`Self::addend`], a gradient `[M, rows, C]` -> `dx [M, rows, C]`.
+/// Last pass: `x [M, rows, C]`, `g [M, rows, C]`, `stats [M, 2, C]`, `gamma [M, C]`, `dgamma [M, C]`, `dbeta [M, C]`
+/// and, with [`Self::addend`], a gradient `[M, rows, C]` -> `dx [M, rows, C]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BatchNormGradInput {
     /// Members M.

@@ -1,4 +1,5 @@
-//! Batch normalisation of few rows, such as a gate's: all passes in one kernel, and all those of its gradient in another.
+//! Batch normalisation of few rows, such as a gate's: all passes in one kernel, and all those of its gradient in
+//! another.
 //!
 //! What is computed is what [`super::batch_norm_stats`], [`super::batch_norm_apply`] and [`super::batch_norm_backward`]
 //! compute in several dispatches, each of which would take longer to begin than to run.
@@ -14,8 +15,8 @@ use crate::shape::Spec;
 /// Most rows that one workgroup goes through.
 pub const MAX_ROWS: usize = 1024;
 
-/// `x [M, rows, C]`, `gamma [M, C]`, `beta [M, C]` -> `y [M, rows, C]`, `stats [M, 2, C]` = (mean, 1 / deviation); updates
-/// `running_mean [M, C]` and `running_var [M, C]`.
+/// `x [M, rows, C]`, `gamma [M, C]`, `beta [M, C]` -> `y [M, rows, C]`, `stats [M, 2, C]` = (mean, 1 / deviation);
+/// updates `running_mean [M, C]` and `running_var [M, C]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BatchNormSmall {
     /// Members M.

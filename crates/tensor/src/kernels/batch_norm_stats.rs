@@ -1,8 +1,8 @@
 //! Statistics of batch normalisation, in two passes: of chunks of rows, then mean and deviation per channel.
 //!
-//! A chunk gives the sum of its values and the sum of squares of their deviations from its own mean (Chan, Golub, LeVeque
-//! 1979: "Updating formulae and a pairwise algorithm for computing sample variances"): nothing cancels, however large the
-//! mean is beside the deviation. A convolution whose output is normalised computes them itself
+//! A chunk gives the sum of its values and the sum of squares of their deviations from its own mean (Chan, Golub,
+//! LeVeque 1979: "Updating formulae and a pairwise algorithm for computing sample variances"): nothing cancels, however
+//! large the mean is beside the deviation. A convolution whose output is normalised computes them itself
 //! ([`super::conv2d_forward::Conv2dForward::statistics`]); the first pass here is for all other inputs.
 
 use super::tiling::{Tiling, reduction_chunk};
@@ -109,9 +109,9 @@ impl Kernel for BatchNormPartials {
     }
 }
 
-/// Second pass: `partials [P, M, 2, C]` -> `stats [M, 2, C]`, that is mean and `1 / sqrt(variance + eps)` with the biased
-/// variance; updates `running_mean [M, C]` and `running_var [M, C]`:
-/// `running = (1 - momentum) * running + momentum * batch`, with the unbiased variance.
+/// Second pass: `partials [P, M, 2, C]` -> `stats [M, 2, C]`, that is mean and `1 / sqrt(variance + eps)` with the
+/// biased variance; updates `running_mean [M, C]` and `running_var [M, C]`: `running = (1 - momentum) * running +
+/// momentum * batch`, with the unbiased variance.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BatchNormFinalize {
     /// Members M.

@@ -177,8 +177,8 @@ pub(super) fn normalisation_specs(g: &ConvGeometry) -> [Spec; 3] {
     [Spec::f32([g.input_members, 2, g.channels]), parameter.clone(), parameter]
 }
 
-/// The bindings of a convolution's two inputs and its output, and of its normalisation, for which `x` stands where there
-/// is none.
+/// The bindings of a convolution's two inputs and its output, and of its normalisation, for which `x` stands where
+/// there is none.
 pub(super) fn bindings(normalised: bool) -> Vec<Binding> {
     let normalisation = [2, 3, 4].map(|index| Binding::Input(if normalised { index } else { 0 }));
     [Binding::Input(0), Binding::Input(1), Binding::Output(0)].into_iter().chain(normalisation).collect()

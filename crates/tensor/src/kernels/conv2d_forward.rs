@@ -9,8 +9,8 @@ use crate::shape::Spec;
 
 /// Convolves: inputs `x` (`[M or 1, N, H, W, C]`) and `w` (`[M, R, S, C/G, K]`), output `y` (`[M, N, P, Q, K]`).
 ///
-/// With [`Self::normalised`] what is convolved is `relu((x - mean) inv_std gamma + beta)`, and three more inputs say how:
-/// stats `[M or 1, 2, C]` = (mean, inv_std), gamma and beta `[M or 1, C]`. Zeros are padded behind that.
+/// With [`Self::normalised`] what is convolved is `relu((x - mean) inv_std gamma + beta)`, and three more inputs say
+/// how: stats `[M or 1, 2, C]` = (mean, inv_std), gamma and beta `[M or 1, C]`. Zeros are padded behind that.
 ///
 /// With [`Self::statistics`] there is a second output, `partials [P, M, 2, K]`: the first pass of a batch-norm of `y`
 /// ([`super::batch_norm_stats::BatchNormPartials`]).

@@ -16,10 +16,10 @@ use crate::shape::Spec;
 /// the output; output `dx` (`[M or 1, N, H, W, C]`), summed over the members if the forward fanned out.
 ///
 /// With [`Self::norm`], `dx` is the whole gradient of a batch-norm's output, and its first pass
-/// ([`super::batch_norm_backward::BatchNormGradPartials`]) is done here: more inputs are the batch-norm's input
-/// `[M or 1, N, H, W, C]` and its stats `[M or 1, 2, C]`, then with [`Activation::Relu`] gamma and beta `[M or 1, C]`, or with
-/// [`Activation::ReluOfSum`] its output; outputs are `g`, that is `dx` or 0 where the ReLU is closed, and
-/// `partials [P, M or 1, 2, C]`.
+/// ([`super::batch_norm_backward::BatchNormGradPartials`]) is done here: more inputs are the batch-norm's input `[M or
+/// 1, N, H, W, C]` and its stats `[M or 1, 2, C]`, then with [`Activation::Relu`] gamma and beta `[M or 1, C]`, or with
+/// [`Activation::ReluOfSum`] its output; outputs are `g`, that is `dx` or 0 where the ReLU is closed, and `partials [P,
+/// M or 1, 2, C]`.
 #[derive(Debug, Clone, Copy)]
 pub struct Conv2dGradInput {
     /// The extents of the forward.
@@ -50,8 +50,8 @@ impl Conv2dGradInput {
         2 + usize::from(self.addend)
     }
 
-    /// Along an axis, how far above (or left of) a position's own index the patch of `dy` begins that the position reads, in
-    /// any class, and how many positions more than one it has.
+    /// Along an axis, how far above (or left of) a position's own index the patch of `dy` begins that the position
+    /// reads, in any class, and how many positions more than one it has.
     fn patch(&self, axis: usize) -> (isize, usize) {
         let g = &self.geometry;
         let reads = |tap: usize| (tap as isize - g.padding[axis] as isize).div_euclid(g.stride[axis] as isize);
@@ -59,9 +59,9 @@ impl Conv2dGradInput {
         (last, (last - first) as usize)
     }
 
-    /// The work as tiles see it, whose rows are those of one class; none where tiles would cut through classes. Sums over the
-    /// tile are those of the batch-norm's first pass, where the shader has bindings for all that they take, and where tiles
-    /// are its chunks.
+    /// The work as tiles see it, whose rows are those of one class; none where tiles would cut through classes. Sums
+    /// over the tile are those of the batch-norm's first pass, where the shader has bindings for all that they take,
+    /// and where tiles are its chunks.
     fn tiled(&self) -> Option<Tiled> {
         let g = &self.geometry;
         let rows = tile_chunk(g.height, g.width, g.channels);

@@ -1,8 +1,8 @@
 //! How the tiled convolution kernels cut their work: the Rust half of `shaders/conv2d_tile.wgsl`.
 //!
-//! A workgroup computes whole rows of the result (their number is what statistics are summed over, too), times some quads
-//! of filters. The patch of the source that they read and the weights of all taps are staged in workgroup memory, a few
-//! channels at a time.
+//! A workgroup computes whole rows of the result (their number is what statistics are summed over, too), times some
+//! quads of filters. The patch of the source that they read and the weights of all taps are staged in workgroup memory,
+//! a few channels at a time.
 
 use super::conv2d::ConvGeometry;
 use crate::kernel::Launch;
@@ -34,8 +34,8 @@ pub(super) struct Tiled {
     pub step: [usize; 2],
     /// Kernel taps.
     pub taps: usize,
-    /// Vertical and horizontal classes of a strided gradient, each with as many pixels as are counted here. The threads of a
-    /// tile divide the vertical ones among them, and have all horizontal ones that meet a tap.
+    /// Vertical and horizontal classes of a strided gradient, each with as many pixels as are counted here. The threads
+    /// of a tile divide the vertical ones among them, and have all horizontal ones that meet a tap.
     pub classes: [usize; 2],
     /// Quads of channels of a group that are summed over.
     pub depth: usize,
@@ -54,8 +54,8 @@ pub(super) trait Candidate {
     fn form(&self) -> Self::Form;
 }
 
-/// The launches of the first few tiles and of the first of each other form, if any are for such an adapter: staging gains
-/// nothing on an emulated one.
+/// The launches of the first few tiles and of the first of each other form, if any are for such an adapter: staging
+/// gains nothing on an emulated one.
 pub(super) fn candidates<T: Candidate>(target: &Target, tiles: Vec<T>, launch: impl Fn(T) -> Launch) -> Vec<Launch> {
     const FIRST: usize = 4;
     const COUNT: usize = 8;
@@ -290,8 +290,8 @@ impl WeightTile {
     }
 }
 
-/// Rows of pixels, counted through all images of `height` rows, that a tile holds and statistics are summed over: about as
-/// many as make 256 pixels, or 128 where there are more channels.
+/// Rows of pixels, counted through all images of `height` rows, that a tile holds and statistics are summed over: about
+/// as many as make 256 pixels, or 128 where there are more channels.
 pub(crate) fn tile_chunk(height: usize, width: usize, channels: usize) -> usize {
     let pixels = if channels <= 16 { 256 } else { 128 };
     let rows = (pixels / width.next_multiple_of(8)).max(1);

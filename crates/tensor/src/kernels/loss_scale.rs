@@ -1,6 +1,6 @@
-//! Dynamic loss scaling (Micikevicius et al., *Mixed Precision Training*, 2018): the loss is multiplied by a scale so that
-//! small gradients do not vanish in 16 bits. If a gradient is not finite the step is left out and the scale halved; after
-//! [`INTERVAL`] good steps it doubles.
+//! Dynamic loss scaling (Micikevicius et al., *Mixed Precision Training*, 2018): the loss is multiplied by a scale so
+//! that small gradients do not vanish in 16 bits. If a gradient is not finite the step is left out and the scale
+//! halved; after [`INTERVAL`] good steps it doubles.
 
 use rayon::prelude::*;
 

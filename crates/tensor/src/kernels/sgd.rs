@@ -19,8 +19,8 @@ pub const DECAY_BLOCK: usize = 64;
 /// values = values - learning_rate * (g + momentum * velocity if nesterov, else velocity)
 /// ```
 ///
-/// With [`Sgd::loss_scaled`] a fourth input is the state of the loss scale ([`super::loss_scale`]): gradients are multiplied by
-/// its factor first, and nothing is updated where that is 0.
+/// With [`Sgd::loss_scaled`] a fourth input is the state of the loss scale ([`super::loss_scale`]): gradients are
+/// multiplied by its factor first, and nothing is updated where that is 0.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sgd {
     /// Words of all parameters, a multiple of [`DECAY_BLOCK`].

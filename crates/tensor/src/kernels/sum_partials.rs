@@ -1,5 +1,5 @@
-//! Sums of the parts of split reductions, in the order of the parts: gradients of weights, of batch-norms' parameters and of
-//! biases. Each is small, so one dispatch takes several.
+//! Sums of the parts of split reductions, in the order of the parts: gradients of weights, of batch-norms' parameters
+//! and of biases. Each is small, so one dispatch takes several.
 //!
 //! `y[o, i] = sum over p of x[o, p, i]`.
 

@@ -9,8 +9,8 @@ pub fn normal(words: usize, mean: f64, deviation: f64, key: u64) -> Vec<f32> {
     (0..words).map(|_| (mean + deviation * rng.normal()) as f32).collect()
 }
 
-/// Runs a kernel as the CPU device does, one whose operands are all floats. Overwritten outputs start as NaN, updated ones as
-/// `updates`, in their order.
+/// Runs a kernel as the CPU device does, one whose operands are all floats. Overwritten outputs start as NaN, updated
+/// ones as `updates`, in their order.
 pub fn run(kernel: &dyn Kernel, inputs: &[&[f32]], updates: &[&[f32]]) -> Vec<Vec<f32>> {
     let specs = kernel.inputs();
     assert_eq!(specs.len(), inputs.len(), "number of inputs");

@@ -76,7 +76,8 @@ pub(super) fn reduction_chunk(rows: usize, channels: usize) -> usize {
     rows.div_ceil(MAX_CHUNKS).next_multiple_of(ROWS_PER_THREAD * Tiling::new(channels).lanes)
 }
 
-/// Floats that a thread of the CPU takes at a time: 64 KiB, small enough to share out evenly, large enough to be worth a task.
+/// Floats that a thread of the CPU takes at a time: 64 KiB, small enough to share out evenly, large enough to be worth
+/// a task.
 pub(crate) const TASK: usize = 1 << 14;
 
 #[cfg(test)]

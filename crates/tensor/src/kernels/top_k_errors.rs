@@ -6,9 +6,9 @@ use crate::shape::Spec;
 /// `logits [M, N, K]`, `labels [N]`, `count [1]`; updates `errors [M, 2]`: adds the number of top-1 and of top-k errors
 /// among the first `count` samples (the rest of a ragged last batch is padding).
 ///
-/// The rank of a sample is the number of classes whose logit is larger than its label's, or equal with a smaller
-/// index. A top-k error is a rank of k or more. Nothing is larger than NaN, and a label with a NaN logit, or one that is
-/// no class, is an error for every k.
+/// The rank of a sample is the number of classes whose logit is larger than its label's, or equal with a smaller index.
+/// A top-k error is a rank of k or more. Nothing is larger than NaN, and a label with a NaN logit, or one that is no
+/// class, is an error for every k.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TopKErrors {
     /// Members M.

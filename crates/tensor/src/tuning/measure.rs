@@ -75,8 +75,8 @@ const ROUNDS: usize = 11;
 /// Rounds after which those that are far slower are left out, and how much slower that is.
 const ROUNDS_FOR_ALL: usize = 3;
 const FAR: f64 = 1.5;
-/// A sample takes about so long, unless that would be too many runs: each has its own timestamps, and submitting it takes
-/// the host about as long as a small kernel takes the device.
+/// A sample takes about so long, unless that would be too many runs: each has its own timestamps, and submitting it
+/// takes the host about as long as a small kernel takes the device.
 const SAMPLE: Duration = Duration::from_millis(1);
 const MOST_RUNS: usize = 24;
 /// Seconds from which on a single run is a sample of its own that hardly varies: these numbers of rounds are enough

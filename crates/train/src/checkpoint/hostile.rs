@@ -1,5 +1,5 @@
-//! Files of tensors with random damage: reading one, and loading it into a network, gives what it holds or one sentence,
-//! never a panic, and never takes much memory.
+//! Files of tensors with random damage: reading one, and loading it into a network, gives what it holds or one
+//! sentence, never a panic, and never takes much memory.
 //!
 //! `ONFLY_HOSTILE_CASES` says how many files each property tries.
 

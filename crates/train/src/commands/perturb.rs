@@ -1,6 +1,6 @@
-//! The width of an optimum (the paper's Figure 3): cross-entropy and error at `theta + d v`, where theta are all trained
-//! parameters of the deployed network as one vector, v is a random direction of unit length, and d a distance. Running
-//! statistics stay as they are.
+//! The width of an optimum (the paper's Figure 3): cross-entropy and error at `theta + d v`, where theta are all
+//! trained parameters of the deployed network as one vector, v is a random direction of unit length, and d a distance.
+//! Running statistics stay as they are.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -199,8 +199,8 @@ fn panels(rows: &[Row], directions: usize) -> [Panel; 2] {
     ]
 }
 
-/// A direction: uniform over the sphere of unit length, a pure function of the seed and its number. Normal draws have no
-/// preferred direction, so it is enough to normalise them.
+/// A direction: uniform over the sphere of unit length, a pure function of the seed and its number. Normal draws have
+/// no preferred direction, so it is enough to normalise them.
 fn direction(seed: u64, number: usize, dimensions: usize) -> Vec<f32> {
     let mut rng = Rng::named("perturbation", &[seed, number as u64]);
     let mut values: Vec<f32> = (0..dimensions).map(|_| rng.normal() as f32).collect();

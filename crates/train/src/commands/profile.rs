@@ -39,7 +39,8 @@ pub fn run(args: &ProfileArgs) -> Result<()> {
     measure(&args.train, Form { by_shape: args.by_shape, json: args.json })
 }
 
-/// Measures the device's peaks, each kernel of a training step, and whole steps of training and evaluation, and prints them.
+/// Measures the device's peaks, each kernel of a training step, and whole steps of training and evaluation, and prints
+/// them.
 ///
 /// # Errors
 /// As [`run`].
@@ -54,6 +55,7 @@ pub fn measure(args: &TrainArgs, form: Form) -> Result<()> {
     }
     print_peaks(&peaks)?;
     print_rows(&rows, &peaks)?;
+    print_fusion(&trainer.training.program)?;
     print_steps(&rows, steps, trainer.config.batch, &peaks)?;
     let workers = workers(trainer.config.worker_threads());
     let order = trainer.sampler.epoch(0);
@@ -123,6 +125,15 @@ pub(super) fn print_peaks(peaks: &Peaks) -> Result<()> {
         peaks.flops / 1e9,
         peaks.bytes / 1e9
     ))
+}
+
+/// How often each rule of fusion has changed the step as it was recorded.
+fn print_fusion(program: &Program) -> Result<()> {
+    output::line("\n fused times  by the rule".to_owned())?;
+    for (rule, times) in program.fired() {
+        output::line(format!("{times:>12}  {rule}"))?;
+    }
+    Ok(())
 }
 
 fn print_rows(rows: &[Row], peaks: &Peaks) -> Result<()> {
@@ -208,6 +219,7 @@ fn as_json(trainer: &Trainer, peaks: &Peaks, rows: &[Row], steps: StepTimes) -> 
             "flops": all.cost.flops,
             "bytes": all.cost.bytes,
             "kernels": kernels,
+            "fused": trainer.training.program.fired(),
         },
         "evaluation": { "images": steps.images, "seconds": steps.evaluation.as_secs_f64() },
     })

@@ -135,7 +135,8 @@ fn say_of_other_ranks(before: &Config, now: &Config) {
         false => "batch-norms normalise over fewer or more images than before",
     };
     output::note(format!(
-        "this run was on {} and goes on with {}: a step still takes {} images, {} on each rank in place of {}; {statistics}, and \
+        "this run was on {} and goes on with {}: a step still takes {} images, {} on each rank in place of {}; \
+         {statistics}, and \
          sums are taken in another order, so its numbers go on, but not to the last bit as they would have",
         ranks(before.ranks),
         ranks(now.ranks),
@@ -222,7 +223,8 @@ fn warn_of_other_variants(before: Option<&Tuning>, trainer: &Trainer) {
     if before != now {
         let name = |tuning: Option<&str>| tuning.map_or("untuned".to_owned(), |choices| format!("tuned ({choices})"));
         output::note(format!(
-            "the kernels were {} when this run was saved, and are {} now: its numbers go on, but not to the last bit as \
+            "the kernels were {} when this run was saved, and are {} now: its numbers go on, but not to the last bit \
+             as \
              they would have",
             name(before),
             name(now)

@@ -19,8 +19,8 @@ pub use view::View;
 /// Time between two drawings.
 const FRAME: Duration = Duration::from_millis(150);
 
-/// The dashboard while it is on the screen. When it is dropped, the terminal is as it was, and what was printed meanwhile
-/// follows.
+/// The dashboard while it is on the screen. When it is dropped, the terminal is as it was, and what was printed
+/// meanwhile follows.
 #[derive(Debug)]
 pub struct Dashboard {
     shared: Shared,

@@ -1,7 +1,7 @@
 //! Trained networks as ONNX models: images `[N, 3, H, W]` in, logits `[N, K]` out, any number of images at a time.
 //!
-//! Tensors are named after the layer that makes them (`layer1.0.bn1`, `branches.1.layer3.0.conv1`), and parameters as everywhere.
-//! A tensor of several members is several tensors here.
+//! Tensors are named after the layer that makes them (`layer1.0.bn1`, `branches.1.layer3.0.conv1`), and parameters as
+//! everywhere. A tensor of several members is several tensors here.
 
 mod proto;
 

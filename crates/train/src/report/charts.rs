@@ -43,7 +43,8 @@ fn svg(size: (u32, u32), draw: impl FnOnce(&Area<'_>) -> Result<()>) -> Result<S
     Ok(document)
 }
 
-/// Lines over epochs, each the mean over seeds with its spread as a band. The vertical axis begins at 0 where `from_zero`.
+/// Lines over epochs, each the mean over seeds with its spread as a band. The vertical axis begins at 0 where
+/// `from_zero`.
 ///
 /// # Errors
 /// When the numbers leave the range that can be drawn.

@@ -72,7 +72,8 @@ pub fn page(title: &str, body: &str) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" \
          content=\"width=device-width, initial-scale=1\">\n<meta name=\"color-scheme\" content=\"light dark\">\n\
-         <link rel=\"icon\" href=\"data:,\">\n<title>{}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n{body}\n\
+         <link rel=\"icon\" \
+         href=\"data:,\">\n<title>{}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n{body}\n\
          </main>\n</body>\n</html>\n",
         escape(title)
     )

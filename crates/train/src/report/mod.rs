@@ -31,8 +31,8 @@ pub fn comparison(rows: &[Vec<String>]) -> String {
         return String::new();
     }
     let all = table(&["", "", "paper", "here"], rows);
-    let what = "Of runs that are complete, after the last epoch; several seeds: mean ± standard deviation over them. Over branches: \
-                mean ± standard deviation within a run.";
+    let what = "Of runs that are complete, after the last epoch; several seeds: mean ± standard deviation over them. \
+                Over branches: mean ± standard deviation within a run.";
     format!("<h2>Beside the paper</h2>\n{all}{}", remark(what))
 }
 

@@ -16,8 +16,10 @@ pub fn section(groups: &[Group<'_>]) -> Result<String> {
     let mut html = String::from("<h2>Results</h2>\n");
     html.push_str(&results(groups));
     html.push_str(&remark(
-        "Top-1 errors on the test split, per cent. Over seeds: mean ± standard deviation of the runs that differ in their seed \
-         only. Over branches: the mean of the branches and their standard deviation within a run, averaged over the seeds.",
+        "Top-1 errors on the test split, per cent. Over seeds: mean ± standard deviation of the runs that differ in \
+         their seed \
+         only. Over branches: the mean of the branches and their standard deviation within a run, averaged over the \
+         seeds.",
     ));
     html.push_str("<h3>Cost</h3>\n");
     html.push_str(&cost(groups));

@@ -105,8 +105,8 @@ impl Run {
         self.split("test").next_back()
     }
 
-    /// The record of the test split after the epoch whose error of branch 0 was the lowest, on the held-out split where there
-    /// is one: the first of equals.
+    /// The record of the test split after the epoch whose error of branch 0 was the lowest, on the held-out split where
+    /// there is one: the first of equals.
     pub fn best(&self) -> Option<&Row> {
         let judge = if self.split("validation").next().is_some() { "validation" } else { "test" };
         let error = |row: &Row| row.top1_error.first().copied().unwrap_or(f64::INFINITY);
@@ -141,7 +141,8 @@ impl Run {
         format!("{}, method {}", describe(&self.config.network), self.config.method.name())
     }
 
-    /// What the runs of a group have in common: all settings but the seed and those that do not change what is computed.
+    /// What the runs of a group have in common: all settings but the seed and those that do not change what is
+    /// computed.
     fn key(&self) -> toml::Table {
         let differs = |key: &str| ["seed", "tuning"].contains(&key) || FREE.contains(&key);
         self.settings.iter().filter(|(key, _)| !differs(key)).map(|(key, value)| (key.clone(), value.clone())).collect()

@@ -46,7 +46,8 @@ impl Quantity {
         }
     }
 
-    /// The figure of runs that differ in their seed only, after their last epoch; nothing of runs that are not complete.
+    /// The figure of runs that differ in their seed only, after their last epoch; nothing of runs that are not
+    /// complete.
     fn of(self, runs: &[Run]) -> Option<String> {
         let first = runs.first()?;
         let last = |figure: &dyn Fn(&Run) -> Option<f64>| Spread::of(runs.iter().filter_map(figure)).map(|s| s.text(2));

@@ -191,7 +191,8 @@ mod tests {
 
     #[test]
     fn files_of_the_sweep_are_waited_for() {
-        let text = "out = 'x'\n[[run]]\nname = 't'\nmethod = 'vanilla'\n[[run]]\nname = 's'\nmethod = 'kd'\nteacher = '{out}/t/last.safetensors'";
+        let text = "out = 'x'\n[[run]]\nname = 't'\nmethod = 'vanilla'\n\
+                    [[run]]\nname = 's'\nmethod = 'kd'\nteacher = '{out}/t/last.safetensors'";
         let plan = parse(Path::new("my.toml"), text).expect("runs");
         assert_eq!(plan.runs.iter().map(|run| run.waits).collect::<Vec<_>>(), [false, true]);
         assert!(plan.runs[1].arguments.contains(&"--teacher=x/t/last.safetensors".to_owned()));

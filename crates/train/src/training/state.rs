@@ -14,7 +14,8 @@ use crate::run_dir::{self, RunDir};
 use crate::{output, same};
 
 impl Trainer {
-    /// Has all ranks begin from the state of rank 0, whether it is new or was read; `kinds` are those of the ranks' devices.
+    /// Has all ranks begin from the state of rank 0, whether it is new or was read; `kinds` are those of the ranks'
+    /// devices.
     ///
     /// # Errors
     /// When a rank cannot be reached any more, or the device fails.
@@ -40,8 +41,8 @@ impl Trainer {
         Ok(())
     }
 
-    /// Makes sure that all ranks have the same parameters. Where their devices round differently, they take rank 0's, if
-    /// theirs are close to them.
+    /// Makes sure that all ranks have the same parameters. Where their devices round differently, they take rank 0's,
+    /// if theirs are close to them.
     pub(super) fn compare_parameters(&self) -> Result<()> {
         let step = self.header.position.step;
         let banks = same::banks(&self.model);
@@ -51,7 +52,8 @@ impl Trainer {
         };
         let Some(rank) = odd else { return Ok(()) };
         let sentence = format!(
-            "rank {rank} has other parameters than the other ranks after step {step}: its device, driver or memory is at \
+            "rank {rank} has other parameters than the other ranks after step {step}: its device, driver or memory \
+             is at \
              fault; the run is ended, since what it trains would be of no use"
         );
         Err(Agreed { sentence, usage: false }.into())
@@ -102,8 +104,8 @@ impl Trainer {
         Ok(())
     }
 
-    /// Makes the best weights those that the state tells of: they are saved after it, so the end of the last session may
-    /// have come between, and they may be ahead of a state that is not the last one.
+    /// Makes the best weights those that the state tells of: they are saved after it, so the end of the last session
+    /// may have come between, and they may be ahead of a state that is not the last one.
     ///
     /// # Errors
     /// When they cannot be written.

@@ -49,7 +49,8 @@ fn a_folder_of_images_is_trained_on_resumed_and_evaluated_without_any_code() {
 /// The state and the metrics of a run on a folder of images, and what was said on stderr.
 fn run_on(data: &Path, run: &Path, options: &str) -> (Vec<u8>, Vec<serde_json::Value>, String) {
     let output = command(&format!(
-        "--net resnet8 --branches 1 --image-size 16 --batch 4 --epochs 2 --lr 0.01 --device cpu --data {} --out {} {options}",
+        "--net resnet8 --branches 1 --image-size 16 --batch 4 --epochs 2 --lr 0.01 --device cpu --data {} --out {} \
+         {options}",
         argument(data),
         argument(run)
     ))
@@ -89,7 +90,8 @@ fn a_streamed_run_and_its_resume_do_not_depend_on_workers_and_count_what_is_brok
     // Resumed in the midst of an epoch, with other workers.
     let run = path("stopped");
     let options = format!(
-        "--net resnet8 --branches 1 --image-size 16 --batch 4 --epochs 2 --lr 0.01 --device cpu --augment imagenet --data {} --out {}",
+        "--net resnet8 --branches 1 --image-size 16 --batch 4 --epochs 2 --lr 0.01 --device cpu --augment imagenet \
+         --data {} --out {}",
         argument(&data),
         argument(&run)
     );

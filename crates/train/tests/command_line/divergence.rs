@@ -16,8 +16,8 @@ fn a_loss_that_is_not_finite_ends_the_run_and_names_the_kernel() {
     fail(&format!("{SMALL} {} --lr 1e30 --checks", out("checked")), 1, &parts);
 }
 
-/// Weight decay alone doubles every weight in each step, and turns its sign: the squares of activations overflow after some
-/// thirty steps.
+/// Weight decay alone doubles every weight in each step, and turns its sign: the squares of activations overflow after
+/// some thirty steps.
 const DOUBLING: &str = "--lr 0.001 --weight-decay 3000 --momentum 0 --nesterov false";
 
 /// What is run again is the steps since the last look at the losses, which comes every twenty steps.

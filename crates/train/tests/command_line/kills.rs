@@ -28,8 +28,8 @@ fn recorded(run: &Path) -> usize {
     fs::read_to_string(run.join("metrics.jsonl")).map_or(0, |text| text.lines().count())
 }
 
-/// Waits for `seconds`, but not beyond the moment at which `run` has recorded `epochs`: on a machine that others use, too, the
-/// same time holds more of them at one moment than at another.
+/// Waits for `seconds`, but not beyond the moment at which `run` has recorded `epochs`: on a machine that others use,
+/// too, the same time holds more of them at one moment than at another.
 fn wait(seconds: f64, run: &Path, epochs: usize) {
     let began = Instant::now();
     while began.elapsed().as_secs_f64() < seconds && recorded(run) < epochs {
@@ -80,7 +80,8 @@ fn a_run_that_is_killed_again_and_again_ends_as_one_that_is_not() {
         while_writing += usize::from(names(&run).iter().any(|name| name.starts_with(".tmp-")));
     }
     eprintln!(
-        "{kills} kills: {while_starting} before the process had saved anything, {saves} later; {while_writing} while it wrote a file"
+        "{kills} kills: {while_starting} before the process had saved anything, {saves} later; {while_writing} while \
+         it wrote a file"
     );
     let output = command(&resume).output().expect("started");
     assert!(output.status.success(), "{}", text(&output.stderr));

@@ -1,4 +1,5 @@
-//! Exports in onnxruntime: checked, and the same logits. Where that is not installed the comparison is left out, visibly.
+//! Exports in onnxruntime: checked, and the same logits. Where that is not installed the comparison is left out,
+//! visibly.
 
 use std::fs;
 use std::path::Path;

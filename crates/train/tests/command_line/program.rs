@@ -6,7 +6,8 @@ use std::process::{Command, Output};
 pub use crate::records::{comparable, last, metrics, text};
 
 /// A network and data so small that an epoch takes a second.
-pub const SMALL: &str = "--net resnet8 --branches 2 --data shapes --limit-train 96 --limit-test 50 --batch 16 --eval-batch 32 --epochs 2 --lr 0.02 --device cpu";
+pub const SMALL: &str = "--net resnet8 --branches 2 --data shapes --limit-train 96 --limit-test 50 --batch 16 \
+    --eval-batch 32 --epochs 2 --lr 0.02 --device cpu";
 
 /// The program with these arguments, split at spaces.
 pub fn command(arguments: &str) -> Command {

@@ -27,7 +27,8 @@ fn a_grid_of_methods_and_seeds_is_run_reported_and_not_run_again() {
     let (_folder, path) = folder();
     let out = path("runs");
     let file = format!(
-        "title = \"Two methods\"\nout = {:?}\n{}\n[grid]\nmethod = [\"one\", \"vanilla\"]\nseed = [0, 1]\n[[run]]\nname = \"a\"\n\
+        "title = \"Two methods\"\nout = {:?}\n{}\n[grid]\nmethod = [\"one\", \"vanilla\"]\nseed = [0, \
+         1]\n[[run]]\nname = \"a\"\n\
          paper = {{ error = \"12.34\", tr_cost = \"0.40\" }}\n",
         argument(&out),
         common()
@@ -68,7 +69,8 @@ fn a_run_that_fails_is_named_and_the_others_are_kept() {
     let out = path("runs");
     let file = |weights: &str| {
         format!(
-            "out = {:?}\n{}\nepochs = 1\n[[run]]\nname = \"bad\"\ninit = {weights:?}\n[[run]]\nname = \"teacher\"\nbranches = 1\n\
+            "out = {:?}\n{}\nepochs = 1\n[[run]]\nname = \"bad\"\ninit = {weights:?}\n[[run]]\nname = \
+             \"teacher\"\nbranches = 1\n\
              [[run]]\nname = \"student\"\nmethod = \"kd\"\nteacher = \"{{out}}/teacher/last.safetensors\"\n",
             argument(&out),
             common().replace("epochs = 2\n", "")

@@ -1,5 +1,5 @@
-//! Trouble that a run meets: damaged files, other processes, full disks, too little memory. Each ends with one sentence, and
-//! costs nothing that was saved.
+//! Trouble that a run meets: damaged files, other processes, full disks, too little memory. Each ends with one
+//! sentence, and costs nothing that was saved.
 
 use std::fs;
 use std::path::{Path, PathBuf};

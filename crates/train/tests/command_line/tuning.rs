@@ -223,12 +223,15 @@ fn a_profile_is_measured_against_the_peaks_of_the_device() {
         // The larger of the two for each dispatch; all dispatches of a row have the same cost.
         assert!((number(&kernel["least_seconds"]) / limits[0].max(limits[1]) - 1.0).abs() < 1e-6, "{kernel}");
     }
+    assert!(number(&training["fused"]["normalise on read"]) > 3.0, "{training}");
     let rate = number(&training["flops"]) / number(&training["seconds"]);
     assert!(rate < 1.2 * number(&peaks["flops_per_second"]), "faster than the peak: {json}");
     assert!(peaks["workgroup_bytes_per_second"].is_null() && json["driver"].is_null(), "the CPU has neither");
 
     let table = succeed(&format!("profile {profiled}"));
-    for part in ["peaks ", "GFLOP/s", "of peak", "roofline of the step", "matrix products", "a training step"] {
+    for part in
+        ["peaks ", "GFLOP/s", "of peak", "fused times", "roofline of the step", "matrix products", "a training step"]
+    {
         assert!(table.contains(part), "{part}: {table}");
     }
     fail(&format!("profile {profiled} --out run"), 2, &["--out", "train profile"]);

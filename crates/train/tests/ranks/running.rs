@@ -1,5 +1,6 @@
-//! Starting ranks, on images of noise: a value that lies at the kink of a ReLU within the rounding of sums decides by it whether
-//! its gradient counts, and then nothing is comparable after a few steps. Of small noise there are too few values for that.
+//! Starting ranks, on images of noise: a value that lies at the kink of a ReLU within the rounding of sums decides by
+//! it whether its gradient counts, and then nothing is comparable after a few steps. Of small noise there are too few
+//! values for that.
 
 use std::collections::HashMap;
 use std::fs::{self, File};

@@ -121,7 +121,8 @@ fn a_batch_per_rank_and_the_linear_rule_say_what_they_do() {
     let shown = succeed(&mut mpirun(
         dir,
         &format!(
-            "-n 2 TRAIN {} --batch-per-rank 8 --scale-lr --warmup 1 --epochs 2 --schedule cosine --device cpu --out run",
+            "-n 2 TRAIN {} --batch-per-rank 8 --scale-lr --warmup 1 --epochs 2 --schedule cosine --device cpu --out \
+             run",
             SMALL.replace("--batch 8", "")
         ),
     ));
