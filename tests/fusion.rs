@@ -147,7 +147,7 @@ fn a_fused_step_is_the_recorded_one() {
             }
         }
     }
-    assert_eq!(rules.len(), tensor::graph::fuse::names().count(), "some rule never fired: {rules:?}");
+    assert_eq!(rules.len(), tensor::fuse::names().count(), "some rule never fired: {rules:?}");
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Whether one alternative of every part of an SPDX expression is among [`LICENCES`].
+/// Tells whether one alternative of every part of an SPDX expression is among [`LICENCES`].
 fn allowed(expression: &str) -> bool {
     let expression = expression.replace('/', " OR ");
     expression.split(" AND ").all(|part| {

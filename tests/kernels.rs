@@ -73,8 +73,8 @@ fn the_cpu_agrees_with_references() {
 /// adapters.
 const ALL: &str = "ONFLY_ALL_VARIANTS";
 
-/// Whether a case runs in all variants: those in 32 bits that a quick check takes. Their shaders differ from those of
-/// others in nothing but sizes and how activations are stored.
+/// Tells whether a case runs in all variants: those in 32 bits that a quick check takes. Their shaders differ from
+/// those of others in nothing but sizes and how activations are stored.
 fn in_all(case: &cases::Case) -> bool {
     let operands = [case.kernel.inputs(), case.kernel.outputs()].concat();
     std::env::var_os(ALL).is_some() || case.quick && operands.iter().all(|spec| spec.dtype != DType::F16)

@@ -32,7 +32,7 @@ pub struct Case {
     pub updates: Vec<Fill>,
     /// Allowed error of an element, relative to its magnitude plus the output's root mean square.
     pub tolerance: f64,
-    /// Whether it is among the few that a quick check takes: of each kernel a shape that networks use, and an awkward
+    /// True if it is among the few that a quick check takes: of each kernel a shape that networks use, and an awkward
     /// one.
     pub quick: bool,
 }

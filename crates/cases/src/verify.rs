@@ -37,7 +37,7 @@ pub enum Reach {
 /// A device under test.
 #[derive(Debug, Clone)]
 pub struct Opened {
-    /// Whether naga's checks are in its shaders.
+    /// True if naga's checks are in its shaders.
     pub checked: bool,
     /// The device.
     pub device: Device,
@@ -52,7 +52,7 @@ pub struct Failure {
     pub case: String,
     /// The candidate's.
     pub candidate: String,
-    /// Whether naga's checks were in the shader.
+    /// True if naga's checks were in the shader.
     pub checked: bool,
     /// The first wrong element, where there are outputs.
     pub mismatch: Option<Mismatch>,
@@ -84,7 +84,7 @@ pub struct Outcome {
     pub time: Duration,
     /// What is wrong.
     pub failures: Vec<Failure>,
-    /// Whether a device failed for good, and the runs that were left could not be made.
+    /// True if a device failed for good, and the runs that were left could not be made.
     pub lost: bool,
 }
 
@@ -130,7 +130,7 @@ pub fn candidates(kernel: &Form, own: Option<Target>, reach: Reach) -> Vec<Candi
     found
 }
 
-/// Whether a device like `own` has what a launch asks of it.
+/// Tells whether a device like `own` has what a launch asks of it.
 fn runs(launch: &Launch, own: Target) -> bool {
     launch.passes().all(|pass| pass.enable.is_none() || own.shader_f16)
 }

@@ -1,4 +1,4 @@
-//! What a dataset is once it is in memory, and the table of those that there are.
+//! The types of datasets in memory, and of what is asked of their readers.
 
 use std::path::{Path, PathBuf};
 
@@ -6,11 +6,6 @@ use tensor::Rng;
 
 use crate::error::{DataError, Result};
 use crate::sampler::Augmentation;
-use crate::{cifar10, cifar100, fashion_mnist, folder, shapes, svhn};
-
-/// Names that [`load`] knows.
-pub const DATASETS: [&str; 6] =
-    [cifar10::NAME, cifar100::NAME, svhn::NAME, fashion_mnist::NAME, folder::NAME, shapes::NAME];
 
 /// The folder under which datasets lie where no other is named.
 pub const DEFAULT_DIR: &str = "datasets";
@@ -32,7 +27,7 @@ impl Images {
         self.labels.len()
     }
 
-    /// Whether there are none.
+    /// Tells whether there are none.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
@@ -182,7 +177,7 @@ pub struct LoadOptions {
     pub image_size: Option<usize>,
     /// The most bytes that the pixels of a split may take, at four bytes a pixel; no limit where absent.
     pub max_bytes: Option<u64>,
-    /// Whether the first image that cannot be decoded is an error. Otherwise such images are skipped.
+    /// True if the first image that cannot be decoded is an error. Otherwise such images are skipped.
     pub strict: bool,
 }
 
@@ -218,28 +213,9 @@ pub(crate) fn find_folder(root: &Path, folders: &[&str], files: &[&str]) -> Opti
     candidates.into_iter().find(|candidate| files.iter().any(|file| candidate.join(file).exists()))
 }
 
-/// Loads a dataset: one of [`DATASETS`], or a folder of images, by its path.
-///
-/// # Errors
-///
-/// The name is unknown, a file is absent or damaged, or the options ask for what the dataset does not offer.
-pub fn load(name: &str, options: &LoadOptions) -> Result<Dataset> {
-    match name {
-        cifar10::NAME => cifar10::load(options),
-        cifar100::NAME => cifar100::load(options),
-        svhn::NAME => svhn::load(options),
-        fashion_mnist::NAME => fashion_mnist::load(options),
-        shapes::NAME => shapes::load(options),
-        _ => match folder::find(name, options) {
-            Some(folder) => folder::load(name, &folder, options),
-            None => Err(DataError::Unknown { name: name.to_owned(), known: DATASETS.join(", ") }),
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Images, LoadOptions, load};
+    use super::Images;
 
     #[test]
     fn truncate_keeps_the_first_images_and_survives_any_number() {
@@ -251,18 +227,6 @@ mod tests {
         assert_eq!((images.len(), images.image(1)), (2, &[4, 5, 6, 7][..]));
         images.truncate(0);
         assert!(images.is_empty() && images.pixels.is_empty());
-    }
-
-    #[test]
-    fn an_unknown_name_lists_those_there_are() {
-        let error = load("cifar", &LoadOptions::default()).expect_err("no such dataset").to_string();
-        let known = "cifar10, cifar100, svhn, fashion-mnist, imagenet, shapes";
-        assert_eq!(
-            error,
-            format!(
-                "there is no dataset and no folder \"cifar\": choose one of {known}, or the path of a folder of images"
-            )
-        );
     }
 
     #[test]

@@ -76,7 +76,7 @@ fn jpeg(file: &[u8]) -> Result<Picture, Problem> {
     whole(Picture { height, width, channels: 3, samples })
 }
 
-/// Whether an end marker follows on the last scan. Within scans a byte 0xff is never followed by those of the two
+/// Tells whether an end marker follows on the last scan. Within scans a byte 0xff is never followed by those of the two
 /// markers.
 fn ends(jpeg: &[u8]) -> bool {
     const SCAN: [u8; 2] = [0xff, 0xda];

@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use indicatif::ProgressStyle;
 
 use crate::archive::{self, Wanted};
+use crate::catalog::DATASETS;
 use crate::checksum::Sum;
 use crate::cifar10::{self, TEST_FILE, TRAIN_FILES};
-use crate::dataset::{DATASETS, DEFAULT_DIR};
+use crate::dataset::DEFAULT_DIR;
 use crate::error::{DataError, Result};
 use crate::{cifar100, download, fashion_mnist, folder, npm, shapes, svhn};
 
@@ -222,7 +223,7 @@ fn from_authors(source: &Source, folder: &Path, say: &dyn Fn(&str)) -> Result<()
     }
 }
 
-/// Whether every file is there and has its checksum.
+/// Tells whether every file is there and has its checksum.
 fn is_verified(folder: &Path, files: &Files) -> bool {
     files.iter().all(|(name, sum)| present(folder, name).is_some_and(|path| sum.verify(&path).is_ok()))
 }

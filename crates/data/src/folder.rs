@@ -10,7 +10,8 @@ use std::time::Instant;
 use indicatif::ProgressBar;
 use rayon::prelude::*;
 
-use crate::dataset::{DATASETS, Dataset, Images, LoadOptions};
+use crate::catalog::DATASETS;
+use crate::dataset::{Dataset, Images, LoadOptions};
 use crate::error::{DataError, Result};
 use crate::fetch::style;
 use crate::pictures::Files;
@@ -111,7 +112,7 @@ pub fn load(name: &str, folder: &Path, options: &LoadOptions) -> Result<Dataset>
     Ok(Dataset { augment: Augmentation::Padded, notes: train_notes, ..dataset })
 }
 
-/// Whether a file is an image by its name.
+/// Tells whether a file is an image by its name.
 pub(crate) fn is_image(path: &Path) -> bool {
     let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
     ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str()))

@@ -6,6 +6,7 @@
 //! prepare batches ahead of the device ([`Loader`]), and the same kernel reads those.
 
 mod archive;
+pub mod catalog;
 mod checksum;
 pub mod cifar10;
 pub mod cifar100;
@@ -29,7 +30,8 @@ mod stream;
 pub mod svhn;
 mod view;
 
-pub use dataset::{DATASETS, Dataset, Images, LoadOptions, load};
+pub use catalog::{DATASETS, load};
+pub use dataset::{Dataset, Images, LoadOptions};
 pub use error::{DataError, Result};
 pub use fetch::{fetch, verify};
 pub use kernels::augment::{Augment, MAX_SHARDS, image_words, pack_image, shards};

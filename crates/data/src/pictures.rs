@@ -33,7 +33,7 @@ pub struct Files {
     pub size: usize,
     /// What is seen of an image where nothing is random.
     pub still: View,
-    /// Whether the first image that cannot be decoded is an error.
+    /// True if the first image that cannot be decoded is an error.
     pub strict: bool,
     /// Each below the number of classes.
     pub labels: Vec<u32>,
@@ -54,7 +54,7 @@ pub enum Missing {
 /// What became of an image.
 #[derive(Debug, Default)]
 pub(crate) struct Drawn {
-    /// Whether there is one.
+    /// True if there is one.
     pub there: bool,
     /// Sentences of images that are now known to be broken.
     pub broken: Vec<String>,
@@ -71,7 +71,7 @@ impl Files {
         self.labels.len()
     }
 
-    /// Whether there are none.
+    /// Tells whether there are none.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
@@ -140,7 +140,7 @@ impl Pictures {
         self.labels().len()
     }
 
-    /// Whether there are none.
+    /// Tells whether there are none.
     pub fn is_empty(&self) -> bool {
         self.labels().is_empty()
     }
@@ -172,7 +172,7 @@ impl Pictures {
         }
     }
 
-    /// Whether batches are prepared by the host.
+    /// Tells whether batches are prepared by the host.
     pub fn is_streamed(&self) -> bool {
         !matches!(self, Self::Resident(_))
     }

@@ -38,7 +38,7 @@ impl Control {
         self.abort.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(status);
     }
 
-    /// Whether all are to end, and with which status.
+    /// Tells whether all are to end, and with which status.
     pub fn aborted(&self) -> Option<i32> {
         *self.abort.lock().unwrap_or_else(PoisonError::into_inner)
     }

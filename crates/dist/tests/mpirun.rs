@@ -154,7 +154,7 @@ mod kills {
         assert!(Command::new("kill").args(["-KILL", pid]).status().expect("kill is there").success());
     }
 
-    /// Whether a process runs; one that has ended, and whose parent has not looked, does not.
+    /// Tells whether a process runs; one that has ended, and whose parent has not looked, does not.
     fn runs(pid: &str) -> bool {
         let output = Command::new("ps").args(["-o", "stat=", "-p", pid]).output().expect("ps is there");
         let state = String::from_utf8_lossy(&output.stdout).trim().to_owned();

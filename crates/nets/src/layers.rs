@@ -21,7 +21,7 @@ pub enum Operation {
         name: String,
         /// What is added to the variance.
         epsilon: f32,
-        /// Whether there is a ReLU.
+        /// True if there is a ReLU.
         relu: bool,
     },
     /// A linear layer with bias.

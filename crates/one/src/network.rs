@@ -19,7 +19,7 @@ pub struct Config {
     pub temperature: f32,
     /// What the branches learn from, beside the labels.
     pub teacher: Teacher,
-    /// Whether the teacher is distilled into the branches.
+    /// True if the teacher is distilled into the branches.
     pub distill: bool,
 }
 

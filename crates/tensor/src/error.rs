@@ -1,6 +1,7 @@
 //! What can go wrong in the engine, in words a user can act on.
 
-use crate::program::NotFinite;
+use std::fmt;
+
 use crate::shape::Spec;
 
 /// Result of the engine's fallible calls.
@@ -82,4 +83,48 @@ pub enum Error {
 /// Shorthand for a shape error.
 pub fn shape_error<T>(op: &'static str, problem: impl Into<String>) -> Result<T> {
     Err(Error::Shape { op, problem: problem.into() })
+}
+
+/// The first value that is not finite, of those that a step's kernels write in their order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NotFinite {
+    /// The dispatch, from 0, and how many there are.
+    pub dispatch: usize,
+    /// How many there are.
+    pub dispatches: usize,
+    /// Its kernel's name and shapes.
+    pub kernel: String,
+    /// Which of its outputs, and that output's shape.
+    pub output: usize,
+    /// That output's shape.
+    pub spec: Spec,
+    /// The element, counted row-major.
+    pub element: usize,
+    /// Its value.
+    pub value: f32,
+}
+
+impl fmt::Display for NotFinite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { dispatch, dispatches, kernel, output, spec, element, value } = self;
+        let place: Vec<String> = position(&spec.shape, *element).iter().map(ToString::to_string).collect();
+        write!(
+            f,
+            "{kernel} (dispatch {} of {dispatches}), whose output {output} holds {value} at [{}]",
+            dispatch + 1,
+            place.join(",")
+        )
+    }
+}
+
+/// The indices along each axis of an element that is counted row-major.
+fn position(shape: &[usize], element: usize) -> Vec<usize> {
+    let mut rest = element;
+    let mut indices: Vec<usize> = Vec::with_capacity(shape.len());
+    for &extent in shape.iter().rev() {
+        indices.push(rest % extent);
+        rest /= extent;
+    }
+    indices.reverse();
+    indices
 }

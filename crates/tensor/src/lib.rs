@@ -2,40 +2,32 @@
 //! programs that run on a GPU (WGSL through `wgpu`) or on the CPU. It knows nothing of images, networks or
 //! distillation.
 
-pub mod autodiff;
-pub mod bank;
 mod cpu;
 pub mod device;
-pub mod error;
-pub mod footprint;
-pub mod graph;
-pub mod host;
+mod error;
+mod graph;
 pub mod kernel;
 pub mod kernels;
 pub mod ops;
-pub mod optim;
-pub mod params;
-pub mod peaks;
-pub mod plan;
-pub mod program;
-pub mod rng;
-pub mod shape;
-pub mod sharing;
+mod peaks;
+mod rng;
+mod shape;
+mod state;
 pub mod tuning;
-pub mod work;
 
-pub use bank::Bank;
 pub use device::Device;
-pub use error::{Error, Result};
-pub use footprint::Footprint;
-pub use graph::{Graph, Var};
-pub use host::HostWork;
+pub use error::{Error, NotFinite, Result};
+pub use graph::footprint::Footprint;
+pub use graph::host::HostWork;
+pub use graph::program::{CompileOptions, Memory, ProfileRow, Program};
+pub use graph::sharing::{self, Exchange, Sharing};
+pub use graph::work::Work;
+pub use graph::{Graph, Var, autodiff, fuse};
 pub use kernel::{Activations, Binding, Cost, Form, Kernel, Launch, Slice, SliceMut, Target};
-pub use params::{Kind, Param, Params};
 pub use peaks::Peaks;
-pub use program::{CompileOptions, Memory, NotFinite, ProfileRow, Program};
 pub use rng::Rng;
 pub use shape::{DType, Spec};
-pub use sharing::{Exchange, Sharing};
+pub use state::bank::Bank;
+pub use state::optim;
+pub use state::params::{Kind, Param, Params};
 pub use tuning::Choices;
-pub use work::Work;

@@ -69,7 +69,7 @@ pub struct Header {
     #[serde(flatten)]
     pub network: Network,
     pub method: Method,
-    /// Whether a gate forms the ensemble.
+    /// True if a gate forms the ensemble.
     pub gate: bool,
     pub classes: usize,
     pub data: String,
@@ -91,7 +91,7 @@ pub struct Header {
     /// What the classes are called, in the order of the logits. Files of earlier versions do not say.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub class_names: Vec<String>,
-    /// Whether batch-norms are folded into the layers before them ([`crate::fold`]); never of a checkpoint in memory.
+    /// True if batch-norms are folded into the layers before them ([`crate::fold`]); never of a checkpoint in memory.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub folded: bool,
     /// FNV-1a of all tensors' bytes in the order of their names.

@@ -60,7 +60,7 @@ pub struct Config {
     pub limit_test: Option<usize>,
     /// Training images that are held out.
     pub validation: Option<usize>,
-    /// Whether an image that cannot be decoded stops the run.
+    /// True if an image that cannot be decoded stops the run.
     #[serde(default)]
     pub strict: bool,
     #[serde(default)]
@@ -84,7 +84,7 @@ pub struct Config {
     pub weight_decay: f64,
     pub decay: Decay,
     pub schedule: Schedule,
-    /// Whether `lr` is the rate for a batch of [`USUAL_BATCH`].
+    /// True if `lr` is the rate for a batch of [`USUAL_BATCH`].
     #[serde(default)]
     pub scale_lr: bool,
     /// Epochs of the warm-up.
@@ -94,7 +94,7 @@ pub struct Config {
     /// How many processes train together; the batch is that of all.
     #[serde(default = "one_rank")]
     pub ranks: usize,
-    /// Whether batch-norms normalise over the batches of all ranks.
+    /// True if batch-norms normalise over the batches of all ranks.
     #[serde(default)]
     pub sync_bn: bool,
     /// Parts in which the gradients are summed over the ranks.

@@ -81,7 +81,7 @@ impl GoodState {
     }
 }
 
-/// Whether all are finite.
+/// Tells whether all are finite.
 pub fn finite(values: &[f32]) -> bool {
     values.iter().all(|value| value.is_finite())
 }

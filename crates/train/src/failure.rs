@@ -26,7 +26,7 @@ impl std::error::Error for Usage {}
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Agreed {
     pub sentence: String,
-    /// Whether what was asked for cannot be.
+    /// True if what was asked for cannot be.
     pub usage: bool,
 }
 
@@ -46,7 +46,7 @@ pub fn usage(sentence: impl Into<String>) -> anyhow::Error {
     Usage(sentence.into()).into()
 }
 
-/// Whether an option's value is to blame.
+/// Tells whether an option's value is to blame.
 fn is_usage(error: &(dyn std::error::Error + 'static)) -> bool {
     let nets = error.downcast_ref::<nets::Error>();
     let tensor = error.downcast_ref::<tensor::Error>();
@@ -69,12 +69,12 @@ fn is_usage(error: &(dyn std::error::Error + 'static)) -> bool {
         )
 }
 
-/// Whether what was asked for is to blame.
+/// Tells whether what was asked for is to blame.
 pub fn is_wrong_usage(error: &anyhow::Error) -> bool {
     error.chain().any(is_usage)
 }
 
-/// Whether the connection to other ranks has failed.
+/// Tells whether the connection to other ranks has failed.
 pub fn is_exchange(error: &anyhow::Error) -> bool {
     error
         .chain()

@@ -19,7 +19,7 @@ const PARTS: [&str; 4] = ["weight", "bias", "running_mean", "running_var"];
 pub struct Pair {
     pub layer: String,
     pub norm: String,
-    /// Whether the layer has a bias of its own.
+    /// True if the layer has a bias of its own.
     linear: bool,
     epsilon: f32,
     members: usize,

@@ -25,7 +25,7 @@ pub fn catch() -> Result<()> {
     .context("cannot catch Ctrl-C")
 }
 
-/// Whether the end was asked for.
+/// Tells whether the end was asked for.
 pub fn requested() -> bool {
     REQUESTED.load(Ordering::SeqCst)
 }
@@ -40,7 +40,7 @@ pub fn request_after_epoch() {
     AFTER_EPOCH.store(true, Ordering::SeqCst);
 }
 
-/// Whether the end after this epoch was asked for.
+/// Tells whether the end after this epoch was asked for.
 pub fn requested_after_epoch() -> bool {
     AFTER_EPOCH.load(Ordering::SeqCst)
 }
@@ -50,12 +50,12 @@ pub fn request_save() {
     SAVE.store(true, Ordering::SeqCst);
 }
 
-/// Whether a checkpoint was asked for, and not taken since.
+/// Tells whether a checkpoint was asked for, and not taken since.
 pub fn save_requested() -> bool {
     SAVE.load(Ordering::SeqCst)
 }
 
-/// Whether a checkpoint was asked for since this was last asked.
+/// Tells whether a checkpoint was asked for since this was last asked.
 pub fn take_save() -> bool {
     SAVE.swap(false, Ordering::SeqCst)
 }

@@ -31,7 +31,7 @@ pub fn set_rank(rank: usize) {
     let _ = RANK.set(rank);
 }
 
-/// Whether another process does the talking.
+/// Tells whether another process does the talking.
 fn is_silent() -> bool {
     RANK.get().is_some_and(|&rank| rank > 0)
 }

@@ -252,7 +252,7 @@ pub fn activation_memory(network: &Network, method: &one::Config, batch: usize, 
         } else {
             one::evaluation(&mut graph, &mut model, &*architecture, sample, method, batch)?;
         }
-        Ok(4 * tensor::plan::plan(&graph)?.words())
+        Ok(graph.footprint()?.activations() as usize)
     };
     Ok((record(true)?, record(false)?))
 }

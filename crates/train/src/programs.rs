@@ -25,7 +25,7 @@ pub struct Recipe<'a> {
     pub batch: usize,
     /// Threads that prepare batches, where images are streamed.
     pub workers: usize,
-    /// Whether every kernel's outputs are looked at, and memory begins as NaN.
+    /// True if every kernel's outputs are looked at, and memory begins as NaN.
     pub checks: bool,
     /// How training is shared with other ranks, if it is.
     pub sharing: Option<&'a Sharing>,
@@ -128,7 +128,7 @@ impl TrainingProgram {
         Ok(Self { program, step, stream, fed, rows: recipe.rows(), checks: recipe.checks })
     }
 
-    /// The evaluation of the same model, in the memory of the training step: the two run by turns.
+    /// The evaluation of the same model, in the memory of the training step: the two run alternately.
     ///
     /// # Errors
     /// When the device cannot run it.

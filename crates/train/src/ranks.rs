@@ -162,12 +162,12 @@ impl Ranks {
         self.0.communicator.size()
     }
 
-    /// Whether there is no other.
+    /// Tells whether there is no other.
     pub fn is_alone(&self) -> bool {
         self.count() == 1
     }
 
-    /// Whether this is the one that prints and writes.
+    /// Tells whether this is the one that prints and writes.
     pub fn is_root(&self) -> bool {
         self.rank() == 0
     }

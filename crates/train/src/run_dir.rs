@@ -26,7 +26,7 @@ pub struct RunDir {
     path: PathBuf,
     /// What keeps other processes from training here; the system releases it when this one ends, however it does.
     _lock: Option<File>,
-    /// Whether this process is one that writes here.
+    /// True if this process is one that writes here.
     writes: bool,
 }
 
@@ -211,12 +211,12 @@ impl RunDir {
         Self { path, _lock: None, writes: false }
     }
 
-    /// Whether this process is one that writes here.
+    /// Tells whether this process is one that writes here.
     pub fn writes(&self) -> bool {
         self.writes
     }
 
-    /// Whether a file of the run itself lies under `path`.
+    /// Tells whether a file of the run itself lies under `path`.
     pub fn owns(&self, path: &Path) -> bool {
         let Kept { current: last, previous: last_but_one } = self.last_saves();
         let Kept { current: best, previous: best_before } = self.best_saves();

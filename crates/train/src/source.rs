@@ -37,7 +37,7 @@ impl Purpose<'_> {
     }
 }
 
-/// Loads a dataset, and says what there is to say of it. One that is not there is fetched, unless the folder that was
+/// Loads a dataset and prints its notes. One that is not there is fetched, unless the folder that was
 /// named does not exist: that is more likely a typing error than a wish for a new folder.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! Times of steps: in blocks as training runs them, by turns with another program, and kernel by kernel against the
+//! Times of steps: in blocks as training runs them, alternating with another program, and kernel by kernel against the
 //! device's peaks.
 
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use tensor::{Cost, Device, Peaks, Program};
 
-/// Fewest and most pairs that are measured by turns; fewer, where they take twice the time that there is.
+/// Fewest and most pairs that are measured alternately; fewer, where they take twice the time that there is.
 const FEWEST_PAIRS: usize = 5;
 const MOST_PAIRS: usize = 25;
 
@@ -78,7 +78,7 @@ pub fn block(device: &Device, steps: usize, mut step: impl FnMut() -> Result<()>
     Ok(started.elapsed().as_secs_f64() / steps.max(1) as f64)
 }
 
-/// Measures two things by turns, each as often before the other one as behind it, for about so long.
+/// Measures two things alternately, each as often before the other one as behind it, for about so long.
 ///
 /// # Errors
 /// When a measurement fails.

@@ -53,7 +53,7 @@ pub struct Trainer {
     pub need: u64,
     /// The processes that train the run together.
     pub ranks: Ranks,
-    /// Whether their devices are of several kinds, which round differently.
+    /// True if their devices are of several kinds, which round differently.
     mixed: bool,
 }
 

@@ -124,7 +124,7 @@ impl Tuned {
         choices(self.stored.kernel.iter().map(|entry| (&entry.key, entry.variant)))
     }
 
-    /// Whether the kernel whose candidates have this key was measured.
+    /// Tells whether the kernel whose candidates have this key was measured.
     pub fn knows(&self, key: u64) -> bool {
         let key = format!("{key:016x}");
         self.stored.kernel.iter().any(|entry| entry.key == key)

@@ -1,5 +1,5 @@
 //! Choosing among the variants of a training's kernels on its adapter: each kernel alone, then those that were chosen
-//! within steps, by turns with those that ran before.
+//! within steps, alternating with those that ran before.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -152,7 +152,7 @@ pub struct Steps {
 /// What became of choices.
 #[derive(Debug)]
 pub struct Verdict {
-    /// Whether the training runs them.
+    /// True if the training runs them.
     pub kept: bool,
     /// Kernels that are not faster within steps, though they are alone.
     pub dropped: Vec<u64>,
@@ -161,9 +161,10 @@ pub struct Verdict {
     pub steps: Option<Steps>,
 }
 
-/// Has a training run what was chosen for the kernels with the keys `new`, unless it makes its steps slower: by turns
-/// with what ran before, kernel by kernel, then whole. What is not kept is withdrawn from `tuned`. `time` is for all of
-/// it, about, besides compiling; `evaluation` has the evaluation step measured, too. Runs steps.
+/// Keeps what was chosen for the kernels with the keys `new` unless it makes a training's steps slower, which is
+/// measured in alternation with what ran before, kernel by kernel, then whole. What is not kept is withdrawn from
+/// `tuned`. `time` is for all of it, about, besides compiling; `evaluation` has the evaluation step measured, too. Runs
+/// steps.
 ///
 /// # Errors
 /// When the device fails.

@@ -230,7 +230,7 @@ const KEPT: [&str; 14] = [
     "pytorch-more.json",
 ];
 
-/// Whether a folder holds results.
+/// Tells whether a folder holds results.
 pub fn is_results(folder: &Path) -> bool {
     !kept(folder).is_empty()
 }

@@ -41,7 +41,7 @@ pub struct Selftest {
     /// Adapter, program, date.
     #[serde(flatten)]
     pub head: Head,
-    /// Whether everything was right.
+    /// True if everything was right.
     pub passed: bool,
     /// Wall time.
     pub seconds: Option<f64>,
@@ -102,7 +102,7 @@ pub struct SelftestStep {
     pub what: String,
     /// The worst error as a share of its tolerance.
     pub worst: Option<f64>,
-    /// Whether it was within.
+    /// True if it was within.
     pub passed: bool,
     /// What is wrong in words.
     pub problem: Option<String>,
@@ -123,7 +123,7 @@ pub struct Bench {
     /// Adapter, program, date.
     #[serde(flatten)]
     pub head: Head,
-    /// Whether it came to its end.
+    /// True if it came to its end.
     pub complete: bool,
     /// The adapter's peaks.
     pub peaks: Option<Peaks>,

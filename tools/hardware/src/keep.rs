@@ -63,7 +63,7 @@ fn gathered(folders: &[PathBuf]) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
     Ok(files)
 }
 
-/// Whether a name can be that of a folder here.
+/// Tells whether a name can be that of a folder here.
 fn is_plain(name: &str) -> bool {
     let letter = |c: char| c.is_ascii_alphanumeric() || "-.".contains(c);
     !name.is_empty() && !name.starts_with('.') && name.chars().all(letter)

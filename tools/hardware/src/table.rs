@@ -31,7 +31,7 @@ impl Table {
         self.rows += 1;
     }
 
-    /// Whether there is no row.
+    /// Tells whether there is no row.
     pub fn is_empty(&self) -> bool {
         self.rows == 0
     }

@@ -103,7 +103,7 @@ impl Ways {
         self.reached(successors, meeting.copied(), around)
     }
 
-    /// Whether a loop does not go on from one of its blocks.
+    /// Tells whether a loop does not go on from one of its blocks.
     fn ends(&self, side: usize, around: &Loop) -> bool {
         let inside = self.reached(&[side], None, Some(around));
         side != around.head && !inside.iter().any(|&block| self.successors[block].contains(&around.head))

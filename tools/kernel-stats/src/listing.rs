@@ -22,7 +22,7 @@ pub struct Block {
     /// Indices of the blocks that lanes come from as the program is written: where they part, the one side is run after
     /// the other.
     pub lane_predecessors: Vec<usize>,
-    /// Whether lanes part at its end.
+    /// True if lanes part at its end.
     pub diverges: bool,
     /// In the order of the program.
     pub instructions: Vec<Instruction>,

@@ -194,7 +194,7 @@ impl fmt::Display for NoSuchKernel {
 
 impl Error for NoSuchKernel {}
 
-/// Whether what was asked for cannot be, whatever the machine.
+/// Tells whether what was asked for cannot be, whatever the machine.
 fn is_usage(error: &anyhow::Error) -> bool {
     let unknown_network = matches!(error.downcast_ref(), Some(nets::Error::UnknownNetwork { .. }));
     unknown_network || error.is::<NoSuchKernel>()

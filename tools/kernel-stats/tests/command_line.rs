@@ -13,7 +13,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Whether this system has AMD's driver; said where not.
+/// Tells whether this system has AMD's driver; said where not.
 fn driver() -> bool {
     let found = ["target/mesa25", "/"].iter().any(|root| {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(root);

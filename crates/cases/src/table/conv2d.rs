@@ -93,7 +93,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// The kernels on the geometry of this index; the input gradient with and without an addend by turns.
+/// The kernels on the geometry of this index; the input gradient alternating between with and without an addend.
 fn on(index: usize, name: &str, geometry: ConvGeometry) -> Vec<Case> {
     let mut cases = Vec::new();
     let taps = geometry.kernel[0] * geometry.kernel[1];

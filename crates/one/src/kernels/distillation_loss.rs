@@ -63,7 +63,7 @@ pub enum Teacher {
 }
 
 impl Teacher {
-    /// Whether the branches form an ensemble that learns with them.
+    /// Tells whether the branches form an ensemble that learns with them.
     pub fn is_ensemble(self) -> bool {
         matches!(self, Self::Gated | Self::Mean)
     }
@@ -98,9 +98,9 @@ pub struct DistillationLoss {
     pub temperature: f32,
     /// What the branches learn from.
     pub teacher: Teacher,
-    /// Whether the KL terms exist; without a teacher they never do.
+    /// True if the KL terms exist; without a teacher they never do.
     pub distill: bool,
-    /// Whether the gradients are computed.
+    /// True if the gradients are computed.
     pub gradient: bool,
 }
 

@@ -29,7 +29,7 @@ pub struct Predict {
     pub classes: usize,
     /// Rows of the table.
     pub rows: usize,
-    /// Whether there is a gate; then there are several members.
+    /// True if there is a gate; then there are several members.
     pub gated: bool,
 }
 

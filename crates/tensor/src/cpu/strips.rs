@@ -18,7 +18,7 @@ use crate::kernels::conv2d::ConvGeometry;
 /// memory: they stay in the second-level cache with room for the weights.
 const NEAR_WORDS: usize = 16 * 1024;
 
-/// Whether the loops serve a layer whose groups have this number of filters (for gradients of inputs: channels).
+/// Tells whether the loops serve a layer whose groups have this number of filters (for gradients of inputs: channels).
 pub(super) fn serves(g: &ConvGeometry, filters: usize) -> bool {
     struct Lanes;
     impl WithSimd for Lanes {
@@ -61,7 +61,7 @@ impl Strip {
         self.extent()[0] * self.pitch()
     }
 
-    /// Whether a row has three taps, and positions next to each other share two of the pixels.
+    /// Tells whether a row has three taps, and positions next to each other share two of the pixels.
     fn has_three_taps(&self) -> bool {
         self.window.horizontal.taps == 3 && self.window.horizontal.step == 1
     }

@@ -22,7 +22,7 @@ const CHANNELS: [usize; 2] = [32, 256];
 /// Pixels of a product.
 const PIXELS: usize = 512;
 
-/// Whether a layer is wide.
+/// Tells whether a layer is wide.
 pub(super) fn is_wide(g: &ConvGeometry) -> bool {
     g.forward_window().depth() * g.group_filters() > WIDE_WORDS
 }

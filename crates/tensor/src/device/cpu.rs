@@ -8,9 +8,9 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{Buffer, Device, Dispatch, View};
 use crate::error::{Error, Result};
+use crate::graph::work::Work;
 use crate::kernel::{Slice, SliceMut};
 use crate::shape::DType;
-use crate::work::Work;
 
 /// One cache line: the unit of allocation, so that vector loads never straddle lines.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]

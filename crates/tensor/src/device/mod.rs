@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::graph::work::Work;
 use crate::kernel::Target;
 use crate::shape::DType;
 use crate::tuning::Choices;
-use crate::work::Work;
 
 pub use cpu::{CpuBuffer, CpuDevice};
 pub use gpu::{GpuDevice, GpuOptions};
@@ -97,7 +97,7 @@ impl Device {
         }
     }
 
-    /// Whether this is a GPU device (of whatever adapter).
+    /// Tells whether this is a GPU device (of whatever adapter).
     pub fn is_gpu(&self) -> bool {
         matches!(self, Self::Gpu(_))
     }
@@ -144,7 +144,7 @@ impl Device {
         }
     }
 
-    /// Whether its memory is the machine's own: true of the CPU, of integrated GPUs and of software adapters.
+    /// Tells whether its memory is the machine's own: true of the CPU, of integrated GPUs and of software adapters.
     pub fn uses_host_memory(&self) -> bool {
         match self {
             Self::Cpu(_) => true,
@@ -221,7 +221,7 @@ impl Device {
         }
     }
 
-    /// Whether everything that was run has finished; returns at once.
+    /// Tells whether everything that was run has finished; returns at once.
     pub fn is_idle(&self) -> bool {
         match self {
             Self::Cpu(_) => true,

@@ -18,9 +18,9 @@ pub struct AdapterSummary {
     pub driver: String,
     /// `discrete GPU`, `integrated GPU`, `virtual GPU`, `software`, `other`.
     pub kind: &'static str,
-    /// Whether it is emulated on the CPU.
+    /// True if it is emulated on the CPU.
     pub software: bool,
-    /// Whether shaders may use 16-bit floats.
+    /// True if shaders may use 16-bit floats.
     pub f16: bool,
     /// Largest storage binding in bytes.
     pub max_binding_bytes: u64,
@@ -28,7 +28,7 @@ pub struct AdapterSummary {
     pub max_buffer_bytes: u64,
     /// Workgroup memory in bytes.
     pub workgroup_bytes: u32,
-    /// Whether `auto` takes this one.
+    /// True if `auto` takes this one.
     pub automatic: bool,
 }
 

@@ -14,6 +14,7 @@ use super::rewrite::Rewrite;
 use super::schedule::share_dispatches;
 use super::{Graph, Var};
 use crate::error::Result;
+use crate::graph::sharing::GatherMoments;
 use crate::kernel::Kernel;
 use crate::kernels::batch_norm_apply::{BatchNormApply, Residual};
 use crate::kernels::batch_norm_backward::{Activation, BatchNormGradPartials, Upstream};
@@ -23,7 +24,6 @@ use crate::kernels::conv2d_grad_input::Conv2dGradInput;
 use crate::kernels::conv2d_grad_weight::Conv2dGradWeight;
 use crate::kernels::global_average_pool::GlobalAveragePoolGrad;
 use crate::kernels::sum_partials::SumPartials;
-use crate::sharing::GatherMoments;
 
 /// How often each rule changed a graph, by its name.
 pub type Fired = BTreeMap<&'static str, usize>;
@@ -270,7 +270,7 @@ fn sum_of(rewrite: &Rewrite, partials: Var) -> Option<usize> {
     (rewrite.kernel::<SumPartials>(reader).is_some() && !rewrite.is_observed(partials)).then_some(reader)
 }
 
-/// Whether everything that reads the sums of chunks of rows can take those of other chunks.
+/// Tells whether everything that reads the sums of chunks of rows can take those of other chunks.
 fn can_rechunk(rewrite: &Rewrite, partials: Var) -> bool {
     let mut readers = rewrite.readers(partials).iter();
     !rewrite.is_observed(partials)

@@ -4,20 +4,27 @@
 //! [`crate::autodiff`] records more of the same graph. Both record the plain computation; [`fuse`] rewrites it when the
 //! graph is compiled.
 
+pub mod autodiff;
+pub mod footprint;
 pub mod fuse;
+pub mod host;
+pub mod plan;
+pub mod program;
 mod rewrite;
 mod schedule;
+pub mod sharing;
+pub mod work;
 
 use std::sync::Arc;
 
-use crate::autodiff::Differentiable;
-use crate::bank::Bank;
 use crate::device::ALIGNMENT;
 use crate::error::{Error, Result};
+use crate::graph::autodiff::Differentiable;
+use crate::graph::sharing::Sharing;
+use crate::graph::work::Work;
 use crate::kernel::{Form, Kernel};
 use crate::shape::{DType, Spec};
-use crate::sharing::Sharing;
-use crate::work::Work;
+use crate::state::bank::Bank;
 
 /// A symbolic tensor of one graph: a cheap copyable id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -104,7 +111,7 @@ impl Graph {
         &self.variables[var.0].spec.shape
     }
 
-    /// Whether a gradient is wanted of this tensor: it is a parameter, or computed from one.
+    /// Tells whether a gradient is wanted of this tensor: it is a parameter, or computed from one.
     pub fn needs_gradient(&self, var: Var) -> bool {
         self.variables[var.0].needs_gradient
     }
@@ -252,7 +259,7 @@ impl Graph {
         Ok(())
     }
 
-    /// Whether a tensor is a temporary of the memory plan.
+    /// Tells whether a tensor is a temporary of the memory plan.
     pub fn is_temporary(&self, var: Var) -> bool {
         matches!(self.variables[var.0].home, Home::Temporary)
     }

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use super::{Graph, Home, Node, Var};
 use crate::error::Result;
-use crate::host::HostWork;
+use crate::graph::host::HostWork;
+use crate::graph::plan::live_nodes;
+use crate::graph::work::Work;
 use crate::kernel::Kernel;
-use crate::plan::live_nodes;
 use crate::shape::Spec;
-use crate::work::Work;
 
 /// Part of a bank that a node writes.
 #[derive(Debug, Clone)]
@@ -109,17 +109,17 @@ impl Rewrite {
         &self.readers[var.0]
     }
 
-    /// Whether a tensor can be read from outside of the kernels: it is kept, fed or state.
+    /// Tells whether a tensor can be read from outside of the kernels: it is kept, fed or state.
     pub fn is_observed(&self, var: Var) -> bool {
         self.graph.kept.contains(&var) || !self.graph.is_temporary(var)
     }
 
-    /// Whether `node` alone needs a tensor.
+    /// Tells whether `node` alone needs a tensor.
     pub fn is_read_only_by(&self, var: Var, node: usize) -> bool {
         self.readers(var) == [node] && !self.is_observed(var)
     }
 
-    /// Whether tensors that are read at node `one` hold the same values at node `other`.
+    /// Tells whether tensors that are read at node `one` hold the same values at node `other`.
     pub fn are_same(&self, vars: &[Var], one: usize, other: usize) -> bool {
         let between = one.min(other)..one.max(other);
         vars.iter().all(|&var| match place(&self.graph, var) {
@@ -241,7 +241,7 @@ pub(super) fn place(graph: &Graph, var: Var) -> Option<(usize, Range<usize>)> {
     }
 }
 
-/// Whether two ranges have a word in common.
+/// Tells whether two ranges have a word in common.
 pub(super) fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
     a.start < b.end && b.start < a.end
 }

@@ -3,8 +3,8 @@
 use super::rewrite::{overlap, place};
 use super::{Graph, Node, Var};
 use crate::error::Result;
+use crate::graph::work::Work;
 use crate::kernels::sum_partials::SumPartials;
-use crate::work::Work;
 
 /// Nodes that wait: sums for others to share a dispatch with, and work of the host without results that reads their
 /// outputs.
@@ -42,14 +42,14 @@ pub(super) fn share_dispatches(graph: &mut Graph) -> Result<usize> {
     Ok(count - graph.nodes.len())
 }
 
-/// Whether two tensors are the same, or lie in the same words of a bank.
+/// Tells whether two tensors are the same, or lie in the same words of a bank.
 fn coincide(graph: &Graph, a: Var, b: Var) -> bool {
     a == b
         || matches!((place(graph, a), place(graph, b)), (Some((one, a)), Some((other, b)))
             if one == other && overlap(&a, &b))
 }
 
-/// Whether `later` must run behind `earlier`: it reads or writes what that writes, or writes what that reads.
+/// Tells whether `later` must run behind `earlier`: it reads or writes what that writes, or writes what that reads.
 fn must_follow(graph: &Graph, later: &Node, earlier: &Node) -> bool {
     let any = |a: &[Var], b: &[Var]| a.iter().any(|&a| b.iter().any(|&b| coincide(graph, a, b)));
     any(&later.inputs, &earlier.outputs)
@@ -58,7 +58,7 @@ fn must_follow(graph: &Graph, later: &Node, earlier: &Node) -> bool {
 }
 
 impl Waiting {
-    /// Whether a node must run behind one that waits.
+    /// Tells whether a node must run behind one that waits.
     fn concern(&self, graph: &Graph, node: &Node) -> bool {
         self.sums.iter().chain(&self.readers).any(|earlier| must_follow(graph, node, earlier))
     }

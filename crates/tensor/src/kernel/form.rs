@@ -18,7 +18,7 @@ use crate::shape::{DType, Spec};
 #[derive(Debug, Clone)]
 pub struct Form {
     kernel: Arc<dyn Kernel>,
-    /// Whether activations are stored in 16 bits.
+    /// True if activations are stored in 16 bits.
     halves: bool,
     /// The only variant, if it is not the target that chooses.
     launch: Option<Arc<Launch>>,
@@ -76,7 +76,7 @@ impl Form {
         self.stored(self.kernel.outputs(), |activations| activations.outputs)
     }
 
-    /// Whether output `index` is read and modified.
+    /// Tells whether output `index` is read and modified.
     pub fn updates(&self, index: usize) -> bool {
         self.kernel.updates(index)
     }

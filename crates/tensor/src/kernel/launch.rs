@@ -21,7 +21,7 @@ pub struct Launch {
     pub helpers: Vec<&'static str>,
     /// WGSL extensions that the shader uses.
     pub enable: Option<&'static str>,
-    /// Whether it uses subgroups, for which naga has no `enable` directive yet.
+    /// True if it uses subgroups, for which naga has no `enable` directive yet.
     pub subgroups: bool,
     /// Generated in front of the shader, in this order.
     pub prelude: Vec<Prelude>,

@@ -32,7 +32,7 @@ pub trait Kernel: Any + Debug + Send + Sync {
     /// [`Kernel::updates`] names.
     fn outputs(&self) -> Vec<Spec>;
 
-    /// Whether output `index` is read and modified (parameters, running statistics, accumulators) instead of
+    /// Tells whether output `index` is read and modified (parameters, running statistics, accumulators) instead of
     /// overwritten. Such an output must be bound to state, never to a temporary.
     fn updates(&self, index: usize) -> bool {
         let _ = index;

@@ -1,12 +1,12 @@
-//! What of an adapter the choice of a kernel's variant may depend on.
+//! The properties of an adapter that the choice of a kernel's variant may depend on.
 
 /// The adapter that a launch is for, as far as kernels care.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Target {
-    /// Whether the adapter is emulated on a CPU: staging in workgroup memory gains nothing there, and loads whose
-    /// address differs from lane to lane are dear.
+    /// True if the adapter is emulated on a CPU: staging in workgroup memory gains nothing there, and loads whose
+    /// addresses differ between lanes are expensive.
     pub software: bool,
-    /// Whether shaders may use 16-bit floats; where not, two of them are packed into a word.
+    /// True if shaders may use 16-bit floats; where not, two of them are packed into a word.
     pub shader_f16: bool,
     /// Threads that every subgroup of the adapter has at least; 0 where shaders cannot use subgroups. Actual sizes
     /// vary, from kernel to kernel too.

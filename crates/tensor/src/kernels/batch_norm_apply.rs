@@ -32,7 +32,7 @@ pub struct BatchNormApply {
     pub channels: usize,
     /// What is added.
     pub residual: Residual,
-    /// Whether negative values become 0 at the end.
+    /// True if negative values become 0 at the end.
     pub relu: bool,
 }
 
@@ -49,7 +49,7 @@ pub struct BatchNormInference {
     pub channels: usize,
     /// What is added.
     pub residual: Residual,
-    /// Whether negative values become 0 at the end.
+    /// True if negative values become 0 at the end.
     pub relu: bool,
     /// Added to the variance under the root.
     pub eps: f32,

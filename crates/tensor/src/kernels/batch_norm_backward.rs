@@ -259,7 +259,7 @@ pub struct BatchNormGradInput {
     pub rows: usize,
     /// Channels C.
     pub channels: usize,
-    /// Whether a seventh input is added: the gradient that reaches the same input on another way.
+    /// True if a seventh input is added: the gradient that reaches the same input along another path.
     pub addend: bool,
 }
 

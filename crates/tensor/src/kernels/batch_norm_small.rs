@@ -25,7 +25,7 @@ pub struct BatchNormSmall {
     pub rows: usize,
     /// Channels C.
     pub channels: usize,
-    /// Whether negative values become 0 at the end.
+    /// True if negative values become 0 at the end.
     pub relu: bool,
     /// Added to the variance under the root.
     pub eps: f32,
@@ -43,7 +43,7 @@ pub struct BatchNormSmallGrad {
     pub rows: usize,
     /// Channels C.
     pub channels: usize,
-    /// Whether a ReLU followed.
+    /// True if a ReLU followed.
     pub relu: bool,
 }
 

@@ -117,17 +117,17 @@ impl ConvGeometry {
         self.filters / self.groups
     }
 
-    /// Whether the members read the same input.
+    /// Tells whether the members read the same input.
     pub(crate) fn fans_out(&self) -> bool {
         self.input_members < self.members
     }
 
-    /// Whether the kernel is 1x1 with stride 1 and no padding: a plain matrix product over pixels.
+    /// Tells whether the kernel is 1x1 with stride 1 and no padding: a plain matrix product over pixels.
     pub(crate) fn is_pointwise(&self) -> bool {
         self.kernel == [1, 1] && self.stride == [1, 1] && self.padding == [0, 0]
     }
 
-    /// Whether `vec4` serves: the channels and the filters of a group come in fours.
+    /// Tells whether `vec4` serves: the channels and the filters of a group come in fours.
     pub(crate) fn in_quads(&self) -> bool {
         self.group_channels().is_multiple_of(4) && self.group_filters().is_multiple_of(4)
     }

@@ -18,9 +18,9 @@ use crate::shape::Spec;
 pub struct Conv2dForward {
     /// The extents.
     pub geometry: ConvGeometry,
-    /// Whether the input is normalised as it is read.
+    /// True if the input is normalised as it is read.
     pub normalised: bool,
-    /// Whether the output's sums are taken, too, over chunks of rows.
+    /// True if the output's sums are taken, too, over chunks of rows.
     pub statistics: bool,
 }
 

@@ -24,7 +24,7 @@ use crate::shape::Spec;
 pub struct Conv2dGradInput {
     /// The extents of the forward.
     pub geometry: ConvGeometry,
-    /// Whether a third input is added: the gradient that reaches the same input on another way.
+    /// True if a third input is added: the gradient that reaches the same input along another path.
     pub addend: bool,
     /// What followed the batch-norm whose gradient begins here.
     pub norm: Option<Activation>,

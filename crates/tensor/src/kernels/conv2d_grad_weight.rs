@@ -16,7 +16,7 @@ use crate::shape::Spec;
 pub struct Conv2dGradWeight {
     /// The extents of the forward.
     pub geometry: ConvGeometry,
-    /// Whether the forward's input is normalised as it is read.
+    /// True if the forward's input is normalised as it is read.
     pub normalised: bool,
 }
 

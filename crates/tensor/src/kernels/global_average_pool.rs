@@ -33,7 +33,7 @@ pub struct GlobalAveragePoolGrad {
     pub area: usize,
     /// Channels C.
     pub channels: usize,
-    /// Whether a second input is added: the gradient of another use of `x`.
+    /// True if a second input is added: the gradient of another use of `x`.
     pub addend: bool,
 }
 

@@ -25,9 +25,9 @@ pub const DECAY_BLOCK: usize = 64;
 pub struct Sgd {
     /// Words of all parameters, a multiple of [`DECAY_BLOCK`].
     pub words: usize,
-    /// Whether the step looks ahead along the velocity (Nesterov).
+    /// True if the step looks ahead along the velocity (Nesterov).
     pub nesterov: bool,
-    /// Whether the gradients are those of a scaled loss.
+    /// True if the gradients are those of a scaled loss.
     pub loss_scaled: bool,
 }
 

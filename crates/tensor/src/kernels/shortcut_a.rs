@@ -44,7 +44,7 @@ pub struct ShortcutAGrad {
     pub filters: usize,
     /// Distance between the pixels that are kept.
     pub stride: usize,
-    /// Whether a second input is added: the gradient of another use of `x`.
+    /// True if a second input is added: the gradient of another use of `x`.
     pub addend: bool,
 }
 

@@ -17,7 +17,7 @@ pub struct Sum {
     pub partials: usize,
     /// Shape of a part.
     pub shape: Vec<usize>,
-    /// Whether a part is `[M, 2, C]`, and what belongs to the first and the second of the pairs goes to an output each,
+    /// True if a part is `[M, 2, C]`, and what belongs to the first and the second of the pairs goes to an output each,
     /// `[M, C]`. They are summed in double precision on the CPU.
     pub pairs: bool,
 }

@@ -1,8 +1,8 @@
 //! Batch normalisation (Ioffe and Szegedy, 2015), with what follows it in a residual network fused into it:
 //! `y = relu(gamma (x - mean) / sqrt(var + eps) + beta + residual)`.
 
-use crate::autodiff::{Differentiable, Gradients};
 use crate::error::{Result, shape_error};
+use crate::graph::autodiff::{Differentiable, Gradients};
 use crate::graph::{Graph, Var};
 use crate::kernels::batch_norm_apply::{BatchNormApply, BatchNormInference, Residual};
 use crate::kernels::batch_norm_backward::{Activation, BatchNormGradInput, BatchNormGradPartials, Upstream};
@@ -24,13 +24,13 @@ pub struct BatchNorm {
     pub running_var: Var,
     /// Added before the activation: of the input's shape, or with one member for all.
     pub residual: Option<Var>,
-    /// Whether a ReLU follows.
+    /// True if a ReLU follows.
     pub relu: bool,
     /// Added to the variance under the root.
     pub eps: f32,
     /// Weight of the batch in the running statistics.
     pub momentum: f32,
-    /// Whether statistics are those of the batch (and update the running ones), or the running ones.
+    /// True if statistics are those of the batch (and update the running ones), or the running ones.
     pub training: bool,
 }
 

@@ -1,7 +1,7 @@
 //! Concatenation of channels, as densely connected networks do it. Its gradient is two ranges of channels.
 
-use crate::autodiff::{Differentiable, Gradients};
 use crate::error::{Result, shape_error};
+use crate::graph::autodiff::{Differentiable, Gradients};
 use crate::graph::{Graph, Var};
 use crate::kernels::concat::{Concat, SliceChannels};
 

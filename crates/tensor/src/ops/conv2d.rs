@@ -3,8 +3,8 @@
 //! `y[m,n,p,q,k] = sum over r,s,c of x[m,n, p u - a + r, q v - b + s, c] w[m,r,s,c,k]` with stride `(u,v)` and zero
 //! padding `(a,b)`. Its gradients are two more convolutions: of `dy` with the transposed weights, and of `x` with `dy`.
 
-use crate::autodiff::{Differentiable, Gradients};
 use crate::error::{Result, shape_error};
+use crate::graph::autodiff::{Differentiable, Gradients};
 use crate::graph::{Graph, Var};
 use crate::kernels::conv2d::ConvGeometry;
 use crate::kernels::conv2d_forward::Conv2dForward;
@@ -63,9 +63,9 @@ impl Graph {
     }
 }
 
-/// Whether a convolution is run as a matrix product over pixels: a 1x1 whose channels or filters do not come in fours,
-/// as in the last block of DenseNet-BC-190-40, with 950 channels and more. The convolution kernels' scalar variants
-/// have no tiles.
+/// Tells whether a convolution is run as a matrix product over pixels: a 1x1 whose channels or filters do not come in
+/// fours, as in the last block of DenseNet-BC-190-40, with 950 channels and more. The convolution kernels' scalar
+/// variants have no tiles.
 fn is_product(geometry: &ConvGeometry) -> bool {
     geometry.is_pointwise() && geometry.groups == 1 && !geometry.in_quads()
 }

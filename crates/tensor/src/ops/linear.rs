@@ -1,7 +1,7 @@
 //! The linear layer `z = x w + b`, with gradients `dx = dz w^T`, `dw = x^T dz` and `db = sum of dz over rows`.
 
-use crate::autodiff::{Differentiable, Gradients};
 use crate::error::{Result, shape_error};
+use crate::graph::autodiff::{Differentiable, Gradients};
 use crate::graph::{Graph, Var};
 use crate::kernels::gemm::Gemm;
 use crate::kernels::sum_partials::{Sum, SumPartials};

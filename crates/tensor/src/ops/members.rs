@@ -1,8 +1,8 @@
 //! Fan-out by copying: for a layer whose kernels want a tensor of every member. Convolutions and linear layers fan out
 //! themselves.
 
-use crate::autodiff::{Differentiable, Gradients};
 use crate::error::{Result, shape_error};
+use crate::graph::autodiff::{Differentiable, Gradients};
 use crate::graph::{Graph, Var};
 use crate::kernels::expand_members::ExpandMembers;
 use crate::kernels::sum_members::SumMembers;

@@ -1,7 +1,7 @@
 //! Pooling: the largest value or the mean of each channel, over windows or over whole images.
 
-use crate::autodiff::{Differentiable, Gradients};
 use crate::error::{Result, shape_error};
+use crate::graph::autodiff::{Differentiable, Gradients};
 use crate::graph::{Graph, Var};
 use crate::kernels::global_average_pool::{GlobalAveragePool, GlobalAveragePoolGrad};
 use crate::kernels::pool2d::{self, Pool2dGrad, PoolGeometry, Pooling};

@@ -1,8 +1,8 @@
 //! The parameter-free shortcut of residual networks ("option A", He et al. 2015): every `stride`-th pixel, and zero
 //! channels added, half of them before and half after.
 
-use crate::autodiff::{Differentiable, Gradients};
 use crate::error::{Result, shape_error};
+use crate::graph::autodiff::{Differentiable, Gradients};
 use crate::graph::{Graph, Var};
 use crate::kernels::shortcut_a::{ShortcutA, ShortcutAGrad};
 

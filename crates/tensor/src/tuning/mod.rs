@@ -37,7 +37,7 @@ impl Choices {
         self.variants.len()
     }
 
-    /// Whether every kernel runs the static rule's variant.
+    /// Tells whether every kernel runs the static rule's variant.
     pub fn is_empty(&self) -> bool {
         self.variants.is_empty()
     }

@@ -4,10 +4,10 @@ use half::f16;
 
 use crate::device::{Device, Dispatch, Executable, View};
 use crate::error::Result;
+use crate::graph::work::Work;
 use crate::kernel::{Form, Launch};
 use crate::rng::Rng;
 use crate::shape::{DType, Spec};
-use crate::work::Work;
 
 /// A kernel with operands of its own: random floats, zeros where it takes integers.
 pub(crate) struct Operands<'a> {

@@ -96,7 +96,7 @@ fn disk(folder: &Path) -> String {
     }
 }
 
-/// Whether a dataset is there.
+/// Tells whether a dataset is there.
 fn dataset(name: &str, data_dir: Option<&Path>) -> String {
     if name == data::shapes::NAME {
         return format!("{name}: needs no files");

@@ -86,7 +86,7 @@ impl Row {
         self.spent.add(&other.spent);
     }
 
-    /// Whether it is a matrix product, as convolutions are.
+    /// Tells whether it is a matrix product, as convolutions are.
     fn is_product(&self) -> bool {
         self.kernel == "gemm" || self.kernel.starts_with("conv2d")
     }

@@ -126,7 +126,7 @@ struct StepRun {
     precision: DType,
     /// What the device is to be taken for, if not for what it is.
     target: Option<Target>,
-    /// Whether there is something to compare with.
+    /// True if there is something to compare with.
     compared: bool,
 }
 

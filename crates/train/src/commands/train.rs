@@ -63,7 +63,7 @@ fn begin(args: &TrainArgs, ranks: &Ranks) -> Result<()> {
     train(&mut trainer, Session::new(&run, args.stop_after), args)
 }
 
-/// What trains as the options say, with the weights that it begins with; `say` has what runs printed.
+/// Builds the trainer that the options describe and loads its initial weights; `say` has what runs printed.
 ///
 /// # Errors
 /// When anything that was asked for is not there or cannot be done.

@@ -20,7 +20,7 @@ use crate::run_dir::{check_target, write_atomically};
 use crate::tuned::{self, Tuned};
 use crate::tuning::{self, SLOWER, Steps, Subject, Verdict};
 
-/// How long steps with what was chosen are measured by turns with the others, about.
+/// How long steps with what was chosen are measured, alternating with the others, about.
 const STEPS: Duration = Duration::from_secs(10);
 
 /// Measures the candidates of every kernel of a training step and an evaluation step, and keeps what is faster than the

@@ -45,7 +45,7 @@ impl Shared {
     }
 }
 
-/// Whether there is a terminal to draw on.
+/// Tells whether there is a terminal to draw on.
 pub fn possible() -> bool {
     std::io::stdout().is_terminal() && std::io::stdin().is_terminal()
 }

@@ -29,9 +29,9 @@ const STORED_CHANNELS: usize = 4;
 /// How a network is written.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Whether batch-norms are folded into the layers before them.
+    /// True if batch-norms are folded into the layers before them.
     pub fold: bool,
-    /// Whether the model itself normalises: images are then of pixels in 0 to 1.
+    /// True if the model itself normalises: images are then of pixels in 0 to 1.
     pub normalise: bool,
 }
 

@@ -119,7 +119,7 @@ impl Run {
         self.last().map_or(0, |row| row.epoch)
     }
 
-    /// Whether all that was to be trained and measured is.
+    /// Tells whether all that was to be trained and measured is.
     pub fn is_complete(&self) -> bool {
         let measured = self.config.method != Method::Snapshot || self.split(SNAPSHOTS).next().is_some();
         self.epochs() >= self.config.epochs && measured

@@ -47,7 +47,7 @@ pub struct Planned {
     /// Options of `train` as they stand on the command line.
     pub arguments: Vec<String>,
     pub config: Config,
-    /// Whether it needs what runs before it have made.
+    /// True if it needs what runs before it have made.
     pub waits: bool,
     pub perturb: bool,
     pub paper: BTreeMap<Quantity, String>,

@@ -55,7 +55,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Whether the end was asked for, by all ranks alike.
+    /// Tells whether the end was asked for, by all ranks alike.
     pub(super) fn must_stop(&self, ranks: &Ranks) -> bool {
         let asked = if ranks.is_alone() { interrupt::requested() } else { ranks.agreed().stop };
         asked || self.stop_after.is_some_and(|steps| self.steps >= steps)

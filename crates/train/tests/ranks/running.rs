@@ -175,7 +175,7 @@ pub fn replace_in_memory(process: u32, value: f32, with: f32) -> usize {
     count
 }
 
-/// Whether a process lives; one that is dead and not yet waited for does not.
+/// Tells whether a process lives; one that is dead and not yet waited for does not.
 #[cfg(target_os = "linux")]
 pub fn lives(process: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();

@@ -2,18 +2,18 @@
 
 use std::collections::HashMap;
 
-use crate::bank::Bank;
 use crate::device::{ALIGNMENT, Device};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
 use crate::shape::Spec;
+use crate::state::bank::Bank;
 
 /// What a named tensor is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Trained by gradient descent; weight decay applies or not.
     Trained {
-        /// Whether weight decay applies to it.
+        /// True if weight decay applies to it.
         decay: bool,
     },
     /// A running statistic: updated by the forward pass, never by a gradient.

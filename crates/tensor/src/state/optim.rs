@@ -1,15 +1,15 @@
 //! The optimiser: one kernel over the flat banks updates every parameter.
 
-use crate::autodiff::Gradients;
-use crate::bank::Bank;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::graph::autodiff::Gradients;
 use crate::graph::{Graph, Var};
 use crate::kernels::elementwise::{Copy, Fill};
 use crate::kernels::loss_scale::{self, CHUNK, CheckGradients, ScaleGradient, UpdateLossScale};
 use crate::kernels::sgd::{DECAY_BLOCK, Sgd};
-use crate::params::{Kind, Params};
 use crate::shape::Spec;
+use crate::state::bank::Bank;
+use crate::state::params::{Kind, Params};
 
 /// Most words that one dispatch updates: 64 MiB of each bank. WebGPU only promises bindings of 128 MiB, which the
 /// parameters of ResNeXt-29 8x64d exceed. A multiple of what keeps the ranges aligned in every bank, that of weight

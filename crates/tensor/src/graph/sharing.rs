@@ -8,13 +8,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::bank::Bank;
 use crate::error::{Error, Result};
+use crate::graph::host::HostWork;
 use crate::graph::{Graph, Home, Var};
-use crate::host::HostWork;
 use crate::kernels::batch_norm_stats::{Chunks, merge_chunks};
-use crate::params::{Kind, Params};
 use crate::shape::Spec;
+use crate::state::bank::Bank;
+use crate::state::params::{Kind, Params};
 
 /// Why an exchange failed, in a sentence.
 pub type Failure = String;
@@ -55,7 +55,7 @@ pub trait Exchange: std::fmt::Debug + Send + Sync {
 pub struct Sharing {
     /// The processes.
     pub exchange: Arc<dyn Exchange>,
-    /// Whether batch-norms normalise over the batches of all processes together.
+    /// True if batch-norms normalise over the batches of all processes together.
     pub batch_norm: bool,
     /// Parts in which the gradients are summed, each as soon as it is there.
     pub parts: usize,
@@ -240,7 +240,7 @@ impl Graph {
         self.sharing.as_ref().filter(|sharing| sharing.batch_norm).map(|sharing| Arc::clone(&sharing.exchange))
     }
 
-    /// Whether batch-norms normalise over the batches of several processes.
+    /// Tells whether batch-norms normalise over the batches of several processes.
     pub(crate) fn shares_batch_norm(&self) -> bool {
         self.batch_norm_exchange().is_some()
     }

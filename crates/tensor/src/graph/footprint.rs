@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::bank::Bank;
 use crate::error::Result;
+use crate::graph::plan::plan;
 use crate::graph::{Graph, Home, Var};
-use crate::plan::plan;
+use crate::state::bank::Bank;
 
 /// The memory of one program or of several that share banks. Sizes are in bytes.
 #[derive(Debug, Clone, Default)]

@@ -6,9 +6,9 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::error::Result;
+use crate::graph::work::Work;
 use crate::graph::{Graph, Var};
 use crate::shape::Spec;
-use crate::work::Work;
 
 /// Work of the host between two parts of a program, on tensors of 32-bit floats.
 pub trait HostWork: Any + Debug + Send + Sync {
@@ -21,7 +21,7 @@ pub trait HostWork: Any + Debug + Send + Sync {
     /// Operands that are written.
     fn outputs(&self) -> Vec<Spec>;
 
-    /// Whether the outputs are read and modified. They must then be state.
+    /// Tells whether the outputs are read and modified. They must then be state.
     fn updates(&self) -> bool {
         false
     }

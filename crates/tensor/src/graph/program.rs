@@ -1,21 +1,20 @@
 //! A compiled step: fed, run, read and profiled.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::{Duration, Instant};
 
 use half::f16;
 
-use crate::bank::next_buffer_id;
 use crate::device::{Buffer, Device, Dispatch, Executable, View};
-use crate::error::{Error, Result};
+use crate::error::{Error, NotFinite, Result};
 use crate::graph::fuse::Fired;
+use crate::graph::plan::{Plan, plan};
+use crate::graph::work::Work;
 use crate::graph::{Graph, Home, Var};
 use crate::kernel::{Cost, Form};
-use crate::plan::{Plan, plan};
 use crate::shape::{DType, Spec};
+use crate::state::bank::next_buffer_id;
 use crate::tuning::Choices;
-use crate::work::Work;
 
 /// A graph compiled for a device. Shapes are fixed, so a run allocates nothing.
 #[derive(Debug)]
@@ -41,7 +40,7 @@ struct HostDispatch {
     outputs: Vec<View>,
 }
 
-/// Memory that temporaries occupy by turns.
+/// Memory that temporaries share, one after another.
 #[derive(Debug, Clone)]
 struct Slot {
     buffer: Buffer,
@@ -102,56 +101,12 @@ impl Default for CompileOptions {
     }
 }
 
-/// The first value that is not finite, of those that a step's kernels write in their order.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NotFinite {
-    /// The dispatch, from 0, and how many there are.
-    pub dispatch: usize,
-    /// How many there are.
-    pub dispatches: usize,
-    /// Its kernel's name and shapes.
-    pub kernel: String,
-    /// Which of its outputs, and that output's shape.
-    pub output: usize,
-    /// That output's shape.
-    pub spec: Spec,
-    /// The element, counted row-major.
-    pub element: usize,
-    /// Its value.
-    pub value: f32,
-}
-
-impl fmt::Display for NotFinite {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { dispatch, dispatches, kernel, output, spec, element, value } = self;
-        let place: Vec<String> = position(&spec.shape, *element).iter().map(ToString::to_string).collect();
-        write!(
-            f,
-            "{kernel} (dispatch {} of {dispatches}), whose output {output} holds {value} at [{}]",
-            dispatch + 1,
-            place.join(",")
-        )
-    }
-}
-
 /// The floats that memory holds.
 fn floats(words: Vec<u32>, dtype: DType) -> Vec<f32> {
     match dtype {
         DType::F16 => bytemuck::cast_slice(&words).iter().map(|half: &f16| half.to_f32()).collect(),
         DType::F32 | DType::U32 => bytemuck::cast_vec(words),
     }
-}
-
-/// The indices along each axis of an element that is counted row-major.
-fn position(shape: &[usize], element: usize) -> Vec<usize> {
-    let mut rest = element;
-    let mut indices: Vec<usize> = Vec::with_capacity(shape.len());
-    for &extent in shape.iter().rev() {
-        indices.push(rest % extent);
-        rest /= extent;
-    }
-    indices.reverse();
-    indices
 }
 
 impl Graph {
@@ -188,8 +143,8 @@ impl Graph {
         self.compile_into(device, options, &[])
     }
 
-    /// As [`Graph::compile`], in the slots of another program as far as they reach: the two must run by turns, and what
-    /// is kept of a run is lost with the other one's next.
+    /// As [`Graph::compile`], in the slots of another program as far as they reach: the two must run alternately, and
+    /// what is kept of a run is lost with the other one's next.
     ///
     /// # Errors
     /// As [`Graph::compile`].
@@ -338,7 +293,7 @@ impl Program {
         &self.device
     }
 
-    /// The same step in the same memory, with the variants of its kernels that `choices` name. The two run by turns:
+    /// The same step in the same memory, with the variants of its kernels that `choices` name. The two run alternately:
     /// each takes the inputs that were fed last and the state that the other one left.
     ///
     /// # Errors

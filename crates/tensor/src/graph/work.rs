@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::host::HostWork;
+use crate::graph::host::HostWork;
 use crate::kernel::{Cost, Form, describe};
 use crate::shape::Spec;
 
@@ -40,7 +40,7 @@ impl Work {
         }
     }
 
-    /// Whether output `index` is read and modified, and must be state.
+    /// Tells whether output `index` is read and modified, and must be state.
     pub fn updates(&self, index: usize) -> bool {
         match self {
             Self::Kernel(form) => form.updates(index),
