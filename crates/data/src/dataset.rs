@@ -118,7 +118,7 @@ pub(crate) fn pack_rgb([r, g, b]: [u8; 3]) -> u32 {
 /// A dataset; where its images are says the type of its splits.
 #[derive(Debug, Clone)]
 pub struct Dataset<S = Images> {
-    /// The name that [`load`] was given.
+    /// The name that [`load`](crate::load) was given.
     pub name: String,
     /// What each label means.
     pub classes: Vec<String>,
@@ -160,7 +160,7 @@ impl<S> Dataset<S> {
     }
 }
 
-/// What [`load`] may be told.
+/// What [`load`](crate::load) may be told.
 #[derive(Debug, Clone, Default)]
 pub struct LoadOptions {
     /// The folder that holds one folder per dataset; [`DEFAULT_DIR`] where absent.

@@ -87,7 +87,7 @@ impl ProfileRow {
 /// Compilation options.
 #[derive(Debug, Clone, Copy)]
 pub struct CompileOptions {
-    /// Rewrite the graph by the [rules of fusion](crate::graph::fuse) first. Without it, the step runs as it was
+    /// Rewrite the graph by the [rules of fusion](crate::fuse) first. Without it, the step runs as it was
     /// recorded.
     pub fuse: bool,
     /// Fill every slot with NaN before the first run, so that a kernel that reads what nothing wrote is found; and, in

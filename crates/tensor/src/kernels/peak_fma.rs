@@ -1,4 +1,4 @@
-//! The micro-kernel behind the peak of multiply-adds ([`crate::peaks`]): chains of them that touch no memory.
+//! The micro-kernel behind the peak of multiply-adds ([`crate::Peaks`]): chains of them that touch no memory.
 
 use super::tiling::THREADS;
 use crate::cpu;

@@ -1,4 +1,4 @@
-//! The micro-kernel behind the peak bandwidth of workgroup memory ([`crate::peaks`]).
+//! The micro-kernel behind the peak bandwidth of workgroup memory ([`crate::Peaks`]).
 
 use rayon::prelude::*;
 
