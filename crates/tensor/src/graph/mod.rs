@@ -168,12 +168,9 @@ impl Graph {
 
     /// Records a node; outputs as in [`Graph::launch_into`].
     pub(crate) fn record(&mut self, work: Work, inputs: &[Var], outputs: &[Option<Var>]) -> Result<Vec<Var>> {
-        self.check_inputs(&work, inputs)?;
+        self.check_operands(&work, "input", &work.inputs(), inputs)?;
         let written = work.outputs();
-        if written.len() != outputs.len() {
-            let (name, count) = (work.name(), written.len());
-            return Err(Error::Compile(format!("kernel {name} has {count} outputs, got {}", outputs.len())));
-        }
+        check_count(&work, "output", written.len(), outputs.len())?;
         let mut vars = Vec::with_capacity(outputs.len());
         for (i, (expected, given)) in written.into_iter().zip(outputs).enumerate() {
             vars.push(match given {
@@ -192,24 +189,11 @@ impl Graph {
         Ok(vars)
     }
 
-    fn check_outputs(&self, work: &Work, outputs: &[Var]) -> Result<()> {
-        let declared = work.outputs();
-        if declared.len() != outputs.len() {
-            let (name, count) = (work.name(), declared.len());
-            return Err(Error::Compile(format!("kernel {name} has {count} outputs, got {}", outputs.len())));
-        }
-        let mut pairs = declared.iter().zip(outputs).enumerate();
-        pairs.try_for_each(|(i, (spec, var))| check_operand(work, "output", i, spec, self.spec(*var)))
-    }
-
-    fn check_inputs(&self, work: &Work, inputs: &[Var]) -> Result<()> {
-        let declared = work.inputs();
-        if declared.len() != inputs.len() {
-            let (name, count) = (work.name(), declared.len());
-            return Err(Error::Compile(format!("kernel {name} has {count} inputs, got {}", inputs.len())));
-        }
-        let mut pairs = declared.iter().zip(inputs).enumerate();
-        pairs.try_for_each(|(i, (spec, var))| check_operand(work, "input", i, spec, self.spec(*var)))
+    /// Checks that the operands of a kind are as many as the work declares, and of these types and sizes.
+    fn check_operands(&self, work: &Work, role: &'static str, declared: &[Spec], vars: &[Var]) -> Result<()> {
+        check_count(work, role, declared.len(), vars.len())?;
+        let mut pairs = declared.iter().zip(vars).enumerate();
+        pairs.try_for_each(|(i, (spec, var))| check_operand(work, role, i, spec, self.spec(*var)))
     }
 
     /// Gives a tensor another shape with as many elements; nothing is moved. The shape is what later operations see.
@@ -268,6 +252,13 @@ impl Graph {
     pub fn kernels(&self) -> impl Iterator<Item = &Form> {
         self.nodes.iter().filter_map(|node| node.work.kernel())
     }
+}
+
+fn check_count(work: &Work, role: &'static str, declared: usize, got: usize) -> Result<()> {
+    if declared == got {
+        return Ok(());
+    }
+    Err(Error::Compile(format!("kernel {} has {declared} {role}s, got {got}", work.name())))
 }
 
 fn check_operand(work: &Work, role: &'static str, index: usize, expected: &Spec, got: &Spec) -> Result<()> {

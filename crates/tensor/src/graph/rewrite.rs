@@ -155,8 +155,8 @@ impl Rewrite {
         outputs: &[Var],
     ) -> Result<()> {
         let work = Work::Kernel(self.graph.form(kernel, inputs)?);
-        self.graph.check_inputs(&work, inputs)?;
-        self.graph.check_outputs(&work, outputs)?;
+        self.graph.check_operands(&work, "input", &work.inputs(), inputs)?;
+        self.graph.check_operands(&work, "output", &work.outputs(), outputs)?;
         self.set(node, Node { work, inputs: inputs.to_vec(), outputs: outputs.to_vec() });
         Ok(())
     }

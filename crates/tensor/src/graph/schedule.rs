@@ -98,8 +98,8 @@ impl Waiting {
             });
             sum.work = Work::Kernel(kernel.into());
         }
-        graph.check_inputs(&sum.work, &sum.inputs)?;
-        graph.check_outputs(&sum.work, &sum.outputs)?;
+        graph.check_operands(&sum.work, "input", &sum.work.inputs(), &sum.inputs)?;
+        graph.check_operands(&sum.work, "output", &sum.work.outputs(), &sum.outputs)?;
         graph.nodes.push(sum);
         let ready =
             self.readers.iter().take_while(|reader| !self.sums.iter().any(|sum| must_follow(graph, reader, sum)));
