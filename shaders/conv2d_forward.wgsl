@@ -53,7 +53,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         let i = p * STRIDE_H + r - PAD_H;
         let row = (image + select(0u, i, i < H)) * W;
         for (var c = 0u; c < CG4; c++) {
-            var pixels: array<vec4<f32>, TP>;
+            var pixels = array<vec4<f32>, TP>();
             for (var s = 0u; s < S; s++) {
                 // With stride 1 the tile slides along the row: one new pixel for each tap after the first.
                 let kept = select(0u, TP - 1u, STRIDE_W == 1u && s > 0u);

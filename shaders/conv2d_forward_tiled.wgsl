@@ -72,7 +72,7 @@ fn multiply_staged(at: Place, acc: ptr<function, array<vec4<f32>, THREAD_SUMS>>)
     for (var first = 0u; first < CQ; first += SHARES) {
         let q = first + at.share;
         for (var r = 0u; r < R; r++) {
-            var window: array<vec4<f32>, WINDOW>;
+            var window = array<vec4<f32>, WINDOW>();
             for (var i = 0u; i < WINDOW; i++) {
                 window[i] = staged[q * PATCH + corner + r * PITCH + i];
             }

@@ -55,7 +55,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
             let row = ((m * N + n) * P + select(0u, p, p < P)) * Q;
             for (var k = 0u; k < KG4; k++) {
                 // The tile slides along the row of dy: one new pixel for each tap after the first.
-                var pixels: array<vec4<f32>, TP>;
+                var pixels = array<vec4<f32>, TP>();
                 for (var tap = 0u; tap < taps; tap++) {
                     for (var t = 1u; t < TP; t++) {
                         pixels[t - 1u] = pixels[t];

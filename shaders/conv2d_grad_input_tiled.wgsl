@@ -84,7 +84,7 @@ fn multiply_staged(at: Place, acc: ptr<function, array<vec4<f32>, THREAD_SUMS>>)
         let q = first + at.share;
         for (var r = (at.a + MARGIN_H * (STRIDE_H - 1u)) % STRIDE_H; r < R; r += STRIDE_H) {
             let below = (R - 1u + MARGIN_H) / STRIDE_H - (r + MARGIN_H) / STRIDE_H;
-            var window: array<vec4<f32>, WINDOW>;
+            var window = array<vec4<f32>, WINDOW>();
             for (var i = 0u; i < WINDOW; i++) {
                 window[i] = staged[q * PATCH + corner + below * PITCH + i];
             }

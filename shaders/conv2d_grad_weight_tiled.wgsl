@@ -135,7 +135,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
             let line = block / ROW_BLOCKS;
             let column = block % ROW_BLOCKS * TP;
             let at = ((line * STRIDE_H + r) * COLUMNS_X + column * STRIDE_W) * CT + c;
-            var window: array<vec4<f32>, WINDOW>;
+            var window = array<vec4<f32>, WINDOW>();
             for (var i = 0u; i < WINDOW; i++) {
                 window[i] = staged[at + i * CT];
             }

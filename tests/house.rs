@@ -181,8 +181,7 @@ fn no_variable_in_a_loop_is_without_a_value() {
             if starts("for ") || starts("for(") || starts("loop") || starts("while") {
                 loops.push(depth);
             }
-            let is_array = code.contains(": array<");
-            if !loops.is_empty() && starts("var ") && !code.contains('=') && !is_array {
+            if !loops.is_empty() && starts("var ") && !code.contains('=') {
                 found.push(format!("{}:{}", file.display(), index + 1));
             }
             depth = (depth + code.matches('{').count()).saturating_sub(code.matches('}').count());
