@@ -3,22 +3,26 @@
 //! The calls are MPI's own, and not those of the crate `mpi`: its requests must have ended when their scope ends, and
 //! those to a rank that hangs never do.
 
+use std::collections::BTreeSet;
 use std::ffi::{c_char, c_int, c_void};
-use std::mem;
 use std::ops::Range;
+use std::time::{Duration, Instant};
+use std::{mem, thread};
 
 use bytemuck::Pod;
 use mpi::environment::Universe;
 use mpi::ffi;
 use mpi::raw::AsRaw;
 use mpi::topology::SimpleCommunicator;
-use mpi::traits::{Communicator as _, Source as _};
+use mpi::traits::{Communicator as _, MatchedReceiveVec as _, Source as _};
 
 use crate::patience::{Control, Patience, Stop};
 use crate::{Error, Result};
 
 /// Bytes of a message at most; what is longer goes as several, and so no length overflows MPI's counts.
 const MESSAGE: usize = 1 << 26;
+/// The tag of a notice: the ranks that its sender waited for in vain. Collectives have the tags below.
+const NOTICE: i32 = 32767;
 
 /// A part of a buffer that goes to a peer, or comes from it.
 #[derive(Clone, Debug)]
@@ -79,11 +83,10 @@ impl Mpi {
                 // overlaps nothing; and neither buffer is moved, freed or touched until all requests have ended: if one
                 // does not, both are forgotten.
                 let code = unsafe {
-                    let kind = ffi::RSMPI_UINT8_T;
                     if receive {
-                        ffi::MPI_Irecv(incoming.byte_add(piece.start), count, kind, peer, tag, comm, &raw mut raw)
+                        ffi::MPI_Irecv(incoming.byte_add(piece.start), count, byte(), peer, tag, comm, &raw mut raw)
                     } else {
-                        ffi::MPI_Isend(outgoing.byte_add(piece.start), count, kind, peer, tag, comm, &raw mut raw)
+                        ffi::MPI_Isend(outgoing.byte_add(piece.start), count, byte(), peer, tag, comm, &raw mut raw)
                     }
                 };
                 check(code)?;
@@ -124,13 +127,40 @@ impl Mpi {
                 Ok(()) => {}
                 Err(Stop::Abort(status)) => self.abort(status),
                 Err(Stop::Limit(waited)) => {
-                    let mut ranks: Vec<usize> = requests.iter().map(|request| request.peer).collect();
-                    ranks.sort_unstable();
-                    ranks.dedup();
-                    return Err(Error::Silent { ranks, waited });
+                    let missing = requests.iter().map(|request| request.peer).collect();
+                    return Err(Error::Silent { ranks: self.silent(&missing, waited)?, waited });
                 }
             }
         }
+    }
+
+    /// Ranks that hang, among those from which a message is missing. A rank that is one message behind waits for the
+    /// one that hangs, too, and tells so: all ranks that give up name to the others those they waited for.
+    fn silent(&self, missing: &BTreeSet<usize>, waited: Duration) -> Result<Vec<usize>> {
+        let named: &[u64] = Box::leak(missing.iter().map(|rank| *rank as u64).collect());
+        for peer in (0..self.size()).filter(|peer| *peer != self.rank()) {
+            let (mut raw, length) = (unset(), count(size_of_val(named)));
+            let (buffer, kind) = (named.as_ptr().cast(), byte());
+            // SAFETY: the buffer is leaked: it outlives the message, of which nobody waits for the end.
+            check(unsafe {
+                ffi::MPI_Isend(buffer, length, kind, count(peer), NOTICE, self.world.as_raw(), &raw mut raw)
+            })?;
+        }
+        let (mut told, mut blamed) = (BTreeSet::new(), missing.clone());
+        let end = Instant::now() + (waited / 4).min(Duration::from_secs(1));
+        while Instant::now() < end && !missing.is_subset(&told) {
+            for peer in missing.difference(&told.clone()) {
+                let source = self.world.process_at_rank(count(*peer));
+                if let Some(message) = source.immediate_matched_probe_with_tag(NOTICE) {
+                    let (ranks, _) = message.matched_receive_vec::<u64>();
+                    blamed.extend(ranks.into_iter().map(|rank| rank as usize));
+                    told.insert(*peer);
+                }
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        let silent: Vec<usize> = blamed.difference(&told).copied().filter(|rank| *rank != self.rank()).collect();
+        Ok(if silent.is_empty() { missing.iter().copied().collect() } else { silent })
     }
 
     /// Lets MPI go on with what it may have kept back of messages that have ended for this rank.
@@ -159,6 +189,12 @@ fn ended(request: &mut Request) -> Result<bool> {
     // SAFETY: the request was posted by this thread and has not ended; its buffers live on, see `exchange`.
     check(unsafe { ffi::MPI_Test(&raw mut request.raw, &raw mut flag, ffi::RSMPI_STATUS_IGNORE) })?;
     Ok(flag != 0)
+}
+
+/// The type of what is sent and received.
+fn byte() -> ffi::MPI_Datatype {
+    // SAFETY: a constant of the library.
+    unsafe { ffi::RSMPI_UINT8_T }
 }
 
 /// A request before it is posted.
