@@ -9,11 +9,16 @@ use super::{Case, Fill};
 
 /// Members, rows and channels: those of the networks at a small batch, channels that are no multiple of four, columns
 /// that leave threads idle, rows that leave a ragged last chunk or block, several tiles per row, and one of each.
-const SHAPES: [(usize, usize, usize); 7] =
-    [(1, 512, 16), (3, 128, 64), (2, 300, 12), (2, 1030, 5), (1, 11, 324), (1, 1, 1), (3, 37, 38)];
+const SHAPES: [[usize; 3]; 7] =
+    [[1, 512, 16], [3, 128, 64], [2, 300, 12], [2, 1030, 5], [1, 11, 324], [1, 1, 1], [3, 37, 38]];
 
 /// Of these, in a quick check: branches of a network, and channels that are no multiple of four.
-const QUICK: [usize; 2] = [1, 3];
+const QUICK: [[usize; 3]; 2] = [[3, 128, 64], [2, 1030, 5]];
+
+/// A shape as it stands in a case's name.
+fn named(shape: [usize; 3]) -> String {
+    shape.map(|extent| extent.to_string()).join("x")
+}
 
 /// Inverse deviations and variances must be positive.
 fn positive() -> Fill {
@@ -23,9 +28,8 @@ fn positive() -> Fill {
 /// All cases.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (index, (members, rows, channels)) in SHAPES.into_iter().enumerate() {
-        let quick = QUICK.contains(&index);
-        let shape = format!("{members}x{rows}x{channels}");
+    for shape in SHAPES {
+        let ([members, rows, channels], quick, shape) = (shape, QUICK.contains(&shape), named(shape));
         let chunks = Chunks::new(rows, channels);
         let partials = BatchNormPartials { members, channels, chunks };
         cases.push(
@@ -47,48 +51,67 @@ pub fn cases() -> Vec<Case> {
             );
         }
     }
-    for (index, (members, rows, channels)) in SHAPES.into_iter().enumerate() {
-        let shape = format!("{members}x{rows}x{channels}");
-        let quick = QUICK.contains(&index);
-        let residual = [Residual::None, Residual::Same, Residual::Shared, Residual::Normalised][index % 4];
-        let relu = index % 2 == 0;
-        let name = format!("{shape} {residual:?} relu={relu}");
+    for (shape, residual, relu) in [
+        ([1, 512, 16], Residual::None, true),
+        ([3, 128, 64], Residual::Same, false),
+        ([2, 300, 12], Residual::Shared, true),
+        ([2, 1030, 5], Residual::Normalised, false),
+        ([1, 11, 324], Residual::None, true),
+        ([1, 1, 1], Residual::Same, false),
+        ([3, 37, 38], Residual::Shared, true),
+    ] {
+        let [members, rows, channels] = shape;
+        let name = format!("batch_norm_apply/training {} {residual:?} relu={relu}", named(shape));
         let apply = BatchNormApply { members, rows, channels, residual, relu };
-        let case = Case::new(format!("batch_norm_apply/training {name}"), apply, 1);
-        cases.push(case.input(1, positive()).quick(quick));
-        let residual = [Residual::Shared, Residual::None, Residual::Same][index % 3];
-        let relu = index % 2 == 1;
-        let name = format!("{shape} {residual:?} relu={relu}");
-        let inference = BatchNormInference { members, rows, channels, residual, relu, eps: 1e-3 };
-        let case = Case::new(format!("batch_norm_apply/inference {name}"), inference, 1);
-        cases.push(case.input(2, positive()).quick(quick));
-        let activation = [Activation::Relu, Activation::ReluOfSum, Activation::Linear][index % 3];
-        let first = BatchNormGradPartials {
-            members,
-            channels,
-            chunks: Chunks::new(rows, channels),
-            activation,
-            upstream: Upstream::Whole,
-        };
-        let name = format!("batch_norm_backward/{shape} {activation:?}");
-        // Each activation, four channels at a time and one.
-        cases.push(Case::new(name, first, rows).input(2, positive()).quick(index < 4));
-        let addend = index % 3 == 2;
-        let third = BatchNormGradInput { members, rows, channels, addend };
-        let case = Case::new(format!("batch_norm_backward_input/{shape} addend={addend}"), third, 1);
-        cases.push(case.quick(quick));
+        cases.push(Case::new(name, apply, 1).input(1, positive()).quick(QUICK.contains(&shape)));
     }
-    // The remaining pairs of a vector width and an activation.
-    for (activation, channels) in [(Activation::Relu, 7), (Activation::ReluOfSum, 3), (Activation::Linear, 8)] {
-        let first = BatchNormGradPartials {
-            members: 2,
-            channels,
-            chunks: Chunks::new(45, channels),
-            activation,
-            upstream: Upstream::Whole,
-        };
-        let name = format!("batch_norm_backward/2x45x{channels} {activation:?}");
-        cases.push(Case::new(name, first, 45).input(2, positive()));
+    for (shape, residual, relu) in [
+        ([1, 512, 16], Residual::Shared, false),
+        ([3, 128, 64], Residual::None, true),
+        ([2, 300, 12], Residual::Same, false),
+        ([2, 1030, 5], Residual::Shared, true),
+        ([1, 11, 324], Residual::None, false),
+        ([1, 1, 1], Residual::Same, true),
+        ([3, 37, 38], Residual::Shared, false),
+    ] {
+        let [members, rows, channels] = shape;
+        let name = format!("batch_norm_apply/inference {} {residual:?} relu={relu}", named(shape));
+        let inference = BatchNormInference { members, rows, channels, residual, relu, eps: 1e-3 };
+        cases.push(Case::new(name, inference, 1).input(2, positive()).quick(QUICK.contains(&shape)));
+    }
+    for (shape, addend) in [
+        ([1, 512, 16], false),
+        ([3, 128, 64], false),
+        ([2, 300, 12], true),
+        ([2, 1030, 5], false),
+        ([1, 11, 324], false),
+        ([1, 1, 1], true),
+        ([3, 37, 38], false),
+    ] {
+        let [members, rows, channels] = shape;
+        let name = format!("batch_norm_backward_input/{} addend={addend}", named(shape));
+        let input = BatchNormGradInput { members, rows, channels, addend };
+        cases.push(Case::new(name, input, 1).quick(QUICK.contains(&shape)));
+    }
+    // Every activation, four channels at a time and one: those in a quick check, which takes all.
+    for (shape, activation, quick) in [
+        ([1, 512, 16], Activation::Relu, true),
+        ([3, 128, 64], Activation::ReluOfSum, true),
+        ([2, 300, 12], Activation::Linear, true),
+        ([2, 1030, 5], Activation::Relu, true),
+        ([1, 11, 324], Activation::ReluOfSum, false),
+        ([1, 1, 1], Activation::Linear, false),
+        ([3, 37, 38], Activation::Relu, false),
+        ([2, 45, 7], Activation::Relu, false),
+        ([2, 45, 3], Activation::ReluOfSum, false),
+        ([2, 45, 8], Activation::Linear, false),
+    ] {
+        let [members, rows, channels] = shape;
+        let chunks = Chunks::new(rows, channels);
+        let upstream = Upstream::Whole;
+        let first = BatchNormGradPartials { members, channels, chunks, activation, upstream };
+        let name = format!("batch_norm_backward/{} {activation:?}", named(shape));
+        cases.push(Case::new(name, first, rows).input(2, positive()).quick(quick));
     }
     // In one kernel: a gate, and what leaves threads idle.
     for (members, rows, channels) in [(1, 128, 3), (2, 1, 1), (3, 37, 38), (1, 1000, 16)] {

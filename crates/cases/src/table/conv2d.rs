@@ -1,6 +1,6 @@
 //! Convolutions and their gradients.
 
-use tensor::kernels::batch_norm_backward::Activation;
+use tensor::kernels::batch_norm_backward::Activation::{self, Linear, Relu, ReluOfSum};
 use tensor::kernels::conv2d::ConvGeometry;
 use tensor::kernels::conv2d_forward::Conv2dForward;
 use tensor::kernels::conv2d_grad_input::Conv2dGradInput;
@@ -39,49 +39,135 @@ const QUICK: [&str; 11] = [
     "conv2d_grad_weight/scalar",
 ];
 
-fn geometries() -> Vec<(&'static str, ConvGeometry)> {
+/// A geometry, and the variants of each kernel that it is tested in beside the plain ones.
+struct Row {
+    name: &'static str,
+    geometry: ConvGeometry,
+    /// The activation of the batch-norm whose sums the gradient of the input takes along.
+    norm: Activation,
+    /// Adds another gradient to that of the input.
+    addend: bool,
+    /// Adds one where the sums of a batch-norm are taken along, too.
+    addend_behind: bool,
+    /// The convolution and the gradient of its weights read an input that is normalised on the way.
+    normalised: bool,
+    /// That convolution takes statistics of its output, too.
+    statistics_of_normalised: bool,
+}
+
+fn row(name: &'static str, norm: Activation, geometry: ConvGeometry) -> Row {
+    let (addend, addend_behind, normalised, statistics_of_normalised) = (false, false, false, false);
+    Row { name, geometry, norm, addend, addend_behind, normalised, statistics_of_normalised }
+}
+
+impl Row {
+    fn addend(self) -> Self {
+        Self { addend: true, ..self }
+    }
+
+    fn addend_behind(self) -> Self {
+        Self { addend_behind: true, ..self }
+    }
+
+    fn normalised(self) -> Self {
+        Self { normalised: true, ..self }
+    }
+
+    fn statistics_of_normalised(self) -> Self {
+        Self { normalised: true, statistics_of_normalised: true, ..self }
+    }
+}
+
+fn rows() -> Vec<Row> {
     vec![
         // What residual networks use: the image, a stage, the way into the next, branches, shortcuts.
-        ("image", ConvGeometry { channels: 4, height: 32, width: 32, ..BASE }),
-        ("stage", BASE),
-        ("down", ConvGeometry { stride: [2, 2], filters: 32, ..BASE }),
-        ("members", ConvGeometry { members: 3, input_members: 3, channels: 64, filters: 64, batch: 1, ..BASE }),
-        ("fan_out", ConvGeometry { members: 3, stride: [2, 2], filters: 32, ..BASE }),
-        ("shortcut", ConvGeometry { kernel: [1, 1], padding: [0, 0], stride: [2, 2], filters: 32, ..BASE }),
-        ("pointwise", ConvGeometry { kernel: [1, 1], padding: [0, 0], members: 2, filters: 20, ..BASE }),
-        ("stem", ConvGeometry { kernel: [7, 7], padding: [3, 3], stride: [2, 2], channels: 4, height: 18, ..BASE }),
+        row("image", Relu, ConvGeometry { channels: 4, height: 32, width: 32, ..BASE }),
+        row("stage", ReluOfSum, BASE).addend().addend_behind().normalised(),
+        row("down", Linear, ConvGeometry { stride: [2, 2], filters: 32, ..BASE }),
+        row(
+            "members",
+            Relu,
+            ConvGeometry { members: 3, input_members: 3, channels: 64, filters: 64, batch: 1, ..BASE },
+        )
+        .addend(),
+        row("fan_out", ReluOfSum, ConvGeometry { members: 3, stride: [2, 2], filters: 32, ..BASE })
+            .statistics_of_normalised(),
+        row("shortcut", Linear, ConvGeometry { kernel: [1, 1], padding: [0, 0], stride: [2, 2], filters: 32, ..BASE })
+            .addend()
+            .addend_behind(),
+        row("pointwise", Relu, ConvGeometry { kernel: [1, 1], padding: [0, 0], members: 2, filters: 20, ..BASE })
+            .statistics_of_normalised(),
+        row(
+            "stem",
+            ReluOfSum,
+            ConvGeometry { kernel: [7, 7], padding: [3, 3], stride: [2, 2], channels: 4, height: 18, ..BASE },
+        )
+        .addend()
+        .normalised(),
         // What they do not: extents, strides and paddings that differ by axis, edges of tiles, groups.
-        ("uneven", ConvGeometry { kernel: [2, 5], padding: [0, 3], stride: [3, 2], height: 11, width: 5, ..BASE }),
-        ("groups", ConvGeometry { groups: 2, channels: 24, filters: 40, height: 5, width: 3, members: 2, ..BASE }),
-        // ResNeXt: groups of 4, of 8 on the way into a stage with branches, of 64.
-        ("groups_of_4", ConvGeometry { groups: 32, channels: 128, filters: 128, height: 4, width: 4, ..BASE }),
-        (
-            "groups_of_8",
-            ConvGeometry { groups: 4, channels: 32, filters: 32, stride: [2, 2], height: 6, members: 3, ..BASE },
+        row(
+            "uneven",
+            Linear,
+            ConvGeometry { kernel: [2, 5], padding: [0, 3], stride: [3, 2], height: 11, width: 5, ..BASE },
         ),
-        (
+        row(
+            "groups",
+            Relu,
+            ConvGeometry { groups: 2, channels: 24, filters: 40, height: 5, width: 3, members: 2, ..BASE },
+        )
+        .addend()
+        .normalised(),
+        // ResNeXt: groups of 4, of 8 on the way into a stage with branches, of 64.
+        row(
+            "groups_of_4",
+            ReluOfSum,
+            ConvGeometry { groups: 32, channels: 128, filters: 128, height: 4, width: 4, ..BASE },
+        )
+        .statistics_of_normalised(),
+        row(
+            "groups_of_8",
+            Linear,
+            ConvGeometry { groups: 4, channels: 32, filters: 32, stride: [2, 2], height: 6, members: 3, ..BASE },
+        )
+        .addend()
+        .normalised(),
+        row(
             "groups_of_64",
+            Relu,
             ConvGeometry { groups: 2, channels: 128, filters: 128, batch: 1, height: 3, width: 5, ..BASE },
         ),
         // Rows of several tiles and of none, more filters than a tile has, tiles of whole images with some missing,
         // classes of a stride with one row more than others.
-        ("wide", ConvGeometry { height: 6, width: 70, channels: 20, filters: 72, batch: 1, ..BASE }),
-        ("wider", ConvGeometry { height: 3, width: 300, channels: 8, filters: 8, batch: 1, ..BASE }),
-        ("images", ConvGeometry { batch: 7, height: 7, width: 4, channels: 36, filters: 24, ..BASE }),
-        ("odd_down", ConvGeometry { batch: 3, height: 7, width: 9, stride: [2, 2], channels: 24, ..BASE }),
-        ("one_pixel", ConvGeometry { batch: 17, height: 1, width: 1, ..BASE }),
+        row("wide", ReluOfSum, ConvGeometry { height: 6, width: 70, channels: 20, filters: 72, batch: 1, ..BASE })
+            .addend()
+            .addend_behind()
+            .normalised(),
+        row("wider", Linear, ConvGeometry { height: 3, width: 300, channels: 8, filters: 8, batch: 1, ..BASE }),
+        row("images", Relu, ConvGeometry { batch: 7, height: 7, width: 4, channels: 36, filters: 24, ..BASE }).addend(),
+        row(
+            "odd_down",
+            ReluOfSum,
+            ConvGeometry { batch: 3, height: 7, width: 9, stride: [2, 2], channels: 24, ..BASE },
+        )
+        .statistics_of_normalised(),
+        row("one_pixel", Linear, ConvGeometry { batch: 17, height: 1, width: 1, ..BASE }).addend().addend_behind(),
         // Channels that do not come in fours.
-        ("scalar", ConvGeometry { channels: 3, filters: 5, stride: [2, 1], height: 7, members: 2, ..BASE }),
-        ("depthwise", ConvGeometry { channels: 6, filters: 6, groups: 6, kernel: [3, 2], padding: [2, 0], ..BASE }),
-        ("mixed", ConvGeometry { channels: 8, filters: 10, members: 2, input_members: 2, batch: 1, ..BASE }),
+        row("scalar", Relu, ConvGeometry { channels: 3, filters: 5, stride: [2, 1], height: 7, members: 2, ..BASE })
+            .statistics_of_normalised(),
+        row(
+            "depthwise",
+            ReluOfSum,
+            ConvGeometry { channels: 6, filters: 6, groups: 6, kernel: [3, 2], padding: [2, 0], ..BASE },
+        )
+        .addend()
+        .normalised(),
+        row("mixed", Linear, ConvGeometry { channels: 8, filters: 10, members: 2, input_members: 2, batch: 1, ..BASE }),
     ]
 }
 
 /// Every kernel on every geometry.
 pub fn cases() -> Vec<Case> {
-    let geometries = geometries().into_iter().enumerate();
-    let cases = geometries.flat_map(|(index, (name, geometry))| on(index, name, geometry));
-    let cases = cases.map(|case| {
+    let cases = rows().into_iter().flat_map(|row| row.cases()).map(|case| {
         let quick = QUICK.contains(&case.name.as_str());
         case.quick(quick)
     });
@@ -93,43 +179,39 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// The kernels on the geometry of this index; the input gradient alternating between with and without an addend.
-fn on(index: usize, name: &str, geometry: ConvGeometry) -> Vec<Case> {
-    let mut cases = Vec::new();
-    let taps = geometry.kernel[0] * geometry.kernel[1];
-    let [rows, columns] = geometry.output_extent();
-    let forward = taps * geometry.channels / geometry.groups;
-    let backward = taps * geometry.filters / geometry.groups * geometry.members;
-    cases.push(Case::new(
-        format!("conv2d_forward/{name}"),
-        Conv2dForward { geometry, normalised: false, statistics: false },
-        forward,
-    ));
-    // With a normalised input: a mean and a deviation that are not those of the input, to let the ReLU close.
-    if index % 3 == 1 || geometry.channels == 3 || geometry.members > geometry.input_members {
-        let normalised = |case: Case| {
-            let case = case.input(2, Fill::Normal(0.3, 0.2)).input(3, Fill::Normal(1.0, 0.4));
-            Case { name: case.name.clone() + "/normalised", ..case.input(4, Fill::Normal(0.2, 0.5)) }
-        };
-        let kernel = Conv2dForward { geometry, normalised: true, statistics: index.is_multiple_of(2) };
-        cases.push(normalised(Case::new(format!("conv2d_forward/{name}"), kernel, forward)));
-        let kernel = Conv2dGradWeight { geometry, normalised: true };
+impl Row {
+    fn cases(&self) -> Vec<Case> {
+        let &Row { name, geometry, norm, addend, .. } = self;
+        let [rows, columns] = geometry.output_extent();
+        let taps = geometry.kernel[0] * geometry.kernel[1];
+        // Lengths of the three reductions.
+        let forward = taps * geometry.channels / geometry.groups;
+        let backward = taps * geometry.filters / geometry.groups * geometry.members;
         let pixels = geometry.batch * rows * columns;
-        cases.push(normalised(Case::new(format!("conv2d_grad_weight/{name}"), kernel, pixels)));
+
+        let plain = Conv2dForward { geometry, normalised: false, statistics: false };
+        let statistics = Conv2dForward { statistics: true, ..plain.clone() };
+        let weight = Conv2dGradWeight { geometry, normalised: false };
+        let input = Conv2dGradInput { geometry, addend, norm: None };
+        let behind = Conv2dGradInput { geometry, addend: self.addend_behind, norm: Some(norm) };
+        let mut cases = vec![
+            Case::new(format!("conv2d_forward/{name}"), plain, forward),
+            Case::new(format!("conv2d_forward/{name}/statistics"), statistics, forward),
+            Case::new(format!("conv2d_grad_input/{name}"), input, backward),
+            Case::new(format!("conv2d_grad_input/{name}/{norm:?}"), behind, backward),
+            Case::new(format!("conv2d_grad_weight/{name}"), weight, pixels),
+        ];
+        if self.normalised {
+            let kernel = Conv2dForward { geometry, normalised: true, statistics: self.statistics_of_normalised };
+            cases.push(normalised(Case::new(format!("conv2d_forward/{name}/normalised"), kernel, forward)));
+            let kernel = Conv2dGradWeight { geometry, normalised: true };
+            cases.push(normalised(Case::new(format!("conv2d_grad_weight/{name}/normalised"), kernel, pixels)));
+        }
+        cases
     }
-    let kernel = Conv2dGradInput { geometry, addend: index % 2 == 1, norm: None };
-    cases.push(Case::new(format!("conv2d_grad_input/{name}"), kernel, backward));
-    let kernel = Conv2dForward { geometry, normalised: false, statistics: true };
-    cases.push(Case::new(format!("conv2d_forward/{name}/statistics"), kernel, forward));
-    let norm = [Activation::Relu, Activation::ReluOfSum, Activation::Linear][index % 3];
-    let kernel = Conv2dGradInput { geometry, addend: index % 4 == 1 && norm != Activation::Relu, norm: Some(norm) };
-    let name_of_norm = format!("conv2d_grad_input/{name}/{norm:?}");
-    cases.push(Case::new(name_of_norm, kernel, backward));
-    let pixels = geometry.batch * rows * columns;
-    cases.push(Case::new(
-        format!("conv2d_grad_weight/{name}"),
-        Conv2dGradWeight { geometry, normalised: false },
-        pixels,
-    ));
-    cases
+}
+
+/// Fills what normalises the input: a mean and a deviation that are not those of the input let the ReLU close.
+fn normalised(case: Case) -> Case {
+    case.input(2, Fill::Normal(0.3, 0.2)).input(3, Fill::Normal(1.0, 0.4)).input(4, Fill::Normal(0.2, 0.5))
 }
