@@ -1,4 +1,4 @@
-//! What networks cost: parameters and operations against the table of the method's page, every digit given there;
+//! Costs of networks: parameters and operations against the table of the method's page, every digit given there;
 //! memory traffic and dispatches of a step against what an engine that fuses well needs.
 
 use std::collections::BTreeMap;

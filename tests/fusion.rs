@@ -57,7 +57,7 @@ fn compared_on(device: &Device) -> Vec<(&'static str, Box<dyn Architecture>)> {
     all.into_iter().take(count).collect()
 }
 
-/// What a step leaves behind.
+/// State after a step.
 struct Step {
     loss: f64,
     gradients: Vec<f32>,

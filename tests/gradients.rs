@@ -198,7 +198,7 @@ fn convolutions() -> Vec<(&'static str, Record)> {
     ]
 }
 
-/// What can be added to a normalisation.
+/// Residuals that can be added to a normalisation.
 #[derive(Clone, Copy)]
 enum Addition {
     Nothing,
@@ -285,7 +285,7 @@ fn poolings() -> Vec<(&'static str, Record)> {
     ]
 }
 
-/// What joins channels and copies members.
+/// Operations that join channels and copy members.
 fn joins() -> Vec<(&'static str, Record)> {
     let concat = |name, a: [usize; 5], channels| {
         case(name, move |recorder: &mut Recorder| {
@@ -526,7 +526,7 @@ fn against_differences(case: &(&'static str, Record)) -> Result<f64> {
             };
             let (high, high_loss) = at(STEP)?;
             let (low, low_loss) = at(-STEP)?;
-            // What the tensor really moved by: rounded, too.
+            // The tensor's actual change: rounded, too.
             let moved: Vec<f32> = high.iter().zip(&low).map(|(high, low)| high - low).collect();
             let (expected, got) = (high_loss - low_loss, dot(gradient, &moved));
             let usual = (dot(gradient, gradient) * dot(&moved, &moved) / values.len() as f64).sqrt();

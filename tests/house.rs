@@ -95,7 +95,7 @@ fn no_dependency_comes_in_two_versions_unseen() {
     assert!(gone.is_empty(), "no longer in two versions: {gone:?}; take it off the list");
 }
 
-/// What is not of this workspace comes from one registry, and is held to a checksum.
+/// Dependencies outside this workspace come from one registry, and are held to checksums.
 #[test]
 fn every_dependency_has_a_source_and_a_checksum() {
     let lock = fs::read_to_string(root().join("Cargo.lock")).expect("readable");
@@ -162,6 +162,69 @@ fn no_line_is_longer_than_120_columns() {
         long.extend(long_lines.map(|(index, _)| format!("{}:{}", file.display(), index + 1)));
     }
     assert!(long.is_empty(), "{} lines are longer:\n{}", long.len(), long.join("\n"));
+}
+
+/// Words of a question: a comment says what a thing is, and begins with a noun or a verb.
+const QUESTIONS: [&str; 7] = ["What", "Whether", "How", "Has", "Have", "Is", "Are"];
+
+/// Phrases that have a plainer word: instead of, in alternation, expensive, a count by its name, your own.
+const PHRASES: [&str; 6] = ["in place of", "by turns", "is dear", "as ever", "so many", "of one's own"];
+
+/// The text of a line that is a comment and nothing else.
+fn comment(line: &str) -> Option<&str> {
+    line.trim_start().strip_prefix("//").map(|text| text.trim_start_matches(['/', '!']).trim())
+}
+
+/// The first lines of a file's comments, and of their paragraphs, with their indices.
+fn beginnings(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut inside = false;
+    text.lines().enumerate().filter_map(move |(index, line)| {
+        let text = comment(line).filter(|text| !text.is_empty());
+        let begins = !inside;
+        inside = text.is_some();
+        text.filter(|_| begins).map(|text| (index, text))
+    })
+}
+
+#[test]
+fn comments_begin_with_a_noun_or_a_verb() {
+    let mut sources = Vec::new();
+    for folder in ["benches", "crates", "examples", "shaders", "src", "tests", "tools"] {
+        files(&root().join(folder), &[".rs", ".wgsl"], &mut sources);
+    }
+    assert!(sources.len() > 250, "{} files", sources.len());
+    let mut found = Vec::new();
+    for file in sources {
+        let text = fs::read_to_string(&file).expect("readable");
+        for (index, line) in beginnings(&text) {
+            if QUESTIONS.contains(&line.split(' ').next().unwrap_or_default()) {
+                found.push(format!("{}:{}: {line}", file.display(), index + 1));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{} comments begin with a question:\n{}", found.len(), found.join("\n"));
+}
+
+#[test]
+fn prose_is_plain() {
+    let mut all = Vec::new();
+    for folder in ["benches", "crates", "docs", "examples", "shaders", "src", "tests", "tools", "recipes"] {
+        files(&root().join(folder), &[".rs", ".wgsl", ".md", ".toml", ".sh", ".py"], &mut all);
+    }
+    all.extend([root().join("README.md"), root().join("datasets/README.md")]);
+    let mut found = Vec::new();
+    // This file has the phrases in a list.
+    for file in all.into_iter().filter(|file| !file.ends_with("tests/house.rs")) {
+        let text = fs::read_to_string(&file).expect("readable");
+        let is_page = file.extension().is_some_and(|extension| extension == "md");
+        for (index, line) in text.lines().enumerate() {
+            let words = if is_page { Some(line) } else { comment(line).or(line.trim_start().strip_prefix('#')) };
+            if let Some(phrase) = words.and_then(|words| PHRASES.into_iter().find(|phrase| words.contains(phrase))) {
+                found.push(format!("{}:{}: {phrase}", file.display(), index + 1));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{} lines have a plainer word:\n{}", found.len(), found.join("\n"));
 }
 
 /// WGSL zeroes a variable that is declared without a value each time; some compilers do so once, before the loop.

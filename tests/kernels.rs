@@ -56,7 +56,7 @@ fn a_quick_check_takes_two_cases_of_every_kernel_and_every_entry_point() {
     assert!(kernels.len() > 25 && quick < all.len() / 2);
 }
 
-/// What the CPU device computes is what the references specify, in 16 bits, too; nothing else is written.
+/// The CPU device computes what the references specify, in 16 bits, too; nothing else is written.
 #[test]
 fn the_cpu_agrees_with_references() {
     let cases = selected();
@@ -69,8 +69,7 @@ fn the_cpu_agrees_with_references() {
     assert!(failures.is_empty(), "{} runs fail\n{}", failures.len(), failures.join("\n"));
 }
 
-/// Set to anything, has every case run in every variant: what `train selftest` does, and takes long on software
-/// adapters.
+/// Set to anything, runs every case in every variant, as `train selftest` does; slow on software adapters.
 const ALL: &str = "ONFLY_ALL_VARIANTS";
 
 /// Tells whether activations of a case have 16 bits. Its shaders differ from those in 32 bits in nothing but how

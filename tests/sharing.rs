@@ -21,7 +21,7 @@ const CLASSES: usize = 5;
 const BRANCHES: usize = 3;
 const STEPS: usize = 4;
 
-/// Where threads meet, and lay down what they have.
+/// The meeting point of threads, where they lay down their data.
 #[derive(Debug)]
 struct Table {
     places: Mutex<Vec<Vec<f32>>>,
@@ -33,7 +33,7 @@ impl Table {
         Self { places: Mutex::new(vec![Vec::new(); processes]), barrier: Barrier::new(processes) }
     }
 
-    /// What everybody has laid down.
+    /// Data that every thread has laid down.
     fn all(&self, rank: usize, own: Vec<f32>) -> Vec<Vec<f32>> {
         self.places.lock().expect("nobody panicked")[rank] = own;
         self.barrier.wait();
@@ -97,7 +97,7 @@ fn batch(step: usize) -> (Vec<f32>, Vec<u32>) {
     (images, (0..BATCH).map(|_| rng.below(CLASSES) as u32).collect())
 }
 
-/// What training leaves behind: parameters, velocities, running statistics, sums of the losses.
+/// State after training: parameters, velocities, running statistics, sums of the losses.
 type State = [Vec<f32>; 4];
 
 /// Trains for some steps on the part of every batch that is this process's.

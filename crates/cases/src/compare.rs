@@ -1,11 +1,11 @@
-//! What a device computed against what the reference did, element by element.
+//! Outputs of a device against those of the reference, element by element.
 
 use std::fmt;
 
 use half::f16;
 use tensor::{DType, Spec};
 
-/// How an output stands against its reference.
+/// Comparison of an output with its reference.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Comparison {
     /// The largest error of an element as a share of what is allowed: 1 and less is right. Infinite where a value is
@@ -22,9 +22,9 @@ pub struct Mismatch {
     pub output: usize,
     /// The element, counted row-major.
     pub index: usize,
-    /// What the reference has there.
+    /// The reference's value there.
     pub expected: f64,
-    /// What the device has there.
+    /// The device's value there.
     pub got: f64,
     /// The error that is allowed there.
     pub allowed: f64,

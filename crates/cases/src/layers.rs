@@ -1,4 +1,4 @@
-//! What a network really runs: the kernels of a training step, for benches only.
+//! Kernels of a network's training step, for benches only.
 
 use std::collections::HashMap;
 

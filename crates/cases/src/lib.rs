@@ -26,9 +26,9 @@ pub struct Case {
     pub name: String,
     /// The kernel itself.
     pub kernel: Form,
-    /// How each input is filled.
+    /// The fill of each input.
     pub inputs: Vec<Fill>,
-    /// What each updated output (see `Kernel::updates`) holds beforehand, in order.
+    /// Initial contents of each updated output (see `Kernel::updates`), in order.
     pub updates: Vec<Fill>,
     /// Allowed error of an element, relative to its magnitude plus the output's root mean square.
     pub tolerance: f64,
@@ -37,7 +37,7 @@ pub struct Case {
     pub quick: bool,
 }
 
-/// How an operand is filled. Random fills are asymmetric on purpose: a transposed or shifted read must fail.
+/// The fill of an operand. Random fills are asymmetric on purpose: a transposed or shifted read must fail.
 #[derive(Debug, Clone)]
 pub enum Fill {
     /// Normal with this mean and standard deviation.

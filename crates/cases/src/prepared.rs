@@ -7,7 +7,7 @@ use crate::Case;
 
 /// Words before and after every output that no kernel may touch; a multiple of the alignment.
 const GUARD: usize = 64;
-/// What outputs and guards hold beforehand: a NaN that no kernel computes.
+/// Initial contents of outputs and guards: a NaN that no kernel computes.
 const POISON: u32 = 0x7fc0_dead;
 
 /// The operands of a case on a device, with guarded and poisoned outputs.
@@ -79,7 +79,7 @@ impl Case {
 }
 
 impl Operands {
-    /// What `kernel`'s reference makes of them.
+    /// Outputs of `kernel`'s reference for them.
     pub fn reference(&self, kernel: &Form) -> Vec<Vec<u32>> {
         let mut outputs = self.outputs.clone();
         let (input_specs, output_specs) = (kernel.inputs(), kernel.outputs());

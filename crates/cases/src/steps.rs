@@ -23,18 +23,18 @@ const FLOOR: f64 = 1e-3;
 /// Why steps cannot be run, in words.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// What a check of whole steps has found.
+/// Findings of a check of whole steps.
 #[derive(Debug, Clone)]
 pub struct Check {
     /// The check in words.
     pub what: String,
     /// The largest error as a share of what is allowed; nothing where bits were compared, or nothing was.
     pub worst: Option<f64>,
-    /// What is wrong, if anything is.
+    /// The fault, if there is one.
     pub problem: Option<String>,
 }
 
-/// What a step leaves behind.
+/// State after a step.
 #[derive(Debug, Clone, PartialEq)]
 struct Left {
     loss: f64,
@@ -42,7 +42,7 @@ struct Left {
     state: State,
 }
 
-/// What the next step goes on from.
+/// State that the next step starts from.
 #[derive(Debug, Clone, PartialEq)]
 struct State {
     values: Vec<u32>,
@@ -164,7 +164,7 @@ impl Reference {
         Ok(Self { precision, initial, steps })
     }
 
-    /// What a step begins from.
+    /// State before a step.
     fn before(&self, step: usize) -> &State {
         step.checked_sub(1).map_or(&self.initial, |last| &self.steps[last].state)
     }
@@ -172,11 +172,11 @@ impl Reference {
 
 /// Errors that are allowed, as shares of the largest magnitude of a tensor, and of the loss.
 ///
-/// Where an activation lies within rounding of zero, one device's ReLU is open and the other's is not, and a gradient
-/// gains or loses a whole term: of a sum over the 8 to 64 pixels of so many images in the last stage, whose terms have
-/// any sign, one in a hundred. A kernel that is wrong errs by as much as its results are. In 16 bits so many ReLUs turn
-/// that single elements of gradients tell nothing (on llvmpipe they differ by up to a tenth of the largest): there the
-/// loss alone is compared, and the kernels by themselves.
+/// For an activation within rounding of zero, one device's ReLU is open and the other's is not, and a gradient gains
+/// or loses a whole term: about one in a hundred of a sum over the 8 to 64 pixels of a batch's images in the last
+/// stage, whose terms have any sign. The error of a wrong kernel is as large as its results. In 16 bits many ReLUs
+/// turn, and single elements of gradients tell nothing (on llvmpipe they differ by up to a tenth of the largest): the
+/// loss alone is compared there, and the kernels by themselves.
 fn allowed(precision: DType) -> (Option<f64>, f64) {
     match precision {
         DType::F16 => (None, 0.008),
@@ -289,7 +289,7 @@ fn errors(got: &Left, want: &Left, before: &State, entries: &[Param], precision:
     found
 }
 
-/// What differs between two runs of all steps, if anything does.
+/// The difference between two runs of all steps, if there is one.
 fn repeated(run: &mut Run) -> Result<Option<String>> {
     let (first, second) = (run.steps()?, run.steps()?);
     let differs = first.iter().zip(&second).position(|(first, second)| first != second);

@@ -67,7 +67,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What became of a case.
+/// The outcome of a case.
 #[derive(Debug, Clone)]
 pub struct Outcome {
     /// The case's name.
@@ -82,7 +82,7 @@ pub struct Outcome {
     pub worst: f64,
     /// Time of the reference and of all runs, compiling included.
     pub time: Duration,
-    /// What is wrong.
+    /// The fault.
     pub failures: Vec<Failure>,
     /// True if a device failed for good, and the runs that were left could not be made.
     pub lost: bool,
@@ -162,7 +162,7 @@ pub fn verify(case: &Case, devices: &[Opened]) -> Outcome {
     outcome
 }
 
-/// What is wrong with a run: the first wrong element if there are outputs, and all of it in words.
+/// The fault of a run: the first wrong element if there are outputs, and all of it in words.
 type Wrong = (Option<Mismatch>, String);
 
 /// Runs a candidate; returns the largest error as a share of what is allowed, and what is wrong.
@@ -214,7 +214,7 @@ impl Outcome {
 
 /// Opens the devices under test.
 pub type Open<'a> = dyn Fn() -> tensor::Result<Vec<Opened>> + 'a;
-/// Is told of each case; a break ends the check after the cases under way.
+/// Callback for each case; a break ends the check after the cases under way.
 pub type Watch<'a> = dyn Fn(&Outcome) -> ControlFlow<()> + Sync + 'a;
 
 /// Devices that are opened anew when they have failed.
@@ -238,7 +238,7 @@ impl Rig<'_> {
     }
 }
 
-/// What some of the cases came to.
+/// Totals over some of the cases.
 #[derive(Default)]
 struct Pass {
     done: Vec<(usize, Outcome)>,

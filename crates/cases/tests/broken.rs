@@ -151,7 +151,7 @@ fn a_check_ends_when_it_is_told_to() {
     assert!((10..500).contains(&outcomes.len()), "{}", outcomes.len());
 }
 
-/// What the table's kernels can be launched as, on an adapter that has 16-bit floats and on one that has not.
+/// Launches of the table's kernels, on an adapter with 16-bit floats and on one without.
 #[test]
 fn candidates_are_those_of_every_kind_of_adapter_each_once() {
     let case = cases::all().into_iter().find(|case| case.name == "conv2d_forward/stage/f16").expect("in the table");
@@ -160,7 +160,7 @@ fn candidates_are_those_of_every_kind_of_adapter_each_once() {
         |own, reach| candidates(&case.kernel, own, reach).into_iter().map(|found| found.name).collect::<Vec<_>>();
     let names = |own| within(own, Reach::All);
     let with = names(Some(Target::HARDWARE));
-    // What software adapters run is the last of those for hardware.
+    // Software adapters run the last of those for hardware.
     let count = with.len() / 2;
     let of = |stored: &str| (0..count).map(|i| format!("hardware {i}, {stored}")).collect::<Vec<_>>();
     assert!(count > 1);

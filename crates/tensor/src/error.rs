@@ -1,4 +1,4 @@
-//! What can go wrong in the engine, in words a user can act on.
+//! Errors of the engine, in words a user can act on.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ pub enum Error {
     Shape {
         /// The operation, by its public name.
         op: &'static str,
-        /// What is wrong, with the shapes that clash.
+        /// The fault, with the shapes that clash.
         problem: String,
     },
     /// A kernel was given a tensor that differs from what it declares.
@@ -27,9 +27,9 @@ pub enum Error {
         role: &'static str,
         /// Position in the kernel's list.
         index: usize,
-        /// What the kernel declares.
+        /// The kernel's declaration.
         expected: Spec,
-        /// What was passed.
+        /// The operand that was passed.
         got: Spec,
     },
     /// A graph that cannot become a program.
@@ -40,7 +40,7 @@ pub enum Error {
     Parameter {
         /// The parameter's name.
         name: String,
-        /// What is wrong with it.
+        /// The fault.
         problem: String,
     },
     /// A kernel wrote a value that is not finite, which is an error where that is checked.
@@ -51,21 +51,21 @@ pub enum Error {
     Device {
         /// The device's name.
         device: String,
-        /// What happened, and at which kernel if known.
+        /// The event, and at which kernel if known.
         problem: String,
     },
     /// Other processes, or what connects to them, failed.
     #[error("cannot {what}: {problem}")]
     Exchange {
-        /// What was to be done.
+        /// The attempted action.
         what: &'static str,
-        /// What happened.
+        /// The event.
         problem: String,
     },
     /// The `--device` name fits nothing on this machine.
     #[error("no device fits \"{wanted}\"; this machine has: {available}")]
     NoSuchDevice {
-        /// What was asked for.
+        /// The request.
         wanted: String,
         /// The names that can be asked for, separated by commas.
         available: String,
@@ -75,7 +75,7 @@ pub enum Error {
     Transfer {
         /// The tensor's name.
         tensor: String,
-        /// What is wrong.
+        /// The fault.
         problem: String,
     },
 }
@@ -90,7 +90,7 @@ pub fn shape_error<T>(op: &'static str, problem: impl Into<String>) -> Result<T>
 pub struct NotFinite {
     /// The dispatch, from 0, and how many there are.
     pub dispatch: usize,
-    /// How many there are.
+    /// Their number.
     pub dispatches: usize,
     /// Its kernel's name and shapes.
     pub kernel: String,

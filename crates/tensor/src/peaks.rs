@@ -1,4 +1,4 @@
-//! What a device can do at most, measured: multiply-adds in registers, copies through its memory, reads of workgroup
+//! Measured peaks of a device: multiply-adds in registers, copies through its memory, reads of workgroup
 //! memory.
 
 use std::time::{Duration, Instant};

@@ -228,7 +228,7 @@ fn a_normalised_input_is_that_of_the_normalised_tensor() {
     }
 }
 
-/// What a convolution does of a batch-norm beside its own work is, bit for bit, what the batch-norm's kernels do behind
+/// The part of a batch-norm that a convolution does beside its own work is, bit for bit, that of its kernels behind
 /// it.
 #[test]
 fn first_passes_of_batch_norms_are_those_of_their_own_kernels() {
@@ -276,7 +276,7 @@ fn first_passes_of_batch_norms_are_those_of_their_own_kernels() {
     }
 }
 
-/// Where this machine runs these tests with its widest vectors, other machines run narrower ones: `ONFLY_VECTORS` asks
+/// This machine runs these tests with its widest vectors, others run narrower ones: `ONFLY_VECTORS` asks
 /// for them, and means nothing where there are none of the name.
 #[test]
 fn narrower_vectors_pass_the_same_tests() {

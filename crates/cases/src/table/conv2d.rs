@@ -80,7 +80,7 @@ impl Row {
 
 fn rows() -> Vec<Row> {
     vec![
-        // What residual networks use: the image, a stage, the way into the next, branches, shortcuts.
+        // Shapes of residual networks: the image, a stage, the way into the next, branches, shortcuts.
         row("image", Relu, ConvGeometry { channels: 4, height: 32, width: 32, ..BASE }),
         row("stage", ReluOfSum, BASE).addend().addend_behind().normalised(),
         row("down", Linear, ConvGeometry { stride: [2, 2], filters: 32, ..BASE }),
@@ -104,7 +104,7 @@ fn rows() -> Vec<Row> {
         )
         .addend()
         .normalised(),
-        // What they do not: extents, strides and paddings that differ by axis, edges of tiles, groups.
+        // Shapes they lack: extents, strides and paddings that differ by axis, edges of tiles, groups.
         row(
             "uneven",
             Linear,

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::kernel::{Binding, Launch, Target};
 use crate::tuning::Choices;
 
-/// How a GPU device is opened.
+/// Options for opening a GPU device.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct GpuOptions {
     /// Keep the bounds, loop and division checks that naga can add to shaders. Tests do; normal runs do not.
@@ -29,7 +29,7 @@ const FLOPS_PER_BYTE: u64 = 8;
 /// Submissions in flight at most, so that a step's inputs are never far ahead of the device.
 const SUBMISSIONS_IN_FLIGHT: usize = 4;
 
-/// How long a submission may take: far longer than any that this program makes takes on the slowest adapter.
+/// Limit of a submission's time: far longer than any of this program takes on the slowest adapter.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// The variable of the environment that says it otherwise, in seconds.
 const PATIENCE_VARIABLE: &str = "ONFLY_GPU_PATIENCE";
@@ -139,7 +139,7 @@ impl GpuDevice {
         self.host_memory
     }
 
-    /// What failed since the device was opened, if anything. A failed device stays failed.
+    /// The first failure since the device was opened, if any. A failed device stays failed.
     fn check(&self) -> Result<()> {
         match &*self.failure.lock().unwrap_or_else(PoisonError::into_inner) {
             None => Ok(()),
@@ -323,13 +323,13 @@ impl GpuDevice {
     }
 }
 
-/// The time that so many seconds are; what is no such number is as good as none.
+/// A duration of this many seconds; none if the number is no duration.
 fn patience(seconds: Option<&str>) -> Duration {
     let given = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds.parse().ok()?).ok());
     given.unwrap_or(PATIENCE)
 }
 
-/// What `wgpu` says, on one line.
+/// A message of `wgpu` on one line.
 fn explain(error: &wgpu::Error) -> String {
     let text = match error {
         wgpu::Error::OutOfMemory { .. } => "out of device memory; a smaller --batch needs less".to_owned(),
@@ -370,7 +370,7 @@ type Wanted<'a> = (&'a str, &'a Launch, &'a str);
 impl GpuProgram {
     pub(super) fn new(device: &Arc<GpuDevice>, dispatches: &[Dispatch]) -> Result<Self> {
         let target = &device.target;
-        // What the host does is no pass of the device.
+        // Work of the host is no pass of the device.
         let launch = |dispatch: &Dispatch| {
             dispatch.work.kernel().map(|kernel| device.choices.launch(kernel, target).in_subgroups(target))
         };

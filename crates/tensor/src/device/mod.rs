@@ -74,7 +74,7 @@ pub enum Executable {
     Gpu(gpu::GpuProgram),
 }
 
-/// Has the CPU device, and whatever else computes on the host, use so many threads. Good before anything is computed.
+/// Sets the number of threads of the CPU device and of all other computation on the host. Call before computing.
 ///
 /// # Errors
 /// When something was computed already.
@@ -120,7 +120,7 @@ impl Device {
         }
     }
 
-    /// What kernels may know of the adapter; none of the CPU device.
+    /// Facts of the adapter that kernels may use; none for the CPU device.
     pub fn target(&self) -> Option<Target> {
         match self {
             Self::Cpu(_) => None,

@@ -7,7 +7,7 @@ use super::{Device, GpuDevice, GpuOptions};
 use crate::cpu::vectors;
 use crate::error::{Error, Result};
 
-/// What `devices` prints of an adapter.
+/// Facts of an adapter that `devices` prints.
 #[derive(Debug, Clone)]
 pub struct AdapterSummary {
     /// The adapter's own name.
@@ -32,7 +32,7 @@ pub struct AdapterSummary {
     pub automatic: bool,
 }
 
-/// What identifies an adapter and the driver that compiles for it.
+/// The identity of an adapter and the driver that compiles for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Adapter {
     /// The adapter's own name.

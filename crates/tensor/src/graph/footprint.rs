@@ -1,4 +1,4 @@
-//! What programs need of a device's memory, known before anything is allocated.
+//! Device memory that programs need, known before anything is allocated.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ fn bytes(words: usize) -> u64 {
 }
 
 impl Graph {
-    /// What the graph will need once it is compiled. Banks count with the size that they have by then.
+    /// Memory that the graph needs once it is compiled. Banks count with the size that they have by then.
     ///
     /// # Errors
     /// When the graph cannot be compiled.

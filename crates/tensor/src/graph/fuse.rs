@@ -25,7 +25,7 @@ use crate::kernels::conv2d_grad_weight::Conv2dGradWeight;
 use crate::kernels::global_average_pool::GlobalAveragePoolGrad;
 use crate::kernels::sum_partials::SumPartials;
 
-/// How often each rule changed a graph, by its name.
+/// Counts of each rule's changes to a graph, by its name.
 pub type Fired = BTreeMap<&'static str, usize>;
 
 /// Looks at a node, and changes it and those around it if it can.
@@ -224,7 +224,7 @@ fn spread_on_read(rewrite: &mut Rewrite, node: usize) -> Result<bool> {
 /// g -> [batch_norm_backward] -others-> [sum_partials]      =>      partials, others -> [sum_partials]
 /// ```
 ///
-/// What is added to a normalised tensor has its gradient `g`. If that is a normalised tensor, too, its sums can be
+/// A residual of a normalised tensor has the same gradient `g`. If it is a normalised tensor, too, its sums can be
 /// taken at once, and [in the same dispatch](share_dispatches).
 fn sums_side_by_side(rewrite: &mut Rewrite, node: usize) -> Result<bool> {
     if rewrite.kernel::<BatchNormGradPartials>(node).is_none() {
@@ -248,8 +248,8 @@ fn operands<const I: usize, const O: usize>(rewrite: &Rewrite, node: usize) -> O
     Some((rewrite.inputs(node).try_into().ok()?, rewrite.outputs(node).try_into().ok()?))
 }
 
-/// What a tensor is the normalisation of, if it is one, without a residual and with or without a ReLU: the node, and
-/// its `x`, `stats`, `gamma` and `beta`.
+/// The normalisation that writes `y`, without a residual and with or without a ReLU, if one does: the node, and its
+/// `x`, `stats`, `gamma` and `beta`.
 fn normalisation(rewrite: &Rewrite, y: Var, relu: bool) -> Option<(usize, [Var; 4])> {
     let (node, apply) = rewrite.written_by::<BatchNormApply>(y)?;
     let plain = apply.relu == relu && apply.residual == Residual::None;

@@ -1,4 +1,4 @@
-//! What the host does in the middle of a program: the device's part before it is finished, the operands are copied to
+//! Work of the host in the middle of a program: the device's part before it is finished, the operands are copied to
 //! the host and back, and the device goes on. A program without such work is submitted as a whole.
 
 use std::any::Any;

@@ -30,7 +30,7 @@ use crate::state::bank::Bank;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Var(pub(crate) usize);
 
-/// Where a tensor lives.
+/// The memory that a tensor lives in.
 #[derive(Debug, Clone)]
 pub(crate) enum Home {
     /// In a slot that the memory plan gives it.
@@ -134,7 +134,7 @@ impl Graph {
     }
 
     /// Records a kernel, some of whose outputs are given (state); the others are new tensors. Returns all of them.
-    /// Where an activation lies in 16 bits, so do all of the kernel.
+    /// If one activation is stored in 16 bits, so are all of the kernel.
     ///
     /// # Errors
     /// When the operands are not what the kernel declares, or an updated output is not state.

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Home, Var};
 
-/// What a compiled graph runs, and where its temporaries lie.
+/// The nodes that a compiled graph runs, and the offsets of its temporaries.
 #[derive(Debug)]
 pub struct Plan {
     /// Indices of the live nodes, in recorded order.
@@ -12,7 +12,7 @@ pub struct Plan {
     pub slots: Vec<Option<usize>>,
     /// Size of each slot in words.
     pub slot_words: Vec<usize>,
-    /// What the temporaries would take without sharing slots, in words.
+    /// Size of the temporaries if none shared a slot, in words.
     pub unshared_words: usize,
 }
 

@@ -24,7 +24,7 @@ pub struct Program {
     work: Vec<Work>,
     /// The kernels with their operands.
     dispatches: Vec<Dispatch>,
-    /// What the host does, by the dispatch in whose place it stands.
+    /// Work of the host, by the dispatch before which it runs.
     host: BTreeMap<usize, HostDispatch>,
     poison: bool,
     readable: BTreeMap<Var, (View, Spec, String)>,
@@ -48,12 +48,12 @@ struct Slot {
     words: usize,
 }
 
-/// What a program needs of a device's memory, in bytes, besides banks.
+/// Device memory that a program needs, in bytes, besides banks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
     /// Slots of the temporaries, those of another program included ([`Graph::compile_beside`]).
     pub planned: usize,
-    /// What the temporaries would take if none shared a slot.
+    /// Size of the temporaries if none shared a slot.
     pub unshared: usize,
     /// The largest slot.
     pub largest: usize,
@@ -314,7 +314,7 @@ impl Program {
         })
     }
 
-    /// What one run does, in order.
+    /// The work of one run, in order.
     pub fn work(&self) -> &[Work] {
         &self.work
     }
@@ -324,12 +324,12 @@ impl Program {
         self.work.iter().filter_map(Work::kernel)
     }
 
-    /// How often each rule of fusion has changed the step as it was recorded.
+    /// Counts of the changes that each rule of fusion made to the recorded step.
     pub fn fired(&self) -> &Fired {
         &self.fired
     }
 
-    /// How many dispatches one run takes: on a GPU, those kernels whose variant for it works in passes take several.
+    /// Number of dispatches of one run: on a GPU, a kernel whose variant works in passes takes several.
     pub fn dispatches(&self) -> usize {
         match &self.executable {
             Executable::Cpu(_) => self.work.len(),
@@ -337,7 +337,7 @@ impl Program {
         }
     }
 
-    /// What it needs of the device's memory.
+    /// Device memory that the program needs.
     pub fn memory(&self) -> Memory {
         self.memory
     }

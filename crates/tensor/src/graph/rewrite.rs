@@ -31,7 +31,7 @@ pub(super) struct Rewrite {
     writers: Vec<Option<usize>>,
     /// The nodes that read each tensor, one entry for each operand.
     readers: Vec<Vec<usize>>,
-    /// What nodes write to banks.
+    /// Nodes' writes to banks.
     writes: Vec<Write>,
     /// Nodes that are to run just before another one.
     moved: BTreeMap<usize, Vec<usize>>,

@@ -50,7 +50,7 @@ pub trait Exchange: std::fmt::Debug + Send + Sync {
     fn end_sum(&self) -> std::result::Result<Vec<f32>, Failure>;
 }
 
-/// How the processes share the work of a [`Graph`].
+/// The way that processes share the work of a [`Graph`].
 #[derive(Debug, Clone)]
 pub struct Sharing {
     /// The processes.
@@ -225,12 +225,12 @@ fn parts(params: &Params, count: usize) -> Vec<Range<usize>> {
 }
 
 impl Graph {
-    /// Has what is recorded from now on share the work with other processes.
+    /// Shares the work of all nodes recorded from now on with other processes.
     pub fn share(&mut self, sharing: Sharing) {
         self.sharing = Some(sharing);
     }
 
-    /// How the work is shared with other processes, if it is.
+    /// The way the work is shared with other processes, if it is.
     pub fn sharing(&self) -> Option<&Sharing> {
         self.sharing.as_ref()
     }
@@ -275,7 +275,7 @@ impl Graph {
         Ok([shared[0], shared[1]])
     }
 
-    /// Where the work is shared: sums the bank of gradients and `totals` over the processes, and takes the mean of the
+    /// If the work is shared: sums the bank of gradients and `totals` over the processes, and takes the mean of the
     /// running statistics, unless they are the same everywhere. Every part of the gradients begins to travel behind the
     /// kernel that completes it; all are there when what is recorded next runs.
     ///

@@ -1,4 +1,4 @@
-//! What a node of a graph is: a kernel for the device, or work of the host between kernels.
+//! The work of a node: a kernel for the device, or work of the host between kernels.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use crate::graph::host::HostWork;
 use crate::kernel::{Cost, Form, describe};
 use crate::shape::Spec;
 
-/// What a node does. Cheap to clone.
+/// The work of a node. Cheap to clone.
 #[derive(Debug, Clone)]
 pub enum Work {
     /// The device runs a kernel.

@@ -14,7 +14,7 @@ use crate::kernels::gemm::Gemm;
 use crate::kernels::sum_partials::{Sum, SumPartials};
 use crate::shape::DType;
 
-/// What of a convolution does not follow from the shapes of its operands.
+/// Parameters of a convolution that do not follow from the shapes of its operands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Conv2d {
     /// Step between output pixels, vertically and horizontally.

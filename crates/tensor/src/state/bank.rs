@@ -24,7 +24,7 @@ struct Inner {
     name: String,
     id: usize,
     words: AtomicUsize,
-    /// What the first words hold from the beginning.
+    /// Initial contents of the first words.
     initial: Vec<u32>,
     buffer: OnceLock<Buffer>,
 }

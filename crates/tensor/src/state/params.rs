@@ -8,7 +8,7 @@ use crate::graph::{Graph, Var};
 use crate::shape::Spec;
 use crate::state::bank::Bank;
 
-/// What a named tensor is.
+/// The role of a named tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Trained by gradient descent; weight decay applies or not.
@@ -27,7 +27,7 @@ pub struct Param {
     pub name: String,
     /// Shape with the member axis in front.
     pub spec: Spec,
-    /// What it is.
+    /// Its role.
     pub kind: Kind,
     /// First word in its bank; the same in the banks of values, gradients and velocities.
     pub offset: usize,

@@ -11,18 +11,18 @@ use crate::device::{Device, Executable};
 use crate::error::{Error, Result};
 use crate::kernel::{Form, Launch, Target};
 
-/// What was found of one kernel.
+/// Measurements of one kernel.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measured {
     /// The [key](super::key) of its candidates.
     pub key: u64,
-    /// What became of each candidate, the static rule's first.
+    /// The outcome of each candidate, the static rule's first.
     pub candidates: Vec<Candidate>,
     /// The candidate to run.
     pub choice: usize,
 }
 
-/// What became of a candidate.
+/// The outcome of a candidate.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Candidate {
     /// Time of one run, in seconds: median and the quartiles around it.
@@ -59,7 +59,7 @@ impl Measured {
     }
 }
 
-/// What became of a kernel that was to be measured.
+/// The outcome of measuring a kernel.
 #[derive(Debug)]
 pub enum Outcome {
     /// It was.
@@ -145,8 +145,8 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// The end of the kernels, from `start` on, that are compiled together: enough to occupy all cores, and not so many
-/// that their operands take much memory.
+/// The end of the kernels, from `start` on, that are compiled together: enough to occupy all cores, and so few
+/// that their operands take little memory.
 fn group_end(kernels: &[(u64, Form)], launches: &[Vec<Launch>], start: usize) -> usize {
     let (mut candidates, mut bytes) = (0, 0);
     for (index, (_, kernel)) in kernels.iter().enumerate().skip(start) {

@@ -15,7 +15,7 @@ use crate::kernel::{Form, Launch, Target};
 pub use measure::{Candidate, Measured, Outcome, measure, measure_all};
 pub(crate) use operands::Operands;
 
-/// The variants to run in place of those that the static rule takes.
+/// The variants to run instead of those that the static rule takes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Choices {
     /// Index among a kernel's candidates, by the [`key`] of these.
@@ -32,7 +32,7 @@ impl Choices {
         }
     }
 
-    /// How many kernels run another variant than the static rule's.
+    /// Number of kernels that run another variant than the static rule's.
     pub fn len(&self) -> usize {
         self.variants.len()
     }
@@ -84,7 +84,7 @@ impl Choices {
     }
 }
 
-/// What identifies a kernel's candidates: a hash of all that they are made of, sources and grids. A choice among other
+/// The identity of a kernel's candidates: a hash of all that they are made of, sources and grids. A choice among other
 /// candidates, of an earlier version or another shape, thus is never found.
 pub fn key(candidates: &[Launch]) -> u64 {
     let mut hash = Fnv::default();

@@ -45,13 +45,13 @@ impl<'a> Operands<'a> {
         self.device.prepare(vec![self.dispatch(variant); runs])
     }
 
-    /// What the kernel wrote, as floats.
+    /// The kernel's outputs, as floats.
     pub(crate) fn read(&self) -> Result<Vec<Vec<f32>>> {
         let read = |view: &View| Ok(floats(&self.device.read(&view.buffer, 0, view.words)?, view.dtype));
         self.outputs.iter().map(read).collect()
     }
 
-    /// How what was computed last differs from `expected`, beyond what another order of additions does. What a kernel
+    /// The difference of the last outputs from `expected`, beyond that of another order of additions. What a kernel
     /// updates is not compared, since it has run more than once.
     pub(crate) fn differs(&self, expected: &[Vec<f32>]) -> Result<Option<String>> {
         for (output, (got, want)) in self.read()?.iter().zip(expected).enumerate() {
