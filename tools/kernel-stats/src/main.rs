@@ -9,6 +9,7 @@ mod predict;
 mod specialisations;
 mod spirv;
 mod table;
+mod texts;
 mod vulkan;
 
 use std::error::Error;
@@ -71,6 +72,10 @@ struct Args {
     /// Predict the speed of training steps on GPUs by their published peaks
     #[arg(long, conflicts_with_all = ["isa", "listing", "cases", "candidates", "check", "update", "filters", "json"])]
     predict: bool,
+    /// Write the text of every shader of the networks and the cases into this folder, all candidates and passes, and
+    /// compile nothing
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["filters", "isa", "listing", "check", "predict", "update"])]
+    wgsl: Option<PathBuf>,
     /// Write docs/kernel-stats.tsv
     #[arg(long, conflicts_with_all = ["isa", "listing", "cases", "candidates", "check", "filters"])]
     update: bool,
@@ -142,6 +147,11 @@ fn jobs(args: &Args) -> Result<Vec<Job>> {
 }
 
 fn run(args: &Args) -> Result<()> {
+    if let Some(folder) = &args.wgsl {
+        let kernels = specialisations::kernels(steps(args, &precisions(args)))?;
+        println!("{} shaders in {}", texts::write(folder, &kernels)?, folder.display());
+        return Ok(());
+    }
     let jobs = jobs(args)?;
     let mut measured = Vec::new();
     for (gpu, compiled) in args.gpu.iter().zip(driver(args)?.compile_for_all(&args.gpu, &jobs)) {

@@ -105,6 +105,20 @@ pub fn of_steps(steps: Steps<'_>, selection: Selection<'_>) -> Result<Vec<Job>> 
     Ok(collector.jobs)
 }
 
+/// The kernels of the table of cases, and of the networks' training and evaluation steps.
+pub fn kernels(steps: Steps<'_>) -> Result<Vec<(String, Form)>> {
+    let mut kernels: Vec<_> = cases::all().into_iter().map(|case| (case.name, case.kernel)).collect();
+    for &precision in steps.precisions {
+        for network in steps.networks {
+            for training in [true, false] {
+                let live = record(steps, precision, network, training)?.live_kernels()?;
+                kernels.extend(live.into_iter().map(|kernel| (kernel.describe(), kernel)));
+            }
+        }
+    }
+    Ok(kernels)
+}
+
 /// The training steps, with the cost of each kernel.
 pub fn training_steps(steps: Steps<'_>) -> Result<Vec<Step>> {
     let mut all = Vec::new();

@@ -190,7 +190,7 @@ impl Row {
         let pixels = geometry.batch * rows * columns;
 
         let plain = Conv2dForward { geometry, normalised: false, statistics: false };
-        let statistics = Conv2dForward { statistics: true, ..plain.clone() };
+        let statistics = Conv2dForward { statistics: true, ..plain };
         let weight = Conv2dGradWeight { geometry, normalised: false };
         let input = Conv2dGradInput { geometry, addend, norm: None };
         let behind = Conv2dGradInput { geometry, addend: self.addend_behind, norm: Some(norm) };
