@@ -1,4 +1,4 @@
-//! How parameters lie in memory, and how PyTorch lays them out.
+//! Parameter layouts: as stored here, and as PyTorch has them.
 
 /// The layout of one member of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
