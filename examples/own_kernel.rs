@@ -1,11 +1,11 @@
-//! A kernel of one's own, as a differentiable operation: the leaky rectifier, on every device of this machine.
+//! Your own kernel as a differentiable operation: the leaky rectifier, on every device of this machine.
 //!
 //! ```text
 //! cargo run --example own_kernel
 //! ```
 //!
-//! A kernel says what it reads and writes, what it costs, what it computes on the CPU (which the tests hold a GPU to),
-//! and the WGSL that does the same. An operation records its gradient as more of the same graph.
+//! A kernel declares its operands and its cost, and has two equal implementations: one for the CPU, to which the
+//! tests hold a GPU, and one in WGSL. An operation records its gradient as more of the same graph.
 
 use tensor::autodiff::{Differentiable, Gradients};
 use tensor::{Binding, Cost, Device, Graph, Kernel, Launch, Result, Slice, SliceMut, Spec, Target, Var};
@@ -78,7 +78,7 @@ impl Kernel for LeakyRelu {
     }
 }
 
-/// What stands on the tape.
+/// Entry on the tape.
 #[derive(Debug)]
 struct Backward {
     words: usize,
