@@ -4,9 +4,9 @@
 #
 #     tools/hardware/pack.sh [--out DIR] [--programs DIR] [--data]
 #
-# --out       the folder [default: target/hardware]; what is there is replaced
-# --programs  takes `train` and `hardware` from there (target/debug), in place of building them for release
-# --data      also packs CIFAR-10, fetched where it is missing, into three pieces of at most 60 MiB, in DIR-data
+# --out       the folder [default: target/hardware]; an existing one is replaced
+# --programs  takes `train` and `hardware` from there (target/debug) instead of building them for release
+# --data      also packs CIFAR-10, fetched if missing, into three pieces of at most 60 MiB, in DIR-data
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 root="$(cd "$here/../.." && pwd)"

@@ -134,7 +134,7 @@ fn elements(
                 }
                 matrix(Box::new(unpacked), u64::from(inner), visit)?;
             }
-            _ => return Err(format!("has an element of type {kind} at byte {position} in place of a variable")),
+            _ => return Err(format!("has an element of type {kind} at byte {position} instead of a variable")),
         }
         file.seek(SeekFrom::Start(end)).map_err(|error| why(&error))?;
         position = end;
