@@ -6,10 +6,10 @@
     cargo run -p train -- eval --weights one.safetensors --logits logits.safetensors
     python3 tools/pytorch_load.py --weights one.safetensors --logits logits.safetensors --data DIR
 
-DIR is the folder of CIFAR-10's test_batch.bin. The metadata that `export` writes
-name the network and the normalisation of its images. The file of one branch is compared with member --member of the logits; the file of all
-branches with all members, the ensemble and the gate's shares. The largest differences are printed; the exit
-status is 1 if one exceeds --tolerance.
+DIR is the folder of CIFAR-10's test_batch.bin. The metadata that `export` writes name the network and the
+normalisation of its images. The file of one branch is compared with member --member of the logits; the file of all
+branches with all members, the ensemble and the gate's shares. The largest differences are printed; the exit status is
+1 if one exceeds --tolerance.
 """
 
 import argparse

@@ -18,23 +18,23 @@ H    copies between device and host and on the host (crates/tensor/src/sharing.r
      together, taken apart and written; on a GPU they cross the bus twice, and each piece of host work drains the queue.
 X'   the part of the exchange X that is not hidden behind the backward pass.
 
-The exchange as it is (crates/dist/src/collectives.rs). A collective is a sequence of phases, in each of which every rank sends
-a message to every other one. A phase of m bytes to each takes (LogGP: Alexandrov et al., SPAA 1995)
+The exchange as it is (crates/dist/src/collectives.rs). A collective is a sequence of phases, in each of which
+every rank sends a message to every other one. A phase of m bytes to each takes (LogGP: Alexandrov et al., SPAA 1995)
 
     A(m) = k L + (W - 1) (o + d m / B) + R(m)
 
 L latency one way; o overhead of a message; B bandwidth of a rank's link. k = 3 if m is above the eager limit: then a
-request to send and its answer come first (`ompi_info --param btl tcp --level 9`), else 1. d = 1, or 2 if the two directions
-of a link alternate, as Open MPI's TCP does between two ranks unless told otherwise (docs/scaling.md). R: in a
-pause TCP halves its window every 0.2 s, down to 10 segments (RFC 2861, as Linux does it; RFC 6928), and afterwards
+request to send and its answer come first (`ompi_info --param btl tcp --level 9`), else 1. d = 1, or 2 if the two
+directions of a link alternate, as Open MPI's TCP does between two ranks unless told otherwise (docs/scaling.md). R: in
+a pause TCP halves its window every 0.2 s, down to 10 segments (RFC 2861, as Linux does it; RFC 6928), and afterwards
 doubles it each round trip, until it is B 2 L again.
 
     sum of n bytes        A(16) + A(n / W) + n / M + A(n / W)      headers, slices, their sum, the sums
     gathering of n bytes  A(16) + A(n)
 
 So a rank sends 2 (W - 1) / W n bytes, in 2 (W - 1) messages and W - 1 headers. A step sums n = 4 (parameters + running
-statistics + 32) bytes. With --sync-bn the sum has no running statistics; each batch-norm of c channels gathers 8 c bytes
-in the forward pass and sums 8 c in the backward pass, and nothing hides that.
+statistics + 32) bytes. With --sync-bn the sum has no running statistics; each batch-norm of c channels gathers 8 c
+bytes in the forward pass and sums 8 c in the backward pass, and nothing hides that.
 
 With --gradient-parts P, part k of about n / P bytes is sent when the backward pass has computed it, the last
 parameters first, and after the parts before it:  e(k) = max(ready(k), e(k-1)) + sum(n / P),  X' = e(P) - C. A hidden
@@ -84,8 +84,8 @@ NETS = [
 
 @dataclass(frozen=True)
 class Device:
-    """A device. Copies are in bytes per second, on the host and over the bus; a drain is the cost of a piece of host work
-    on a GPU, which must finish and start again."""
+    """A device. Copies are in bytes per second, on the host and over the bus; a drain is the cost of a piece of host
+    work on a GPU, which must finish and start again."""
 
     name: str
     speed: float
@@ -181,7 +181,7 @@ def summed_bytes(net, sync):
 
 
 def ready(net, share, compute):
-    """Time at which the gradients of the last `share` of the parameters are ready: forward takes a third of the step."""
+    """Time at which the gradients of the last `share` of the parameters are ready; forward takes a third of a step."""
     branch, time = net.branch_parameters / net.parameters, net.branch_flops / net.flops
     part = share / branch * time if share < branch else time + (share - branch) / (1 - branch) * (1 - time)
     return compute * (1 + 2 * part) / 3
