@@ -106,7 +106,7 @@ fn leaky_relu(graph: &mut Graph, x: Var) -> Result<Var> {
 fn run(device: &Device, values: &[f32], upstream: &[f32]) -> Result<[Vec<f32>; 2]> {
     let mut graph = Graph::new();
     let bank = tensor::Bank::with_data("x", device, &values.iter().map(|value| value.to_bits()).collect::<Vec<u32>>())?;
-    // State that needs a gradient: what a parameter is.
+    // State that needs a gradient, as a parameter does.
     let x = graph.state(&bank, 0, Spec::f32([values.len()]), true)?;
     let dy = graph.input("dy", Spec::f32([values.len()]));
     let y = leaky_relu(&mut graph, x)?;

@@ -166,7 +166,7 @@ mod tests {
 
     use super::*;
 
-    /// A file of records whose bytes tell where they come from.
+    /// A file of records whose bytes identify their position.
     fn records(count: usize, first_label: usize) -> Vec<u8> {
         let record = |i: usize| {
             let label = ((first_label + i) % 10) as u8;

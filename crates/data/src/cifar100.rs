@@ -128,7 +128,7 @@ mod tests {
 
     use super::*;
 
-    /// A file of records with these coarse and fine labels; the pixels tell the record.
+    /// A file of records with these coarse and fine labels; the pixels identify the record.
     fn folder_with(labels: &[[u8; 2]]) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().expect("temporary folder");
         let path = folder.path().join("made.bin");

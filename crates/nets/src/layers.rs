@@ -1,4 +1,4 @@
-//! Layers of a recorded network: what another program needs, beside the state, to compute the same.
+//! Layers of a recorded network: with the state, everything that another program needs to compute the same.
 
 use tensor::Var;
 use tensor::ops::Pool2d;
