@@ -1,5 +1,5 @@
-//! What the host does for a training step: feeding, encoding and submitting it, on wgpu's `noop` backend, which has no
-//! driver and computes nothing. Networks and batch are those of `steps`.
+//! Host time of a training step: feeding, encoding and submitting it, on wgpu's `noop` backend, which has no driver
+//! and computes nothing. Networks and batch are those of `steps`.
 
 mod common;
 mod step;

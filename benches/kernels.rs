@@ -12,9 +12,9 @@ use cases::Case;
 use common::Suite;
 use tensor::Device;
 
-/// Dispatches in one submission at most: a submission alone takes as long as several small kernels.
+/// Most dispatches in one submission: a submission alone takes as long as several small kernels.
 const MOST_REPEATS: u64 = 32;
-/// Operations, with bytes counted as eight of them each, that are worth a submission of their own.
+/// Operations that deserve a separate submission; a byte counts as eight.
 const LONG: u64 = 1 << 30;
 
 fn measure(suite: &mut Suite<'_>, device: &Device, cases: Vec<Case>) {

@@ -1,11 +1,11 @@
-//! A kernel of one's own, as a differentiable operation: the leaky rectifier, on every device of this machine.
+//! Your own kernel as a differentiable operation: the leaky rectifier, on every device of this machine.
 //!
 //! ```text
 //! cargo run --example own_kernel
 //! ```
 //!
-//! A kernel says what it reads and writes, what it costs, what it computes on the CPU (which the tests hold a GPU to),
-//! and the WGSL that does the same. An operation records its gradient as more of the same graph.
+//! A kernel declares its operands and its cost, and has two equal implementations: one for the CPU, to which the
+//! tests hold a GPU, and one in WGSL. An operation records its gradient as more of the same graph.
 
 use tensor::autodiff::{Differentiable, Gradients};
 use tensor::{Binding, Cost, Device, Graph, Kernel, Launch, Result, Slice, SliceMut, Spec, Target, Var};
@@ -78,7 +78,7 @@ impl Kernel for LeakyRelu {
     }
 }
 
-/// What stands on the tape.
+/// Entry on the tape.
 #[derive(Debug)]
 struct Backward {
     words: usize,
@@ -106,7 +106,7 @@ fn leaky_relu(graph: &mut Graph, x: Var) -> Result<Var> {
 fn run(device: &Device, values: &[f32], upstream: &[f32]) -> Result<[Vec<f32>; 2]> {
     let mut graph = Graph::new();
     let bank = tensor::Bank::with_data("x", device, &values.iter().map(|value| value.to_bits()).collect::<Vec<u32>>())?;
-    // State that needs a gradient: what a parameter is.
+    // State that needs a gradient, as a parameter does.
     let x = graph.state(&bank, 0, Spec::f32([values.len()]), true)?;
     let dy = graph.input("dy", Spec::f32([values.len()]));
     let y = leaky_relu(&mut graph, x)?;

@@ -1,5 +1,5 @@
-//! A loss of one's own: cross-entropy against smoothed labels (Szegedy et al., "Rethinking the Inception architecture",
-//! 2016), in place of the fused one, for a plain ResNet.
+//! Your own loss: cross-entropy against smoothed labels (Szegedy et al., "Rethinking the Inception architecture",
+//! 2016) instead of the fused one, for a plain ResNet.
 //!
 //! ```text
 //! cargo run --example own_loss

@@ -1,12 +1,12 @@
-//! A network of one's own, trained by on-the-fly native ensemble: three branches, a gate, and distillation, on the
-//! built-in dataset.
+//! Your own network, trained by on-the-fly native ensemble: three branches, a gate, and distillation, on the built-in
+//! dataset.
 //!
 //! ```text
 //! cargo run --example own_network
 //! ```
 //!
-//! A network is its stages and a classifier. What stands in front of the fan-out is shared by all branches; the rest,
-//! the gate, the loss and every gradient follow from the recording.
+//! A network is its stages and a classifier. The stages before the fan-out are shared by all branches; the rest, the
+//! gate, the loss and every gradient follow from the recording.
 
 use data::LoadOptions;
 use nets::{Architecture, Builder, ConvSpec, Model};
@@ -17,7 +17,7 @@ use tensor::{Device, Graph, Spec, Var};
 const BATCH: usize = 32;
 const EPOCHS: usize = 4;
 
-/// Three convolutions, and a pooling between them.
+/// Three convolutions, with one pooling layer between them.
 #[derive(Debug)]
 struct Small;
 
@@ -84,7 +84,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let errors: Vec<String> = metrics.top1_errors().iter().map(|error| format!("{error:.1}")).collect();
         println!("epoch {epoch}: loss {:.3}, errors of the branches {} %", metrics.loss(weights), errors.join(", "));
     }
-    // A pure function of the seed: this holds or it does not, on every run alike.
+    // A pure function of the seed, so this either holds on every run or on none.
     assert!(losses[EPOCHS - 1] < 0.95 * losses[0], "it does not learn: {losses:?}");
     Ok(())
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets the clock back and forth by years while a run trains (through libfaketime: apt-get install faketime), and compares it,
-# bit for bit, with a run whose clock was left alone. Linux only.
+# Sets the clock back and forth by years while a run trains (through libfaketime: apt-get install faketime), and
+# compares it, bit for bit, with a run whose clock was left alone. Linux only.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,7 +19,7 @@ run "$folder/left alone"
 
 echo "+0" >"$folder/clock"
 jumps=0
-# A set clock does not move the monotonic one.
+# Setting the clock does not move the monotonic one.
 (
     export LD_PRELOAD="$library" FAKETIME_TIMESTAMP_FILE="$folder/clock" FAKETIME_NO_CACHE=1 FAKETIME_DONT_FAKE_MONOTONIC=1
     run "$folder/set"
@@ -36,7 +36,7 @@ wait "$pid"
 for file in last.safetensors best.safetensors; do
     cmp "$folder/left alone/$file" "$folder/set/$file"
 done
-# What depends on the machine is not compared.
+# Removes the figures that depend on the machine.
 strip() { sed -E 's/"images_per_second":[^,]*,//g' "$1"; }
 diff <(strip "$folder/left alone/metrics.jsonl") <(strip "$folder/set/metrics.jsonl")
 echo "the clock was set $jumps times in a run of 40 epochs: same weights, same metrics"

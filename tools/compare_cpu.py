@@ -6,10 +6,10 @@
     python3 tools/compare_cpu.py [--rounds 5] [--threads N] [--cases resnet32:3 resnet164:1:64]
         [--program target/debug/train]
 
-A case is NETWORK:BRANCHES, or NETWORK:BRANCHES:BATCH where the batch is not that of --batch. Each round takes the
-median step of PyTorch (channels_last), then of this program (`train --profile`, which counts augmentation in), for
-training and for evaluation; what is compared is the ratio of the two rates in a round, and what is printed its median
-over the rounds and its range. The machine should have nothing else to do.
+A case is NETWORK:BRANCHES, or NETWORK:BRANCHES:BATCH for a batch other than that of --batch. Each round takes the
+median step of PyTorch (channels_last), then of this program (`train --profile`, augmentation included), for training
+and for evaluation. The ratio of the two rates in a round is compared; its median over the rounds and its range are
+printed. The machine should be otherwise idle.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=8, help="steps of PyTorch that a median is taken of")
+    parser.add_argument("--steps", type=int, default=8, help="PyTorch steps per median")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     cases = ["resnet32:3", "resnet32:1", "resnet110:3"]
     parser.add_argument("--cases", nargs="+", default=cases, metavar="NETWORK:BRANCHES[:BATCH]")

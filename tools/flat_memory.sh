@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Trains a tiny network for 10,000 steps, or as many as the argument says, saving every 100, and samples the process: fails when
-# resident memory or open files have grown from the first fifth of the run to its end. Linux only: reads /proc.
+# Trains a tiny network for 10,000 steps, or as many as the argument says, saves every 100, and samples the process:
+# fails if resident memory or open files have grown between the first fifth of the run and its end. Linux only: reads
+# /proc.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,7 +12,7 @@ folder="$(mktemp -d)"
 pid=""
 trap '[ -z "$pid" ] || kill "$pid" 2>/dev/null; rm -rf "$folder"' EXIT
 
-# Twenty steps an epoch.
+# Twenty steps per epoch.
 "$train" --net resnet8 --branches 2 --data shapes --limit-train 80 --limit-test 8 --batch 4 --epochs $((steps / 20)) \
     --lr 0.01 --device "${ONFLY_DEVICE:-cpu}" --save-every 100 --out "$folder/run" >/dev/null 2>"$folder/err" &
 pid=$!

@@ -13,7 +13,7 @@
 
 Parameters, running statistics and images are float32 values drawn from a seed by NumPy, whose stream does not
 change between versions. The model runs in float64; results are rounded once, when they are written: to float32,
-or not at all for losses. What the same model deviates when it runs in float32 is printed, as a scale for the
+or not at all for losses. The deviation of the same model when it runs in float32 is printed, as a scale for the
 tolerances of the tests. Layouts are PyTorch's: images [N, 3, 32, 32], convolutions [out, in, height, width],
 linear weights [out, in].
 
@@ -26,9 +26,9 @@ linear weights [out, in].
     eval.logits.{i}, eval.gate, eval.teacher_logits           evaluation mode, with the values before the step
     loss_curve              [10]: loss before each of ten updates by SGD on this same batch
 
-`gate*` exist with a gate only, and the teacher's values and terms with several branches only.
+`gate*` exist only with a gate, and the teacher's values and terms only with several branches.
 
-The gradient of `gate.fc.bias` is zero but for rounding, since a batch-norm follows it: compare it absolutely.
+The gradient of `gate.fc.bias` is zero except for rounding, since a batch-norm follows it: compare it absolutely.
 The curve is chaotic in the end: rounding in float32 moves it by about 1e-6 of its value at steps 0 to 2, 1e-5 at 3,
 1e-4 at 4, 2e-3 from 5 on. A missing weight decay moves it by 2e-5, 3e-4 and 3e-3 at steps 2, 3 and 4; plain instead
 of Nesterov momentum by 4e-2 at step 1.
@@ -59,7 +59,7 @@ FILES = {
 WIDTH = 8
 BLOCKS = 1
 
-# The other families, their numbers as the metadata has them.
+# The other families, with their numbers as in the metadata.
 FAMILIES = {
     "resnext": {
         "class": ResNeXt,
@@ -130,7 +130,7 @@ def loss_curve(model, images, labels):
 
 
 def results(model, images, labels, curve):
-    """Everything that the file holds beside state and batch, as arrays of the model's precision."""
+    """The file's contents beside state and batch, as arrays of the model's precision."""
     model = copy.deepcopy(model)
     values = {}
     model.eval()
@@ -167,7 +167,7 @@ def print_deviation(exact, single):
     for key, value in exact.items():
         scale = np.abs(value).max()
         group = next((g for g in ("grad", "after", "eval", "loss_curve") if key.startswith(g)), "forward")
-        # The gradient of a bias in front of a batch-norm is zero: rounding noise, with no scale of its own.
+        # The gradient of a bias in front of a batch-norm is zero: rounding noise without a scale.
         if scale > 1e-9:
             error = np.abs(value - single[key]).max() / scale
             groups[group] = max(groups.get(group, (0.0, "")), (error, key))
@@ -176,7 +176,7 @@ def print_deviation(exact, single):
 
 
 def make_file(path, name, options, seed):
-    # Not the seed alone: two files must not start with the same draws.
+    # More than the seed: two files must not start with the same draws.
     rng = np.random.RandomState([seed, list(FILES).index(name)])
     kind = {key: options[key] for key in ("block", "branches", "shortcut", "gate")}
     model = ResNet(blocks=BLOCKS, width=WIDTH, classes=CLASSES, **kind)
@@ -260,7 +260,7 @@ def main():
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent.parent / "tests" / "fixtures")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    # Sums must not depend on how many threads share them.
+    # Sums must not depend on the number of threads.
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, options in FILES.items():

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""A folder of larger JPEG images out of one of smaller ones, to measure decoding with.
+"""Makes a folder of larger JPEG images from one of smaller ones, to measure decoding.
 
     apt-get install python3-pil
     python3 tools/make_images.py FROM TO [--size 500x375] [--quality 90] [--train 512] [--val 128]
 
 Enlarged images are smooth, and smooth ones are decoded faster than photographs; so each gets noise, which brings its
-file to what a photograph of that size has in ImageNet (110 kB on average). Every second one is upright.
+file to the size of such a photograph in ImageNet (110 kB on average). Every second one is upright.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Trains on several processes: `tools/mpi.sh -n 2 --net resnet20` installs Open MPI if this machine has no MPI, builds `train`
-# with it, and starts two ranks with the arguments that follow. Without arguments it only installs and builds; with
-# --install it only installs.
+# Trains on several processes: `tools/mpi.sh -n 2 --net resnet20` installs Open MPI if this machine has no MPI, builds
+# `train` with it, and starts two ranks with the arguments that follow. Without arguments it only installs and builds;
+# with --install it only installs.
 #
-# Ranks on several hosts, or by another launcher (srun): build by this, then start target/debug/train by that.
+# For ranks on several hosts, or by another launcher (srun): build with this, then start target/debug/train with that.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,8 +17,8 @@ if [ "${1:-}" != --install ] && [ $# -gt 0 ]; then
     shift 2
 fi
 
-# What building needs: MPI's compiler, its launcher, and the library by which bindgen reads MPI's header, which it finds in
-# LLVM's folders, too.
+# Requirements of the build: MPI's compiler, its launcher, and libclang, with which bindgen reads MPI's header and
+# which it finds in LLVM's folders, too.
 libclang() {
     local found
     found="$({ ldconfig -p | grep 'libclang[-.0-9]*\.so'; ls -d /usr/lib/llvm*/lib/libclang*.so*; } 2>/dev/null || true)"
@@ -49,15 +49,17 @@ fi
 cargo build --locked -p train --features mpi
 [ -n "$ranks" ] || exit 0
 
-# For Open MPI; others overlook them. In a container one is often root, and a test may start more ranks than there are cores.
+# For Open MPI; other launchers ignore them. In a container the user is often root, and a test may start more ranks
+# than there are cores.
 if [ "$(id -u)" -eq 0 ]; then
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 fi
 export OMPI_MCA_rmaps_base_oversubscribe="${OMPI_MCA_rmaps_base_oversubscribe:-1}"
-# Each rank has threads of its own: none is tied to one core.
+# Ranks have several threads: none is bound to one core.
 export OMPI_MCA_hwloc_base_binding_policy="${OMPI_MCA_hwloc_base_binding_policy:-none}"
-# Over TCP, messages go both ways at once between two ranks; by Open MPI's own setting they take turns (docs/scaling.md).
+# Over TCP, messages go both ways at once between two ranks; with Open MPI's own setting they alternate
+# (docs/scaling.md).
 export OMPI_MCA_btl_tcp_flags="${OMPI_MCA_btl_tcp_flags:-send,inplace,need-ack,need-csum,hetero-rdma}"
-# After Ctrl-C a rank gets this many seconds to finish its step and save; mpirun's own setting is one.
+# Seconds that a rank gets after Ctrl-C to finish its step and save; mpirun's own setting is one.
 export OMPI_MCA_odls_base_sigkill_timeout="${OMPI_MCA_odls_base_sigkill_timeout:-5}"
 exec mpirun -n "$ranks" "${CARGO_TARGET_DIR:-target}/debug/train" "$@"

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""What tools/ranks_over_network.sh needs of a link beside the kernel: a delay where there is no netem, and a measurement.
+"""Parts of tools/ranks_over_network.sh's link: a delay for kernels without netem, and a measurement.
 
     python3 tools/network_link.py delay NAME0 NAME1 MILLISECONDS
 
-Makes two TUN devices, says `ready`, and carries every packet from either to the other, each so long after it came. The
-devices may be moved into other network namespaces then; they are gone when the process ends. Segments of TCP go as the
-kernel's offloading makes them, up to 64 KiB at once, so that a gigabit is some thousand packets a second. Needs root.
+Makes two TUN devices, says `ready`, and carries every packet from either to the other, delayed by MILLISECONDS. The
+devices may then be moved into other network namespaces; they vanish when the process ends. TCP segments are as large as
+the kernel's offloading makes them, up to 64 KiB, so that a gigabit is some thousand packets per second. Needs root.
 
     python3 tools/network_link.py answer ADDRESS
     python3 tools/network_link.py measure ADDRESS
 
-One answers where the other measures from: the time there and back of a byte, the least of 20, and the rate of 8 MB,
+One process answers, and the other measures: the round-trip time of a byte, the least of 20, and the rate of 8 MB,
 both over one TCP connection.
 """
 
@@ -28,7 +28,7 @@ TUNSETIFF = 0x400454CA
 TUNSETOFFLOAD = 0x400454D0
 IFF_TUN, IFF_NO_PI, IFF_VNET_HDR = 0x0001, 0x1000, 0x4000
 TUN_F_CSUM, TUN_F_TSO4 = 0x01, 0x02
-# A packet, and the header that tells of its offloading (struct virtio_net_hdr).
+# A packet, and the header that describes its offloading (struct virtio_net_hdr).
 LARGEST = 65536 + 10
 
 
@@ -51,14 +51,14 @@ def deliver(tun, packet):
     try:
         os.write(tun, packet)
     except OSError:
-        # As on a wire: what the other side does not take, because it is down or full, is lost.
+        # Packets that the other side does not take, because it is down or full, are lost, as on a wire.
         pass
 
 
 def carry(tuns, delay):
-    """For ever."""
+    """Runs forever."""
     other = {tuns[0]: tuns[1], tuns[1]: tuns[0]}
-    # The delay is the same for all, so what came first is due first.
+    # The delay is the same for all, so the first packet is due first.
     waiting = collections.deque()
     while True:
         pause = max(0.0, waiting[0][0] - time.monotonic()) if waiting else None
@@ -73,7 +73,7 @@ def carry(tuns, delay):
 def delay(names, milliseconds):
     tuns = [device(name) for name in names]
     try:
-        # Ahead of what computes on the same processors.
+        # Priority over computations on the same processors.
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     except OSError as error:
         print(f"no real-time priority ({error}): the delay is longer where processors are busy", file=sys.stderr)

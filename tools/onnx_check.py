@@ -6,10 +6,10 @@
     cargo run -p train -- eval --weights RUN/last.safetensors --logits logits.safetensors
     python3 tools/onnx_check.py --model one.onnx --logits logits.safetensors --data DIR
 
-DIR is the folder of CIFAR-10's test_batch.bin. How images are normalised, and whether the model does it by itself, is in its
-metadata. The model of one branch is compared with member --member of the logits; one of all branches with all members, and its
-ensemble and the gate's shares with what the members give by --fusion. The largest differences are printed; the exit
-status is 1 if one exceeds --tolerance.
+DIR is the folder of CIFAR-10's test_batch.bin. The model's metadata tell how images are
+normalised, and whether the model does so itself. The model of one branch is compared with member --member of the
+logits; one of all branches with all members, and its ensemble and the gate's shares with those that the members give
+by --fusion. The largest differences are printed; the exit status is 1 if one exceeds --tolerance.
 """
 
 import argparse
@@ -29,7 +29,7 @@ IMAGES_PER_PASS = 7  # Any number will do, and the last pass has fewer.
 
 
 def read_images(folder, count, metadata):
-    """The first test images as the model wants them, [count, 3, 32, 32], and their labels."""
+    """The first test images in the model's input format, [count, 3, 32, 32], and their labels."""
     rows = np.fromfile(folder / "test_batch.bin", np.uint8, count * (LABEL_BYTES + PIXEL_BYTES)).reshape(count, -1)
     pixels = rows[:, LABEL_BYTES:].reshape(-1, 3, 32, 32).astype(np.float32) / 255
     if metadata["normalised_by_the_model"] == "false":
@@ -39,7 +39,7 @@ def read_images(folder, count, metadata):
 
 
 def softmax(x):
-    """Over the last axis."""
+    """The softmax over the last axis."""
     powers = np.exp(x - x.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
 
@@ -55,8 +55,8 @@ def fuse(fusion, members, gate):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--model", type=Path, required=True, help="what `train export` wrote")
-    parser.add_argument("--logits", type=Path, required=True, help="what `train eval --logits` wrote")
+    parser.add_argument("--model", type=Path, required=True, help="file written by `train export`")
+    parser.add_argument("--logits", type=Path, required=True, help="file written by `train eval --logits`")
     parser.add_argument("--data", type=Path, required=True, help="folder of test_batch.bin")
     parser.add_argument("--member", type=int, default=0, help="member of the logits that one branch is compared with")
     parser.add_argument("--fusion", choices=("gated", "logits", "probabilities"), default="gated")
@@ -93,7 +93,7 @@ def main():
         difference = np.abs(found[name] - values).max()
         worst = np.maximum(worst, difference)
         print(f"{name:<10} largest difference {difference:.1e} (largest value {np.abs(values).max():.2f})")
-    # A difference that is no number is not within the tolerance either.
+    # NaN is not within the tolerance either.
     sys.exit(0 if worst <= arguments.tolerance else 1)
 
 

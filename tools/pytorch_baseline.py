@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""ONE on a network for 32x32 images in PyTorch on the CPU: the errors and the speed to compare this project with.
+"""ONE on a network for 32x32 images in PyTorch on the CPU: errors and speed to compare this project with.
 
     apt-get install python3-torch python3-numpy
     python3 tools/pytorch_baseline.py --data DIR --branches 3 --epochs 10 --limit-train 5000 --limit-test 1000
@@ -58,13 +58,13 @@ def parse_arguments():
     parser.add_argument("--branches", type=int, default=3)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=300)
-    parser.add_argument("--limit-train", type=int, help="use the first so many training images")
+    parser.add_argument("--limit-train", type=int, help="number of training images to use, from the first on")
     parser.add_argument("--limit-test", type=int)
-    parser.add_argument("--stop-after", type=int, help="end every epoch after so many steps")
+    parser.add_argument("--stop-after", type=int, help="number of steps after which every epoch ends")
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="threads that PyTorch uses (default: its own choice)")
-    parser.add_argument("--steps", type=int, help="time so many steps on random images instead of training")
+    parser.add_argument("--steps", type=int, help="number of steps to time on random images instead of training")
     parser.add_argument("--evaluation", action="store_true", help="with --steps: time evaluation instead of training")
     parser.add_argument("--channels-last", action="store_true", help="keep images and activations in NHWC order")
     arguments = parser.parse_args()
@@ -121,7 +121,7 @@ def augment(images, generator):
 
 
 def find_network(name):
-    """What makes the network of this name, given branches and classes; None if there is no such network."""
+    """Constructor of the network of this name, given branches and classes; None if there is no such network."""
     if match := NETWORKS["resnet"].fullmatch(name):
         layers = int(match[1]) - 2
         # 164 is both 6n+2 and 9n+2, and has bottlenecks.
@@ -165,7 +165,7 @@ def train_step(model, optimiser, images, labels):
 
 
 def train_epoch(model, optimiser, images, labels, arguments, generator):
-    """Steps made, mean loss per image, images per second."""
+    """Number of steps, mean loss per image, images per second."""
     model.train()
     # A single image left over has no variance for the gate's batch-norm.
     batches = [b for b in torch.randperm(len(images), generator=generator).split(arguments.batch) if len(b) > 1]
@@ -234,7 +234,7 @@ def train(arguments):
 
 
 def peak_memory():
-    """The most that was resident so far, in MB; unknown where the system does not tell."""
+    """Peak resident memory so far in MB; unknown if the system does not tell."""
     if resource is None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,7 +1,7 @@
 """ResNeXt, DenseNet-BC and the ResNets for ImageNet in PyTorch, with ONE around them, for tools/goldens.py.
 
-Names of parameters follow tools/pytorch_one.py: branch 0 has plain names, what auxiliary branch i has of its own is under
-`branches.{i}.`, the gate is `gate.fc` and `gate.bn`. The branches begin at a family's last stage.
+Names of parameters follow tools/pytorch_one.py: branch 0 has plain names, the stages of auxiliary branch i
+are under `branches.{i}.`, the gate is `gate.fc` and `gate.bn`. The branches begin at a family's last stage.
 """
 
 import torch
@@ -112,7 +112,7 @@ class ImageNetResNet:
 
 
 class DenseLayer(nn.Module):
-    """BN, ReLU, 1x1 to 4k channels, BN, ReLU, 3x3 to k; its input is passed on in front of these."""
+    """BN, ReLU, 1x1 to 4k channels, BN, ReLU, 3x3 to k; its output is preceded by its input."""
 
     def __init__(self, c_in, growth):
         super().__init__()

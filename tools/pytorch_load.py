@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Loads what `train export` wrote into PyTorch modules, strictly, and compares logits with those of `train eval`.
+"""Loads files of `train export` into PyTorch modules, strictly, and compares logits with those of `train eval`.
 
     apt-get install python3-torch python3-numpy
     cargo run -p train -- export --run RUN --branch all --to one.safetensors
     cargo run -p train -- eval --weights one.safetensors --logits logits.safetensors
     python3 tools/pytorch_load.py --weights one.safetensors --logits logits.safetensors --data DIR
 
-DIR is the folder of CIFAR-10's test_batch.bin. Which network it is, and how its images are normalised, is in the
-metadata that `export` writes. The file of one branch is compared with member --member of the logits; the file of all
-branches with all members, the ensemble and the gate's shares. The largest differences are printed; the exit
-status is 1 if one exceeds --tolerance.
+DIR is the folder of CIFAR-10's test_batch.bin. The metadata that `export` writes name the network and the
+normalisation of its images. The file of one branch is compared with member --member of the logits; the file of all
+branches with all members, the ensemble and the gate's shares. The largest differences are printed; the exit status is
+1 if one exceeds --tolerance.
 """
 
 import argparse
@@ -31,7 +31,7 @@ IMAGES_PER_PASS = 100
 
 
 def family(net):
-    """The family that a name means, where it is not a ResNet for 32x32 images."""
+    """The family of a network's name, unless it is a ResNet for 32x32 images."""
     sizes = [int(number) for number in re.findall(r"\d+", net)]
     if net.startswith("densenet-bc-"):
         return DenseNetBc(layers=(sizes[0] - 4) // 6, growth=sizes[1])
@@ -70,7 +70,7 @@ def read_images(folder, count, header):
 
 
 def run(model, images):
-    """Logits of the branches [M, N, K], the gate's shares [N, M] or nothing, the ensemble's logits [N, K]."""
+    """Logits of the branches [M, N, K], the gate's shares [N, M] or None, the ensemble's logits [N, K]."""
     model.eval()
     with torch.no_grad():
         parts = [model(batch) for batch in images.split(IMAGES_PER_PASS)]
@@ -81,8 +81,8 @@ def run(model, images):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--weights", type=Path, required=True, help="what `train export` wrote")
-    parser.add_argument("--logits", type=Path, required=True, help="what `train eval --logits` wrote")
+    parser.add_argument("--weights", type=Path, required=True, help="file written by `train export`")
+    parser.add_argument("--logits", type=Path, required=True, help="file written by `train eval --logits`")
     parser.add_argument("--data", type=Path, required=True, help="folder of test_batch.bin")
     parser.add_argument("--member", type=int, default=0, help="member of the logits that one branch is compared with")
     parser.add_argument("--tolerance", type=float, default=1e-4)
@@ -115,7 +115,7 @@ def main():
         difference = np.abs(ours - theirs).max()
         worst = np.maximum(worst, difference)
         print(f"{name:<10} largest difference {difference:.1e} (largest value {np.abs(theirs).max():.2f})")
-    # A difference that is no number is not within the tolerance either.
+    # NaN is not within the tolerance either.
     sys.exit(0 if worst <= arguments.tolerance else 1)
 
 

@@ -1,7 +1,7 @@
 """CIFAR ResNets and ONE distillation in PyTorch, for tools/goldens.py and tools/pytorch_baseline.py.
 
 Names of parameters: the target network (branch 0) has plain names (`conv1.weight`, `layer3.0.bn1.bias`, `fc.weight`);
-the stages that auxiliary branch i has of its own are under `branches.{i}.`; the gate is `gate.fc` and `gate.bn`.
+the stages of auxiliary branch i are under `branches.{i}.`; the gate is `gate.fc` and `gate.bn`.
 """
 
 import torch
@@ -139,7 +139,7 @@ class ResNet(nn.Module):
 def loss_terms(logits, teacher, labels):
     """The three terms of ONE's loss: sum of the branches' CE, the teacher's CE, T^2 times the sum of KL terms.
 
-    The distillation target is detached. A single branch has its CE alone.
+    The distillation target is detached. A single branch has only its CE.
     """
     branches = sum(F.cross_entropy(z, labels) for z in logits)
     if len(logits) == 1:

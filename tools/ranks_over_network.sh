@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Trains on two ranks that are joined by a network with a bandwidth and a delay imposed:
+# Trains on two ranks joined by a network with an imposed bandwidth and delay:
 #
 #     tools/ranks_over_network.sh RATE MILLISECONDS OPTIONS_OF_train…
 #     tools/ranks_over_network.sh 100mbit 1 --net resnet32 --device cpu --epochs 1 --limit-train 2560
 #
-# RATE is tc's, of either direction; the delay is of one way. Makes two network namespaces and a link between them, starts a
-# rank in each (Open MPI, TCP only), says what the link was measured to do and how many bytes of the ranks went over it, and
-# removes everything, also on failure. Needs Linux, root and a `train` that is built with MPI (tools/mpi.sh). The link is a veth
-# pair, the bandwidth tbf's. The delay is netem's, or where the kernel has none, that of tools/network_link.py, whose TUN
-# devices then are the link. SLOW_START=0 has TCP go on at its speed after a pause (tcp_slow_start_after_idle).
+# RATE is in tc's units, for each direction; the delay is one way. Makes two network namespaces and a link between
+# them, starts a rank in each (Open MPI, TCP only), prints the link's measured rate and delay and the number of bytes
+# of the ranks that went over it, and removes everything, also on failure. Needs Linux, root and a `train` that is
+# built with MPI (tools/mpi.sh). The link is a veth pair, the bandwidth tbf's. The delay is netem's or, if the kernel
+# has none, that of tools/network_link.py, whose TUN devices then are the link. With SLOW_START=0 TCP keeps its rate
+# after a pause (tcp_slow_start_after_idle).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -52,7 +53,7 @@ for space in "${spaces[@]}"; do
     ip netns add "$space"
 done
 
-# Whether the kernel has netem shows when it is asked for.
+# Tests whether the kernel has netem, by asking for it.
 netem() { ip netns exec "${spaces[0]}" tc qdisc add dev lo root netem delay 1ms 2>/dev/null; }
 later=()
 if [[ "$delay" =~ ^0+(\.0+)?$ ]]; then
@@ -86,7 +87,7 @@ helpers+=($!)
 read -r _ <"$folder/ready" || fail "nobody answers on the link"
 measured="$(ip netns exec "${spaces[1]}" python3 tools/network_link.py measure 10.77.0.1)"
 
-# What Open MPI takes for ssh: the host's name, then a command.
+# Substitute for ssh, which Open MPI calls with the host's name and a command.
 cat >"$folder/agent" <<AGENT
 #!/bin/sh
 shift
@@ -98,7 +99,8 @@ bytes() { ip netns exec "${spaces[$1]}" cat "/sys/class/net/link/statistics/$2_b
 before=("$(bytes 0 tx)" "$(bytes 1 tx)")
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 status=0
-# Ranks of one host would use shared memory, if they were let. In the background, so that a signal need not wait for its end.
+# Ranks of one host would use shared memory if allowed to. In the background, so that a signal need not wait for their
+# end.
 ip netns exec "${spaces[0]}" mpirun --host 10.77.0.1:1,10.77.0.2:1 --map-by node --bind-to none \
     --mca plm_rsh_agent "$folder/agent" --mca oob_tcp_if_include link --mca btl_tcp_if_include link \
     --mca pml ob1 --mca btl tcp,self --mca mpi_yield_when_idle 1 \

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""How long a training step takes on so many ranks, by a model; docs/scaling.md has its tables beside measurements.
+"""Model of the time of a training step on W ranks; docs/scaling.md has its tables beside measurements.
 
     python3 tools/scaling.py                            the tables, 1 to 1,024 ranks, and where it stops paying
-    python3 tools/scaling.py --measured                 the model beside what was measured
+    python3 tools/scaling.py --measured                 the model beside measurements
     python3 tools/scaling.py --net resnet32 --step 250 --batch 128 --bandwidth 1000 --latency 0.05 --parts 4
                                                         your own: a step of one rank takes 250 ms at 128 images
                                                         (`train --profile`), Mbit/s, ms one way
@@ -12,35 +12,35 @@ The model. A step of W ranks, b images each, takes
     T(W) = C(b) + H + X'
 
 C(b) = F + b 3 f / S: 3 times the forward operations f of an image (the gradient of the input and that of the weights
-     take as many each) at the speed S, and F, what a step takes whatever its batch (on a GPU 2 us a dispatch, as in
-     docs/results.md). Or, by --step, what was measured.
+     take as many each) at the speed S, and F, the part of a step's time that does not depend on the batch (on a GPU
+     2 us a dispatch, as in docs/results.md). With --step, a measured time.
 H    copies between device and host and on the host (crates/tensor/src/sharing.rs): the gradients are read, put
      together, taken apart and written; on a GPU they cross the bus twice, and each piece of host work drains the queue.
-X'   what of the exchange X is not hidden behind the backward pass.
+X'   the part of the exchange X that is not hidden behind the backward pass.
 
-The exchange as it is (crates/dist/src/collectives.rs). A collective is a row of phases, in each of which every rank sends
-a message to every other one. A phase of m bytes to each takes (LogGP: Alexandrov et al., SPAA 1995)
+The exchange as it is (crates/dist/src/collectives.rs). A collective is a sequence of phases, in each of which
+every rank sends a message to every other one. A phase of m bytes to each takes (LogGP: Alexandrov et al., SPAA 1995)
 
     A(m) = k L + (W - 1) (o + d m / B) + R(m)
 
-L latency one way; o overhead of a message; B bandwidth of a rank's link. k = 3 where m is above the eager limit: then a
-request to send and its answer go ahead (`ompi_info --param btl tcp --level 9`), else 1. d = 1, or 2 where both directions
-of a link take turns, which is how Open MPI's TCP behaves between two ranks unless told otherwise (docs/scaling.md). R: in a
-pause TCP halves what it has on its way at once every 0.2 s, down to 10 segments (RFC 2861, as Linux does it; RFC 6928),
-and doubles it each time there and back, until B 2 L are on their way again.
+L latency one way; o overhead of a message; B bandwidth of a rank's link. k = 3 if m is above the eager limit: then a
+request to send and its answer come first (`ompi_info --param btl tcp --level 9`), else 1. d = 1, or 2 if the two
+directions of a link alternate, as Open MPI's TCP does between two ranks unless told otherwise (docs/scaling.md). R: in
+a pause TCP halves its window every 0.2 s, down to 10 segments (RFC 2861, as Linux does it; RFC 6928), and afterwards
+doubles it each round trip, until it is B 2 L again.
 
     sum of n bytes        A(16) + A(n / W) + n / M + A(n / W)      headers, slices, their sum, the sums
     gathering of n bytes  A(16) + A(n)
 
 So a rank sends 2 (W - 1) / W n bytes, in 2 (W - 1) messages and W - 1 headers. A step sums n = 4 (parameters + running
-statistics + 32) bytes. With --sync-bn there are no running statistics in it; each of its batch-norms gathers 8 c bytes in
-the forward pass and sums 8 c in the backward pass, c its channels, and nothing hides that.
+statistics + 32) bytes. With --sync-bn the sum has no running statistics; each batch-norm of c channels gathers 8 c
+bytes in the forward pass and sums 8 c in the backward pass, and nothing hides that.
 
-With --gradient-parts P, part k of about n / P bytes goes when the backward pass has computed it, the last parameters
-first, and after the parts before it:  e(k) = max(ready(k), e(k-1)) + sum(n / P),  X' = e(P) - C. What is hidden takes
-processor time from a CPU device: K a byte.
+With --gradient-parts P, part k of about n / P bytes is sent when the backward pass has computed it, the last
+parameters first, and after the parts before it:  e(k) = max(ready(k), e(k-1)) + sum(n / P),  X' = e(P) - C. A hidden
+exchange takes processor time from a CPU device: K per byte.
 
-What the model leaves out: ranks that are not equally fast (every exchange waits for the slowest), switches with less
+The model leaves out ranks that are not equally fast (every exchange waits for the slowest), switches with less
 bandwidth than their ports together, many ranks on one host's link, evaluation, checkpoints.
 """
 
@@ -53,7 +53,7 @@ US = 1e-6
 
 @dataclass(frozen=True)
 class Net:
-    """Of `train info --net NAME --branches K --classes C`; `branch_*` are of what a branch has of its own, all branches
+    """Of `train info --net NAME --branches K --classes C`; `branch_*` count the branches' own stages, all branches
     together: half of the difference between 3 branches and 1, times the branches. Batch-norms and their channels are
     counted by hand: those of all members, shortcuts and gate."""
 
@@ -76,7 +76,7 @@ NETS = [
         norms=112, channels=16 * 37 + 32 * 37 + 3 * 64 * 37 + 3, dispatches=737, batch=128),
     Net("resnext29-8x64d x3", "--net resnext29-8x64d --branches 3 --classes 100", 87_219_829, 3 * 26_349_668,
         182.9132e8, 3 * 37.583e8, norms=32, channels=64 + 4096 + 8192 + 3 * 16384 + 3, dispatches=336, batch=128),
-    # Of one network, what is ready first is layer4 and the classifier: half of what `--branches 3` has more.
+    # In one network, layer4 and the classifier are ready first: half of the extra parameters of `--branches 3`.
     Net("resnet50", "--net resnet50 --branches 1 --classes 1000 (images of 224x224)", 25_557_032, 17_013_736,
         81.7837e8, 16.2258e8, norms=53, channels=26_560, dispatches=348, batch=256),
 ]
@@ -84,8 +84,8 @@ NETS = [
 
 @dataclass(frozen=True)
 class Device:
-    """What computes. Copies are bytes per second on the host and over the bus; a drain is what a piece of host work
-    costs a GPU, which must finish and begin again."""
+    """A device. Copies are in bytes per second, on the host and over the bus; a drain is the cost of a piece of host
+    work on a GPU, which must finish and start again."""
 
     name: str
     speed: float
@@ -128,7 +128,7 @@ def ethernet(mbits, latency, turns=1.0):
 
 
 NETWORKS = [
-    # Latency and bandwidth fit what two ranks were measured to wait for, with --sync-bn and without (docs/scaling.md).
+    # Latency and bandwidth are fitted to the measured waits of two ranks, with --sync-bn and without (docs/scaling.md).
     Network("shared memory", 40 * US, 5 * US, 1.5e9, 4096, cpu=1e-9),
     # Latencies of TCP through a switch, and of InfiniBand, are assumed.
     ethernet(1000, 50 * US),
@@ -136,16 +136,16 @@ NETWORKS = [
     Network("100 Gbit/s, 2 us", 2 * US, 1 * US, 12e9, 8192),
 ]
 
-# Adding up in the order of the ranks, bytes of the terms per second: as fast as memory is read.
+# Summing in the order of the ranks, bytes of the terms per second: as fast as memory is read.
 SUM = 5e9
-# A rank that has waited for 0.5 ms looks every 0.05 to 0.25 ms (crates/dist/src/patience.rs): half of one in the mean.
+# A rank that has waited for 0.5 ms looks every 0.05 to 0.25 ms (crates/dist/src/patience.rs): half of that on average.
 PATIENCE, LOOK = 500 * US, 75 * US
-# Of TCP: bytes, segments, and the least timeout of retransmission.
+# TCP: bytes, segments, and the least timeout of retransmission.
 SEGMENT, FIRST_WINDOW, TIMEOUT = 1448, 10, 0.2
 
 
 def slow_start(network, size, idle):
-    """How much longer `size` bytes take because TCP feels its way again."""
+    """Extra time of `size` bytes because TCP opens its window again."""
     if not network.slow_start:
         return 0.0
     there_and_back = 2 * network.latency
@@ -159,7 +159,7 @@ def slow_start(network, size, idle):
 
 
 def phase(network, ranks, size, idle=0.0):
-    """Everybody sends `size` bytes to everybody."""
+    """Time for every rank to send `size` bytes to every other one."""
     large = size > network.eager
     turns = network.turns if large else 1.0
     wire = (ranks - 1) * (network.overhead + turns * size / network.bandwidth)
@@ -181,7 +181,7 @@ def summed_bytes(net, sync):
 
 
 def ready(net, share, compute):
-    """When the gradients of the last `share` of the parameters are there: forward takes a third of the step."""
+    """Time at which the gradients of the last `share` of the parameters are ready; forward takes a third of a step."""
     branch, time = net.branch_parameters / net.parameters, net.branch_flops / net.flops
     part = share / branch * time if share < branch else time + (share - branch) / (1 - branch) * (1 - time)
     return compute * (1 + 2 * part) / 3
@@ -189,7 +189,7 @@ def ready(net, share, compute):
 
 @dataclass(frozen=True)
 class Step:
-    """Times of a step in seconds: of computing, of copies, and of the exchange, hidden or waited for."""
+    """Times of a step in seconds: computing, copies, and the exchange, hidden or waited for."""
 
     compute: float
     copies: float
@@ -202,7 +202,7 @@ class Step:
 
 
 def step(net, device, network, ranks, images, parts=1, sync=False, measured=None):
-    """Of `images` images on each rank; `measured` are the seconds of one image on one rank."""
+    """The step with `images` images on each rank; `measured` is the time in seconds of one image on one rank."""
     per_image = measured or 3 * net.flops / device.speed
     compute = device.fixed * net.dispatches + images * per_image
     if ranks == 1:
@@ -214,7 +214,7 @@ def step(net, device, network, ranks, images, parts=1, sync=False, measured=None
         own = 8 * net.channels / net.norms
         each = gathering(network, ranks, own) + sum_over_ranks(network, ranks, own) + 2 * device.drain
         statistics = net.norms * each
-    # Statistics keep TCP from falling asleep.
+    # The exchange of statistics keeps TCP's window open.
     idle = 0.0 if sync else compute
     end = wire = 0.0
     for part in range(1, parts + 1):
@@ -231,8 +231,8 @@ RANKS = [2**i for i in range(11)]
 
 
 def efficiencies(case, weak, ranks):
-    """Of each number of ranks: T(1) over T(W), where ranks have as many images each; where they share as many, over
-    W T(W). None where there is less than an image for each."""
+    """For each number of ranks: T(1) / T(W) if each rank has a whole batch (`weak`); T(1) / (W T(W)) if the ranks share
+    one. None if the batch is not divisible by the number of ranks."""
     net, device, network, options = case
     alone = step(net, device, network, 1, net.batch, **options).total
     found = []
@@ -261,7 +261,7 @@ def table(nets, device, networks, weak, options):
 
 @dataclass(frozen=True)
 class Point:
-    """A measurement: medians of `rounds` steps in ms, of the whole and of what was waited for."""
+    """A measurement: medians of `rounds` steps in ms, of the whole and of the wait."""
 
     mbits: float
     delay: float
@@ -273,7 +273,7 @@ class Point:
     waited: float
 
 
-# ResNet-32 x3, 128 images, two ranks of one core each (docs/scaling.md tells how).
+# ResNet-32 x3, 128 images, two ranks of one core each (method: docs/scaling.md).
 MEASURED = [
     Point(0, 0, 1.0, 1, False, 3, 257, 4),
     Point(0, 0, 1.0, 2, False, 3, 257, 5),
@@ -339,7 +339,7 @@ def main():
     parser.add_argument("--bandwidth", type=float, metavar="MBITS", help="a link by TCP of your own")
     parser.add_argument("--latency", type=float, default=0.05, metavar="MS", help="its latency, one way")
     parser.add_argument("--put", action="store_true", help="Open MPI's TCP without btl_tcp_flags (docs/scaling.md): d = 2")
-    parser.add_argument("--measured", action="store_true", help="the model beside what was measured")
+    parser.add_argument("--measured", action="store_true", help="the model beside measurements")
     arguments = parser.parse_args()
     if arguments.step and not (arguments.net and arguments.batch):
         parser.error("--step needs --net and --batch: of what it is the time")

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Opens the event files of runs by TensorBoard itself, and compares their scalars with metrics.jsonl.
+"""Opens the event files of runs with TensorBoard itself, and compares their scalars with metrics.jsonl.
 
     pip install tensorboard
     python3 tools/tensorboard_check.py RUN [RUN …]
 
-Of every run the scalars, histograms and hyper-parameters are read by TensorBoard's own reader, and the program that serves
-its pages is asked for them. Exit status 1 if something is missing or differs.
+The scalars, histograms and hyper-parameters of every run are read by TensorBoard's own reader, and requested from the
+program that serves its pages. Exit status 1 if something is missing or differs.
 """
 
 import json
@@ -23,7 +23,7 @@ TOLERANCE = 1e-6  # Of single-precision numbers.
 
 
 def expected(run):
-    """(tag, step, value) of every number of the metrics that is compared."""
+    """(tag, step, value) of every compared number of the metrics."""
     for line in (run / "metrics.jsonl").read_text().splitlines():
         record = json.loads(line)
         for name, value in record.items():
@@ -36,7 +36,7 @@ def expected(run):
 
 
 def check_run(run):
-    """Compares one run's events with its metrics; returns what was found."""
+    """Compares one run's events with its metrics; returns the differences."""
     reader = EventAccumulator(str(run), size_guidance={"scalars": 0, "histograms": 0, "tensors": 0})
     reader.Reload()
     found = {}
@@ -68,7 +68,7 @@ def check_run(run):
 
 
 def ask(url, path, body=None):
-    """The JSON that the server answers with."""
+    """The server's answer as JSON."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url + path, data=data, headers={"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as answer:

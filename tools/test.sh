@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The test command: makes sure that there is an adapter to test WGSL on, then runs all tests.
+# Test command: makes sure that there is an adapter to test WGSL on, then runs all tests.
 #
-# Where the machine has no Vulkan, Metal or DX12 adapter, the software Vulkan driver of Debian and Ubuntu is installed.
+# On a machine without a Vulkan, Metal or DX12 adapter, it installs the software Vulkan driver of Debian and Ubuntu.
 # ONFLY_TEST_DEVICES=cpu tests the CPU device alone, and installs nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."

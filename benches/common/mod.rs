@@ -1,4 +1,4 @@
-//! What the benches share: criterion's settings, and a table of rates at the end.
+//! Shared parts of the benches: criterion's settings, and a table of rates at the end.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
 use tensor::Cost;
 
-/// Images in a batch of the layers and steps; 128 if unset.
+/// Variable for the images in a batch of the layers and steps; 128 if unset.
 const BATCH: &str = "ONFLY_BENCH_BATCH";
 
 /// Images in a batch.
@@ -18,19 +18,19 @@ pub fn batch() -> usize {
     }
 }
 
-/// Ten samples after `warm_up`, spread over `time` where they fit; the command line may ask for others.
+/// Ten samples after `warm_up`, spread over `time` if they fit; the command line may ask for others.
 pub fn criterion(warm_up: Duration, time: Duration) -> Criterion {
     Criterion::default().sample_size(10).warm_up_time(warm_up).measurement_time(time).configure_from_args()
 }
 
-/// One line of the table: the fastest that was seen.
+/// One line of the table: the fastest sample.
 struct Row {
     name: String,
     cost: Cost,
     time: Duration,
 }
 
-/// Benches of one group, and what they took.
+/// Benches of one group, and their times.
 pub struct Suite<'a> {
     group: BenchmarkGroup<'a, WallTime>,
     rows: Vec<Row>,
@@ -40,13 +40,13 @@ impl<'a> Suite<'a> {
     /// A group of this name.
     pub fn new(criterion: &'a mut Criterion, name: &str) -> Self {
         let mut group = criterion.benchmark_group(name);
-        // Every sample alike: steps are too long for samples that grow.
+        // All samples of equal size: steps are too long for samples that grow.
         group.sampling_mode(SamplingMode::Flat);
         Self { group, rows: Vec::new() }
     }
 
-    /// Measures `run(prepared, n)`, which does `repeats` times what costs `cost`, n times over, and waits for the last.
-    /// `prepare` is called once, if the command line selects this bench.
+    /// Measures `run(prepared, n)`, which does n times `repeats` runs of the work that costs `cost`, and waits for
+    /// the last. `prepare` is called once, if the command line selects this bench.
     pub fn measure<P>(
         &mut self,
         name: &str,
@@ -73,7 +73,7 @@ impl<'a> Suite<'a> {
         self.rows.extend(best.map(|time| Row { name: name.to_owned(), cost, time }));
     }
 
-    /// Ends the group, and prints time and rates of what was measured.
+    /// Ends the group, and prints times and rates of its benches.
     pub fn finish(self) {
         self.group.finish();
         let width = self.rows.iter().map(|row| row.name.len()).max().unwrap_or(0);

@@ -34,7 +34,7 @@ pub struct Step {
     inputs: [Var; 2],
 }
 
-/// What the step does.
+/// Kind of step.
 enum Kind {
     Training(one::Training),
     Evaluation(one::Evaluation),
@@ -86,7 +86,7 @@ impl Step {
         Ok(program)
     }
 
-    /// Feeds what changes from step to step beside the images: rates and weights.
+    /// Feeds the inputs that change from step to step, beside the images: rates and weights.
     pub fn feed(&self, program: &mut Program) -> nets::Result<()> {
         let batch = self.graph.spec(self.inputs[1]).words();
         match &self.kind {

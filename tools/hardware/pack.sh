@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Packs what run.sh needs into one folder of at most 40 MiB, which runs on any x86-64 Linux with glibc 2.36 and a Vulkan
-# driver, without Rust and without a network:
+# Packs the programs and files that run.sh needs into one folder of at most 40 MiB, which runs on any x86-64 Linux
+# with glibc 2.36 and a Vulkan driver, without Rust and without a network:
 #
 #     tools/hardware/pack.sh [--out DIR] [--programs DIR] [--data]
 #
-# --out       the folder [default: target/hardware]; what is there is replaced
-# --programs  takes `train` and `hardware` from there (target/debug), in place of building them for release
-# --data      also packs CIFAR-10, fetched where it is missing, into three pieces of at most 60 MiB, in DIR-data
+# --out       the folder [default: target/hardware]; an existing one is replaced
+# --programs  takes `train` and `hardware` from there (target/debug) instead of building them for release
+# --data      also packs CIFAR-10, fetched if missing, into three pieces of at most 60 MiB, in DIR-data
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 root="$(cd "$here/../.." && pwd)"
@@ -60,7 +60,7 @@ for program in train hardware; do
     fi
 done
 
-# Everything is made beside the folder, which it replaces when it is whole.
+# The folder is made under a temporary name, and replaces the old one when complete.
 new="$out.new"
 rm -rf "$new"
 mkdir -p "$new"
@@ -71,14 +71,14 @@ done
 cp "$here/run.sh" "$here/pytorch.py" "$root/tools/pytorch_one.py" "$root/docs/hardware/README.md" \
     "$root/LICENSE-MIT" "$root/LICENSE-APACHE" "$new/"
 
-# The newest glibc that a symbol of the program asks for.
+# The newest glibc version among the program's symbols.
 glibc="$(objdump -T "$new/train" "$new/hardware" | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -n 1 | cut -d _ -f 2)"
 if [ "$(printf '%s\n2.36\n' "$glibc" | sort -V | tail -n 1)" != 2.36 ]; then
     echo "the program asks for glibc $glibc, and 2.36 is what it may ask for: build on an older system (Debian 12)" >&2
     exit 1
 fi
 
-# Vulkan's loader, and the libraries that NVIDIA's driver looks for, for machines that have the driver alone.
+# Vulkan's loader and the libraries that NVIDIA's driver loads, for machines that have only the driver.
 packages=(libvulkan1 libegl1 libglvnd0 libopengl0 libgl1 libglx0 libgles2)
 work="$(mktemp -d)"
 trap 'rm -rf "$new" "$work"' EXIT
@@ -88,8 +88,7 @@ if command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null &&
     for archive in "$work"/*.deb; do
         dpkg-deb --extract "$archive" "$work/root"
     done
-    # Under the names that programs ask for (libvulkan.so.1), each a file of its own: no links, which not every way to
-    # another machine keeps.
+    # Each under the name that programs load (libvulkan.so.1), as a separate file: some ways of copying lose links.
     for library in "$work"/root/usr/lib/x86_64-linux-gnu/lib*.so.[0-9]; do
         cp -L "$library" "$new/lib/"
     done
@@ -127,7 +126,7 @@ fi
 pieces="$out-data"
 rm -rf "$pieces"
 mkdir -p "$pieces"
-# gzip: the one that is everywhere; xz gains a sixth in forty times the time.
+# gzip, since it is everywhere; xz saves a sixth in forty times the time.
 tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C "$sets" -cf - \
     cifar10/{data_batch_{1,2,3,4,5},test_batch}.bin | gzip -9n >"$pieces/whole"
 sha256sum "$pieces/whole" | cut -d ' ' -f 1 >"$pieces/cifar10.sha256"

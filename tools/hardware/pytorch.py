@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Training rates of the same networks in PyTorch, on the accelerator that it sees: what `train bench` is compared with.
+"""Training rates of the same networks in PyTorch, on the accelerator that it sees, to compare `train bench` with.
 
 Each mode (eager, CUDA graphs, torch.compile; f32, TF32, 16 bits) is warmed up, then timed in blocks of steps; the
-median block counts. The data is random, lies on the device, and is not augmented, so what this program does with images
-costs nothing here. Every mode that ends is written to the file at once; one that fails is recorded with its message.
+median block counts. The data is random, lies on the device, and is not augmented, so this program's augmentation has no
+counterpart here. Each completed mode is written to the file at once; one that fails is recorded with its message.
 Exit status 3: there is no PyTorch, or no accelerator that it sees.
 
     pytorch.py --json FILE [--nets resnet32:3,resnet32:1] [--batches 128,1024] [--modes eager,graph] [--seconds 2]
@@ -23,7 +23,7 @@ for folder in (HERE, HERE.parent):
         sys.path.insert(0, str(folder))
         break
 
-# The exit status where there is nothing to compare with: run.sh records such a step as skipped.
+# Exit status when there is no PyTorch or no accelerator: run.sh records such a step as skipped.
 NOTHING = 3
 
 try:
@@ -49,7 +49,7 @@ MODES = {
 
 
 def accelerator():
-    """The device that PyTorch computes on, and its name; None where there is only the CPU."""
+    """The device that PyTorch computes on, and its name; None if there is only the CPU."""
     if torch.cuda.is_available():
         return "cuda", torch.cuda.get_device_name()
     if hasattr(torch, "xpu") and torch.xpu.is_available():
@@ -125,7 +125,7 @@ class Step:
 
 
 def measure(step, device, batch, seconds):
-    """The median of 11 blocks of steps, which take `seconds` together: seconds a step, and images/s."""
+    """The median of 11 blocks of steps, which take `seconds` together: seconds per step, and images/s."""
     begun = time.perf_counter()
     for _ in range(12):
         step.run()
@@ -178,7 +178,7 @@ def main():
                         raise RuntimeError(f"CUDA graphs are not for {device}")
                     step = Step(int(family.removeprefix("resnet")), int(branches), batch, device, execution, precision)
                     row |= measure(step, device, batch, options.seconds)
-                except Exception as problem:  # whatever fails is recorded, and the next mode runs
+                except Exception as problem:  # any failure is recorded, and the next mode runs
                     row["failed"] = f"{type(problem).__name__}: {problem}".split("\n")[0][:300]
                 result["rows"].append(row)
                 part = options.json.with_suffix(".part")

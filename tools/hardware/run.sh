@@ -1,16 +1,17 @@
 #!/bin/sh
-# Checks, tunes and measures a GPU with what pack.sh made, and makes one page of it; or trains CIFAR-10 on it:
+# Checks, tunes and measures a GPU with the contents of pack.sh's folder, and writes one page on it; or trains
+# CIFAR-10:
 #
 #     run.sh FOLDER --minutes M --out OUT [--device D] [--train DATA]
 #
 # FOLDER is the packed folder (`.` within it), DATA the folder with the pieces that pack.sh --data made, or one that
-# holds cifar10/. It takes a shell, coreutils, and a Vulkan driver; for pieces, tar and gzip. After each step everything
-# so far is in OUT: JSON, steps.tsv, page.md. A step that fails is recorded, and the next one runs.
-# Exit status: 0 if every step ended well or was skipped, 1 if one failed or was cut short, 2 for wrong usage.
+# holds cifar10/. Requirements: a shell, coreutils, and a Vulkan driver; for pieces, tar and gzip. After each step all
+# results so far are in OUT: JSON, steps.tsv, page.md. A step that fails is recorded, and the next one runs.
+# Exit status: 0 if every step succeeded or was skipped, 1 if one failed or was cut short, 2 for wrong usage.
 set -u
 
-# Of each step: the share of the time left that it may take, in per cent, and the seconds without which it is skipped.
-# What a step does not need is left to those after it. Profiles share a line.
+# For each step: the share of the remaining time that it may take, in per cent, and the least number of seconds with
+# which it runs. Time that a step does not use is left to those after it. Profiles share a line.
 SHARES='
 devices          50   2
 selftest-quick   35  10
@@ -33,7 +34,7 @@ train-one       100  10
 MEASURE='devices selftest-quick bench-untuned tune tune-f16 bench
     profile-resnet32-3 profile-resnet32-3-shapes profile-resnet110-3 profile-resnet110-3-shapes
     bench-before pytorch bench-after pytorch-compile pytorch-more selftest'
-# On a software adapter: small networks, and nothing to tune or to compare with.
+# Steps on a software adapter: small networks, no tuning and no comparison.
 SOFTWARE='devices selftest-quick bench profile-resnet8-3 profile-resnet8-3-shapes selftest'
 TRAIN='devices data tune bench-training train-alone train-one'
 # Seconds between asking a step to end and killing it.
@@ -87,7 +88,7 @@ end=$(($(date +%s) + seconds - 2))
 call=$(date -u '+%Y-%m-%d %H:%M:%S')
 kind=measure plan=$MEASURE
 [ -z "$data" ] || kind=train plan=$TRAIN
-# What tuning finds is kept with the results, unless somebody keeps it elsewhere.
+# Tuning results are kept with the measurements, unless the caller names another place.
 export ONFLY_CACHE_DIR="${ONFLY_CACHE_DIR:-$out/cache}"
 # Without a desktop session, Mesa's layer for choosing among GPUs prints an error for every enumeration of adapters.
 [ -n "${XDG_RUNTIME_DIR:-}" ] || export NODEVICE_SELECT=1
@@ -97,9 +98,9 @@ problems=0
 child='' name='' limit='' started=''
 
 left() { echo $((end - $(date +%s))); }
-# One line of text without tabs.
+# Joins a text into one line without tabs.
 flat() { printf '%s' "$1" | tr -s '\t\r\n ' ' '; }
-# What a step said last: its last error, or else its last line that is not empty.
+# Last message of a step: its last error, or else its last non-empty line.
 last_line() {
     tail -n 20 "$1" | {
         last='' error=''
@@ -112,7 +113,7 @@ last_line() {
         printf '%s\n' "${error:-$last}"
     } | cut -c 1-300
 }
-# has FILE TEXT: whether a line of the file holds the text, in small or capital letters.
+# has FILE TEXT: tells whether a line of the file contains the text, ignoring case.
 has() {
     text=$(printf '%s' "$2" | tr '[:upper:]' '[:lower:]')
     tr '[:upper:]' '[:lower:]' <"$1" | while IFS= read -r line; do
@@ -120,7 +121,7 @@ has() {
     done | { read -r _; }
 }
 
-# What is known of this call; written again when more is known.
+# Writes the known facts of this call; again when there are more.
 write_call() {
     packed=$(cat "$folder/PACKED" 2>/dev/null)
     printf '%s\t' "$call" "$kind" "$given" "$(flat "$device")" "$loader" "$(uname -srm)" "$(flat "$packed")" \
@@ -131,9 +132,9 @@ write_call() {
 
 make_page() { "$folder/hardware" page "$out" || echo "the page could not be made" >&2; }
 
-# record SECONDS OUTCOME STATUS NOTE, of the step $name.
+# record SECONDS OUTCOME STATUS NOTE: records the end of the step $name.
 record() {
-    # In one write: a kill leaves the line whole, or leaves it out.
+    # In a single write, so that a kill leaves the line whole or leaves it out.
     printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$call" "$name" "$1" "$limit" "$2" "$3" "$(flat "$4")" >>"$out/steps.tsv"
     rm -f "$out/running"
     make_page
@@ -164,7 +165,7 @@ stop() {
 }
 trap stop INT TERM HUP
 
-# The seconds that step $1 may take; nothing where too few are left.
+# Prints the seconds that step $1 may take; nothing if too few are left.
 limit_of() {
     echo "$SHARES" | while read -r step share least; do
         case "$1" in
@@ -176,8 +177,8 @@ limit_of() {
     done
 }
 
-# step NAME OUTPUT COMMAND...: runs the command within its time. Where OUTPUT is named, what it prints becomes that file
-# once it has ended well.
+# step NAME OUTPUT COMMAND...: runs the command within its time. If OUTPUT is given, the command's output becomes that
+# file once it has succeeded.
 step() {
     name=$1 output=$2
     shift 2
@@ -200,11 +201,11 @@ step() {
     seconds=$(($(date +%s) - started))
     case $status in
         0) outcome='ok' ;;
-        # The status of pytorch.py where there is nothing to compare with.
+        # The status of pytorch.py when there is no PyTorch or no accelerator.
         3) outcome='skipped' ;;
         *)
             outcome='failed'
-            # 124: it was asked to end at its limit; 137: it was killed, and if by its limit, that was over.
+            # 124: it was asked to end at its limit; 137: it was killed, by its limit if that was over.
             if [ "$status" -eq 124 ] || { [ "$status" -eq 137 ] && [ "$seconds" -ge "$limit" ]; }; then
                 outcome='cut'
             fi
@@ -220,14 +221,14 @@ step() {
     [ $outcome = ok ]
 }
 
-# ours NAME OUTPUT ARGUMENT...: a step of the program, on the device.
+# ours NAME OUTPUT ARGUMENT...: runs a step of the program on the device.
 ours() {
     name=$1 output=$2
     shift 2
     step "$name" "$output" env LD_LIBRARY_PATH="$libraries" "$folder/train" "$@" --device "$device"
 }
 
-# theirs NAME ARGUMENT...: a step of PyTorch.
+# theirs NAME ARGUMENT...: runs a step of PyTorch.
 theirs() {
     name=$1
     shift
@@ -240,9 +241,9 @@ theirs() {
 
 hardware_in() { has "$1" ' GPU)' || has "$1" '(other)'; }
 
-# The adapters, by the system's Vulkan loader; by the packed one where the system's finds none, or no hardware.
+# Lists the adapters, by the system's Vulkan loader; by the packed one if the system's finds none, or no hardware.
 devices() {
-    # Where the system's loader fails altogether, the packed one may do.
+    # The packed loader may work even if the system's fails altogether.
     step devices devices.txt env LD_LIBRARY_PATH="$libraries" "$folder/train" devices || : >"$out/devices.txt"
     if ! hardware_in "$out/devices.txt" && [ -d "$folder/lib" ]; then
         more="${libraries:+$libraries:}$folder/lib"
@@ -268,7 +269,7 @@ devices() {
     fi
 }
 
-# Whether the device that was asked for is a software adapter.
+# Tells whether the requested device is a software adapter.
 software() {
     [ "$device" != gpu ] && [ "$device" != cpu ] && {
         while IFS= read -r line; do
@@ -281,7 +282,7 @@ software() {
     }
 }
 
-# profile NET BRANCHES BATCH: by kernel, and by kernel and shape.
+# profile NET BRANCHES BATCH: profiles by kernel, and by kernel and shape.
 profile() {
     for form in '' --by-shape; do
         ours "profile-$1-$2${form:+-shapes}" "profile-$1-$2${form:+-shapes}.json" profile --net "$1" --branches "$2" \
@@ -305,7 +306,7 @@ measure() {
     bench bench-untuned --untuned --nets resnet32:3
     tune tune f32
     tune tune-f16 f16
-    # Many networks: a second of each.
+    # One second per network, since there are many.
     bench bench --seconds 1
     profile resnet32 3 128
     profile resnet110 3 128
@@ -326,9 +327,9 @@ measure_software() {
     ours selftest '' selftest --json "$out/selftest.json"
 }
 
-# CIFAR-10 of three pieces, or as it lies there; either way its files are verified.
+# Unpacks CIFAR-10 from three pieces, or takes the folder as it is; either way its files are verified.
 unpack() {
-    # shellcheck disable=SC2016 # What is quoted is the inner shell's.
+    # shellcheck disable=SC2016 # The quoted names are the inner shell's.
     step data '' sh -euc '
         train=$1 data=$2
         cd "$data"
@@ -347,7 +348,7 @@ unpack() {
         "$train" fetch cifar10 --verify --data-dir .' unpack "$folder/train" "$data"
 }
 
-# train_one NAME BRANCHES METHOD EPOCHS: a training. Of its weights the best are kept; one that was cut can go on.
+# train_one NAME BRANCHES METHOD EPOCHS: runs a training. Its best weights are kept; one that was cut can be resumed.
 train_one() {
     ours "$1" '' --net resnet32 --branches "$2" --method "$3" --epochs "$4" --data cifar10 --data-dir "$data" \
         --out "$out/runs/$1" || return 1
@@ -359,7 +360,7 @@ train_networks() {
     unpack || return 1
     tune tune f32
     bench bench-training --nets resnet32:1,resnet32:3 --batches 128 --precision f32
-    # Two starts take some seconds.
+    # Starting twice takes some seconds.
     epochs=$("$folder/hardware" epochs --seconds $(($(left) - 20)) "$out/bench-training.json" 2>"$out/logs/epochs.txt")
     if [ -z "$epochs" ]; then
         problems=$((problems + 1))

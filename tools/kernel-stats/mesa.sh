@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Unpacks Mesa of Debian's backports into target/mesa25, beside the installed one, and prints the folder. The system stays as it is:
-# the source of the backports stands in a private configuration, its address taken from the system's own sources.
+# Unpacks Mesa of Debian's backports into target/mesa25, beside the installed one, and prints the folder. The system
+# is not changed: the backports are a source in a private configuration, with the address of the system's own sources.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -14,7 +14,7 @@ if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
     exit 1
 fi
 
-# The installed Mesa brings the libraries that no backport replaces: Vulkan's loader, LLVM, X11's and Wayland's.
+# The installed Mesa brings the libraries that have no backport: Vulkan's loader, LLVM, X11's and Wayland's.
 if ! ldconfig -p | grep -q 'libvulkan\.so\.1'; then
     echo "Vulkan's loader is not installed: run tools/setup.sh, or install mesa-vulkan-drivers" >&2
     exit 1
@@ -35,7 +35,7 @@ private=(-q -q -o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourcep
 apt-get "${private[@]}" update >&2
 cd "$work"
 apt-get "${private[@]}" download "mesa-vulkan-drivers/$codename-backports" >&2
-# Of what Mesa depends on, what the backports have too: it asks for those versions.
+# The dependencies of Mesa that the backports have, too: it requires those versions.
 for package in $(dpkg-deb --field mesa-vulkan-drivers_*.deb Depends | tr ',' '\n' | awk '{ print $1 }'); do
     apt-get "${private[@]}" download "$package/$codename-backports" >/dev/null 2>&1 || true
 done

@@ -8,32 +8,33 @@ use flate2::read::GzDecoder;
 
 use crate::error::{DataError, Result};
 
-/// The greatest unpacked size of an archive: more than any here has, and little enough for any disk.
+/// The greatest unpacked size of an archive: more than any dataset here needs, and small enough for any disk.
 const MAX_UNPACKED: u64 = 1 << 30;
 
 /// A file to take out of an archive.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
-    /// Its path in the archive, to the letter.
+    /// Its exact path in the archive.
     pub entry: String,
-    /// Where it goes. Must not exist.
+    /// Path to write it to. Must not exist.
     pub target: PathBuf,
-    /// The greatest size it may have.
+    /// The greatest size allowed.
     pub max_bytes: u64,
 }
 
-/// Takes the wanted files out of a `.tar.gz`. Everything else is skipped, whatever its name: links, absolute paths and
-/// paths with `..` are never followed, since only paths equal to a wanted one are written, and only to its target.
+/// Takes the wanted files out of a `.tar.gz`. Every other entry is skipped, whatever its name: links, absolute paths
+/// and paths with `..` are never followed, since only paths equal to a wanted one are written, and only to its
+/// target.
 ///
 /// # Errors
 ///
-/// The archive is damaged, a wanted file is not a plain file, is too large, comes twice or not at all, or cannot be
-/// written.
+/// The archive is damaged; or a wanted file is not a plain file, is too large, occurs twice or not at all, or cannot
+/// be written.
 pub(crate) fn extract(archive: &Path, wanted: &[Wanted]) -> Result<()> {
     extract_within(archive, wanted, MAX_UNPACKED)
 }
 
-/// As [`extract`], reading at most `most` unpacked bytes.
+/// Works as [`extract`], but reads at most `most` unpacked bytes.
 fn extract_within(archive: &Path, wanted: &[Wanted], most: u64) -> Result<()> {
     let file = File::open(archive).map_err(DataError::io("read", archive))?;
     let name = archive.file_name().unwrap_or(archive.as_os_str()).to_string_lossy().into_owned();
@@ -177,7 +178,7 @@ mod tests {
                 bytes = encoder.finish().expect("in memory");
             }
             fs::write(&path, bytes).expect("written");
-            // Whatever is taken out is no more than was allowed; its checksum is for the caller to verify.
+            // A file taken out is never larger than allowed; the caller verifies its checksum.
             let _ = extract(&path, &[Wanted { entry: "in/wanted".to_owned(), target: target.clone(), max_bytes: 5 }]);
             assert!(fs::metadata(&target).map_or(0, |metadata| metadata.len()) <= 5, "case {case}");
         }

@@ -12,7 +12,7 @@ pub const DATASETS: [&str; 6] =
 ///
 /// # Errors
 ///
-/// The name is unknown, a file is absent or damaged, or the options ask for what the dataset does not offer.
+/// The name is unknown, a file is absent or damaged, or the dataset does not offer what the options ask for.
 pub fn load(name: &str, options: &LoadOptions) -> Result<Dataset> {
     match name {
         cifar10::NAME => cifar10::load(options),

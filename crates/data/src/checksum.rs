@@ -1,4 +1,4 @@
-//! Checksums of files: those that were published with them.
+//! Published checksums of files.
 
 use std::fmt;
 use std::fs::File;
@@ -18,13 +18,13 @@ pub(crate) enum Sum {
     Sha1(&'static str),
     /// By MD5.
     Md5(&'static str),
-    /// By SHA-1 of what a gzip file holds: how it was compressed does not count, and a file that is not compressed has
-    /// it, too.
+    /// SHA-1 of a gzip file's content. The compression does not matter, and an uncompressed file has the same
+    /// checksum.
     Unpacked(&'static str),
 }
 
 impl Sum {
-    /// The checksum, of the same kind, that a file has.
+    /// The file's checksum of the same kind.
     pub(crate) fn of(self, path: &Path) -> Result<String> {
         match self {
             Self::Sha1(_) => digest::<Sha1>(path, false),
@@ -33,11 +33,11 @@ impl Sum {
         }
     }
 
-    /// Makes sure that a file has the checksum.
+    /// Checks that a file has the checksum.
     ///
     /// # Errors
     ///
-    /// It has another, or cannot be read.
+    /// It has another one, or cannot be read.
     pub(crate) fn verify(self, path: &Path) -> Result<()> {
         let found = self.of(path)?;
         if found == self.expected() {

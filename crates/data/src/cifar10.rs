@@ -17,7 +17,7 @@ pub const NAME: &str = "cifar10";
 /// The folder inside the authors' archive.
 pub const AUTHORS_FOLDER: &str = "cifar-10-batches-bin";
 
-/// What the labels mean.
+/// Names of the classes, by label.
 pub const CLASSES: [&str; 10] =
     ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 
@@ -43,14 +43,14 @@ pub const RECORD: usize = 1 + 3 * PLANE;
 const MEAN: [f32; 3] = [0.4914, 0.4822, 0.4465];
 const STD: [f32; 3] = [0.2470, 0.2435, 0.2616];
 
-/// The records that both CIFARs consist of: label bytes, then 1024 red, 1024 green and 1024 blue bytes.
+/// Layout of the records in both CIFARs: label bytes, then 1024 red, 1024 green and 1024 blue bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Layout {
     /// The dataset's name.
     pub dataset: &'static str,
     /// Number of classes of each label byte.
     pub labels: &'static [usize],
-    /// The label byte that is used.
+    /// Index of the label byte in use.
     pub taken: usize,
 }
 
@@ -62,8 +62,8 @@ impl Layout {
     }
 }
 
-/// Loads both splits. Files are looked for in `cifar10/` under the data directory, in the authors' folder inside it or
-/// beside it, and in the data directory itself. Only files that the limits need are opened.
+/// Loads both splits. Files are looked for in `cifar10/` under the data directory, in the authors' folder inside it
+/// or beside it, and in the data directory itself. Only files that the limits require are opened.
 ///
 /// # Errors
 ///
@@ -93,7 +93,7 @@ pub(crate) fn find(root: &Path) -> Option<PathBuf> {
     find_folder(root, &[NAME, &format!("{NAME}/{AUTHORS_FOLDER}"), AUTHORS_FOLDER, ""], &names)
 }
 
-/// Reads the first `limit` images (all where absent) of files that hold `records` records each.
+/// Reads the first `limit` images (all by default) of files that hold `records` records each.
 ///
 /// # Errors
 ///
@@ -102,7 +102,7 @@ pub fn read(files: &[PathBuf], records: usize, limit: Option<usize>) -> Result<I
     read_records(LAYOUT, files, records, limit)
 }
 
-/// As [`read`], for records of any layout.
+/// Works as [`read`], for records of any layout.
 pub(crate) fn read_records(layout: Layout, files: &[PathBuf], records: usize, limit: Option<usize>) -> Result<Images> {
     let wanted = limit.unwrap_or(usize::MAX).min(files.len() * records);
     let mut images = Images { size: SIZE, pixels: Vec::new(), labels: Vec::new() };
@@ -166,7 +166,7 @@ mod tests {
 
     use super::*;
 
-    /// A file of records whose bytes tell where they come from.
+    /// A file of records whose bytes identify their position.
     fn records(count: usize, first_label: usize) -> Vec<u8> {
         let record = |i: usize| {
             let label = ((first_label + i) % 10) as u8;

@@ -1,7 +1,7 @@
 //! CIFAR-100 in its binary version (Krizhevsky, 2009): records of two label bytes, coarse and fine, then 1024 red, 1024
 //! green and 1024 blue bytes, row by row.
 //!
-//! The 100 fine labels are what is learned unless 20 classes are asked for: those are the coarse ones.
+//! The 100 fine labels are learned, unless 20 classes are asked for: those are the coarse ones.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ pub const NAME: &str = "cifar100";
 /// The folder inside the authors' archive.
 pub const AUTHORS_FOLDER: &str = "cifar-100-binary";
 
-/// What the 20 coarse labels mean.
+/// Names of the 20 coarse classes, by label.
 pub const COARSE: [&str; 20] = [
     "aquatic_mammals",
     "fish",
@@ -40,7 +40,7 @@ pub const COARSE: [&str; 20] = [
     "vehicles_2",
 ];
 
-/// What the 100 fine labels mean.
+/// Names of the 100 fine classes, by label.
 #[rustfmt::skip]
 pub const FINE: [&str; 100] = [
     "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle",
@@ -55,10 +55,10 @@ pub const FINE: [&str; 100] = [
     "tractor", "train", "trout", "tulip", "turtle", "wardrobe", "whale", "willow_tree", "wolf", "woman", "worm",
 ];
 
-/// The training file, and its records.
+/// The training file and its number of records.
 pub const TRAIN: (&str, usize) = ("train.bin", 50_000);
 
-/// The test file, and its records.
+/// The test file and its number of records.
 pub const TEST: (&str, usize) = ("test.bin", 10_000);
 
 /// Bytes of one record.
@@ -67,7 +67,7 @@ pub const RECORD: usize = 2 + 3 * 32 * 32;
 const MEAN: [f32; 3] = [0.5071, 0.4865, 0.4409];
 const STD: [f32; 3] = [0.2673, 0.2564, 0.2762];
 
-/// Which of the two labels is learned.
+/// Choice of the label that is learned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Labels {
     /// 20 classes.
@@ -111,7 +111,7 @@ pub(crate) fn find(root: &Path) -> Option<PathBuf> {
     find_folder(root, &folders, &[TRAIN.0, TEST.0])
 }
 
-/// Reads the first `limit` images (all where absent) of a file that holds `records` records.
+/// Reads the first `limit` images (all by default) of a file that holds `records` records.
 ///
 /// # Errors
 ///
@@ -128,7 +128,7 @@ mod tests {
 
     use super::*;
 
-    /// A file of records with these coarse and fine labels; the pixels tell the record.
+    /// A file of records with these coarse and fine labels; the pixels identify the record.
     fn folder_with(labels: &[[u8; 2]]) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().expect("temporary folder");
         let path = folder.path().join("made.bin");

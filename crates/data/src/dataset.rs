@@ -1,4 +1,4 @@
-//! The types of datasets in memory, and of what is asked of their readers.
+//! Types of datasets in memory, and of the options of their readers.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use tensor::Rng;
 use crate::error::{DataError, Result};
 use crate::sampler::Augmentation;
 
-/// The folder under which datasets lie where no other is named.
+/// The default folder of datasets.
 pub const DEFAULT_DIR: &str = "datasets";
 
 /// Decoded square images, one word per pixel: `r | g << 8 | b << 16`.
@@ -43,14 +43,14 @@ impl Images {
         &self.pixels[index * pixels..][..pixels]
     }
 
-    /// Keeps the first `n` images, or all where there are fewer.
+    /// Keeps the first `n` images, or all if there are fewer.
     pub fn truncate(&mut self, n: usize) {
         self.pixels.truncate(n.saturating_mul(self.pixels_per_image()));
         self.labels.truncate(n);
     }
 
-    /// Takes `n` images out, of each of `classes` classes the same part as nearly as whole images allow, and returns
-    /// them. Which ones is a pure function of the labels and `n`; both parts keep their order.
+    /// Takes `n` images out and returns them: the same share of each of `classes` classes, as nearly as whole images
+    /// allow. The choice is a pure function of the labels and `n`; both parts keep their order.
     ///
     /// # Errors
     ///
@@ -75,7 +75,8 @@ impl Images {
     }
 }
 
-/// Which `n` images are held out, of each of `classes` classes its share: a pure function of the labels and `n`.
+/// Marks the `n` images that are held out, each of `classes` classes by its share: a pure function of the labels and
+/// `n`.
 ///
 /// # Errors
 ///
@@ -115,12 +116,12 @@ pub(crate) fn pack_rgb([r, g, b]: [u8; 3]) -> u32 {
     u32::from(r) | u32::from(g) << 8 | u32::from(b) << 16
 }
 
-/// A dataset; where its images are says the type of its splits.
+/// A dataset; the type of its splits says where their images are.
 #[derive(Debug, Clone)]
 pub struct Dataset<S = Images> {
     /// The name that [`load`](crate::load) was given.
     pub name: String,
-    /// What each label means.
+    /// Names of the classes, by label.
     pub classes: Vec<String>,
     /// Images to learn from.
     pub train: S,
@@ -130,18 +131,18 @@ pub struct Dataset<S = Images> {
     pub mean: [f32; 3],
     /// Standard deviation of each channel.
     pub std: [f32; 3],
-    /// How training images usually are changed on this dataset.
+    /// The usual augmentation of this dataset's training images.
     pub augment: Augmentation,
-    /// What a user should know of the loading, one sentence each: images that were skipped, how long decoding took.
+    /// Notes to the user on the loading, one sentence each: images that were skipped, how long decoding took.
     pub notes: Vec<String>,
 }
 
 impl<S> Dataset<S> {
-    /// The same dataset with what each of its splits becomes.
+    /// Replaces each split by the result of its function.
     ///
     /// # Errors
     ///
-    /// As `train` and `test`.
+    /// Those of `train` and `test`.
     pub fn try_map<T, E>(
         self,
         train: impl FnOnce(S) -> std::result::Result<T, E>,
@@ -160,24 +161,24 @@ impl<S> Dataset<S> {
     }
 }
 
-/// What [`load`](crate::load) may be told.
+/// Options of [`load`](crate::load).
 #[derive(Debug, Clone, Default)]
 pub struct LoadOptions {
-    /// The folder that holds one folder per dataset; [`DEFAULT_DIR`] where absent.
+    /// The folder that holds one folder per dataset; [`DEFAULT_DIR`] by default.
     pub data_dir: Option<PathBuf>,
-    /// Takes the first so many training images (in file order), or makes so many; 0 loads none.
+    /// Number of training images to take (the first ones, in file order) or to generate; 0 loads none.
     pub limit_train: Option<usize>,
     /// The same for the test images.
     pub limit_test: Option<usize>,
-    /// Determines datasets that are generated.
+    /// Seed of datasets that are generated.
     pub seed: u64,
-    /// Number of classes, of datasets that offer a choice.
+    /// Number of classes, for datasets that offer a choice.
     pub classes: Option<usize>,
-    /// Height and width that images of a folder are brought to; 32 where absent.
+    /// Height and width that a folder's images are resized to; 32 by default.
     pub image_size: Option<usize>,
-    /// The most bytes that the pixels of a split may take, at four bytes a pixel; no limit where absent.
+    /// The most bytes that the pixels of a split may take, at four bytes a pixel; no limit by default.
     pub max_bytes: Option<u64>,
-    /// True if the first image that cannot be decoded is an error. Otherwise such images are skipped.
+    /// True if the first image that cannot be decoded is an error. If false, such images are skipped.
     pub strict: bool,
 }
 
@@ -187,13 +188,13 @@ impl LoadOptions {
         self.data_dir.as_deref().unwrap_or(Path::new(DEFAULT_DIR))
     }
 
-    /// That `file` of a dataset, which is to be fetched, is not there.
+    /// The error that `file` of a dataset, which must be fetched, is missing.
     pub(crate) fn missing(&self, dataset: &'static str, file: &str) -> DataError {
         let folder = self.root().join(dataset);
         DataError::Missing { dataset, file: folder.join(file), folder, data_dir: self.data_dir.clone() }
     }
 
-    /// Makes sure that a split of so many images of `size` by `size` pixels may be held.
+    /// Checks that a split of `images` images of `size` by `size` pixels may be held in memory.
     ///
     /// # Errors
     ///

@@ -1,6 +1,6 @@
-//! One JPEG or PNG image as a square of packed pixels: decoded, and a part of it ([`View`]) resized.
+//! Decoding of one JPEG or PNG image, and resizing of a part of it ([`View`]) to a square of packed pixels.
 //!
-//! Resizing weighs all pixels that an output pixel covers by a triangle of twice its width (of two pixels where the
+//! Resizing weights all pixels that an output pixel covers by a triangle of twice its width (of two pixels if the
 //! image grows), as Pillow's and torchvision's antialiased bilinear filter does.
 
 use std::io::Cursor;
@@ -26,14 +26,14 @@ struct Picture {
     samples: Vec<u8>,
 }
 
-/// Why an image is not to be had: the second half of a sentence that its name begins.
+/// Reason why an image could not be decoded, phrased to follow the file's name.
 pub(crate) type Problem = String;
 
-/// Decodes a file's bytes into `size * size` pixels; what they are is seen from how they begin, not from a name.
+/// Decodes a file's bytes into `size * size` pixels; the format is recognised by the first bytes, not by a name.
 ///
 /// # Errors
 ///
-/// They are no JPEG or PNG, are damaged or cut off, or are of too large an image.
+/// They are not a JPEG or PNG, are damaged or truncated, or encode too large an image.
 pub(crate) fn square(file: &[u8], view: View, size: usize, out: &mut [u32]) -> Result<(), Problem> {
     let picture = match file {
         [] => return Err("is empty".to_owned()),
@@ -68,7 +68,7 @@ fn jpeg(file: &[u8]) -> Result<Picture, Problem> {
     decoder.decode_headers().map_err(|error| broken(&error))?;
     let (width, height) = decoder.dimensions().ok_or_else(|| broken(&"it has no size"))?;
     check_size(width, height)?;
-    // The decoder fills up with grey what a cut file lacks.
+    // The decoder fills the missing part of a truncated file with grey.
     if !ends(file) {
         return Err("is a JPEG image that breaks off".to_owned());
     }
@@ -76,8 +76,8 @@ fn jpeg(file: &[u8]) -> Result<Picture, Problem> {
     whole(Picture { height, width, channels: 3, samples })
 }
 
-/// Tells whether an end marker follows on the last scan. Within scans a byte 0xff is never followed by those of the two
-/// markers.
+/// Tells whether an end marker follows the last scan. Within scans, a byte 0xff is never followed by the second byte
+/// of either marker.
 fn ends(jpeg: &[u8]) -> bool {
     const SCAN: [u8; 2] = [0xff, 0xda];
     const END: [u8; 2] = [0xff, 0xd9];
@@ -87,7 +87,7 @@ fn ends(jpeg: &[u8]) -> bool {
 
 fn png(file: &[u8]) -> Result<Picture, Problem> {
     let broken = |error: png::DecodingError| format!("is a broken PNG image ({})", in_one_line(&error));
-    // What chunks beside the image may take.
+    // Limit on the memory of chunks beside the image.
     let limits = png::Limits { bytes: 64 << 20 };
     let mut decoder = png::Decoder::new_with_limits(Cursor::new(file), limits);
     decoder.set_transformations(png::Transformations::normalize_to_color8());
@@ -101,7 +101,7 @@ fn png(file: &[u8]) -> Result<Picture, Problem> {
     whole(Picture { height, width, channels: frame.color_type.samples(), samples })
 }
 
-/// Makes sure that a decoder gave as much as it said.
+/// Checks that a decoder gave as many bytes as it announced.
 fn whole(picture: Picture) -> Result<Picture, Problem> {
     let expected = picture.height * picture.width * picture.channels;
     if picture.samples.len() == expected {
@@ -110,13 +110,13 @@ fn whole(picture: Picture) -> Result<Picture, Problem> {
     Err(format!("is broken: it decodes to {} bytes instead of {expected}", picture.samples.len()))
 }
 
-/// What one output coordinate is made of: weights, of sum 1, of consecutive input coordinates.
+/// Terms of one output coordinate: weights, of sum 1, of consecutive input coordinates.
 struct Tap {
     first: usize,
     weights: Vec<f32>,
 }
 
-/// The taps along an axis of which a frame is brought to `size`.
+/// The taps along an axis whose frame is resized to `size`.
 fn taps(frame: Frame, size: usize) -> Vec<Tap> {
     let scale = frame.extent / size as f64;
     let reach = scale.max(1.0);
@@ -131,7 +131,7 @@ fn taps(frame: Frame, size: usize) -> Vec<Tap> {
     (0..size).map(tap).collect()
 }
 
-/// An input row, brought to one value of each of `COLOURS` colours for each tap.
+/// Reduces an input row to one value of each of `COLOURS` colours for each tap.
 fn narrow_row<const COLOURS: usize>(row: &[u8], channels: usize, taps: &[Tap], out: &mut [f32]) {
     for (tap, out) in taps.iter().zip(out.as_chunks_mut::<COLOURS>().0) {
         let pixels = row[tap.first * channels..].chunks_exact(channels);
@@ -145,11 +145,11 @@ fn narrow_row<const COLOURS: usize>(row: &[u8], channels: usize, taps: &[Tap], o
     }
 }
 
-/// Rows first, one input row at a time, then columns.
+/// Resizes rows first, one input row at a time, then columns.
 fn resize(picture: &Picture, [rows, columns]: [Frame; 2], size: usize, out: &mut [u32]) {
     let &Picture { width, channels, ref samples, .. } = picture;
     let (columns, rows) = (taps(columns, size), taps(rows, size));
-    // Two channels are grey and how opaque it is.
+    // Two channels are grey and opacity.
     let colours = if channels < 3 { 1 } else { 3 };
     let top = rows.iter().map(|tap| tap.first).min().unwrap_or(0);
     let bottom = rows.iter().map(|tap| tap.first + tap.weights.len()).max().unwrap_or(0);
@@ -173,7 +173,7 @@ fn resize(picture: &Picture, [rows, columns]: [Frame; 2], size: usize, out: &mut
             }
         }
         for (pixel, sums) in out.iter_mut().zip(sums.chunks_exact(colours)) {
-            // A float is cut off at the ends of what a byte holds.
+            // The conversion to a byte saturates.
             let byte = |c: usize| sums[c.min(colours - 1)].round() as u8;
             *pixel = pack_rgb([byte(0), byte(1), byte(2)]);
         }
@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn what_is_no_whole_image_is_an_error() {
         let png = encoded(4, 4, png::ColorType::Rgb, &[9; 48]);
-        // The header as PNG has it: width, height, depth, colour, and then a checksum over them and their name.
+        // The header in PNG's format: width, height, depth, colour, and then a checksum over them and their name.
         let mut bomb = png.clone();
         bomb[16..20].copy_from_slice(&40_000_u32.to_be_bytes());
         let mut sum = flate2::Crc::new();

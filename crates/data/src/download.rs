@@ -1,4 +1,4 @@
-//! Downloads that go on where they broke off.
+//! Downloads that resume after an interruption.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -11,29 +11,29 @@ use crate::checksum::Sum;
 use crate::fetch::style;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a server may be silent.
+/// Longest silence of a server.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
-/// How often a download that breaks off is taken up again at once, as long as each time something came.
+/// Greatest number of attempts in a row at a download that breaks off; each must have brought some bytes.
 const MOST_TRIES: usize = 10;
 
 const WHOLE: u16 = 200;
 const PART: u16 = 206;
 const NOTHING_LEFT: u16 = 416;
 
-/// Downloads `url` to `part`, at most `most` bytes, and verifies it. What is in `part` already is not asked for again;
-/// where it ends wrongly, `part` stays for the next time, and where its checksum is wrong, it is removed.
+/// Downloads `url` to `part`, at most `most` bytes, and verifies it. Bytes already in `part` are not requested again.
+/// If the download breaks off, `part` stays for the next time; if its checksum is wrong, it is removed.
 ///
 /// # Errors
 ///
-/// The server cannot be reached or does not give the file, what comes is too long or has another checksum, or cannot be
-/// written: why, as a part of a sentence.
+/// The server cannot be reached or does not give the file; or the response is too long, has another checksum, or
+/// cannot be written. The reason is phrased as a part of a sentence.
 pub(crate) fn get(url: &str, part: &Path, sum: Sum, most: u64) -> Result<(), String> {
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .timeout_connect(Some(CONNECT_TIMEOUT))
         .timeout_resolve(Some(CONNECT_TIMEOUT))
         .timeout_recv_response(Some(READ_TIMEOUT))
         .timeout_per_read(Some(READ_TIMEOUT))
-        // The checksum is that of the file as it is, not of what a transfer encoding made of it.
+        // The checksum is that of the file itself, not of a transfer encoding of it.
         .accept_encoding("identity")
         .http_status_as_error(false)
         .build()
@@ -47,7 +47,7 @@ pub(crate) fn get(url: &str, part: &Path, sum: Sum, most: u64) -> Result<(), Str
         }
     }
     sum.verify(part).map_err(|error| {
-        // Going on from what is wrong leads nowhere; if it cannot be removed, the next time says so, too.
+        // Resuming from wrong bytes leads nowhere; if they cannot be removed, the next attempt reports it, too.
         let _ = fs::remove_file(part);
         error.to_string()
     })
@@ -57,7 +57,7 @@ fn length(part: &Path) -> u64 {
     fs::metadata(part).map_or(0, |metadata| metadata.len())
 }
 
-/// Asks for what is missing, and appends it.
+/// Requests the missing bytes and appends them.
 fn attempt(agent: &ureq::Agent, url: &str, part: &Path, most: u64) -> Result<(), String> {
     let have = length(part);
     let mut request = agent.get(url);
@@ -76,7 +76,7 @@ fn attempt(agent: &ureq::Agent, url: &str, part: &Path, most: u64) -> Result<(),
     let cannot_write = |error: io::Error| format!("cannot write {}: {error}", part.display());
     let mut file = File::options().create(true).append(true).open(part).map_err(cannot_write)?;
     if begin == 0 {
-        // This server begins anew.
+        // This server starts from the first byte.
         file.set_len(0).map_err(cannot_write)?;
     }
     let bar = ProgressBar::new(total.unwrap_or(0)).with_position(begin);
@@ -106,7 +106,7 @@ fn attempt(agent: &ureq::Agent, url: &str, part: &Path, most: u64) -> Result<(),
     }
 }
 
-/// The range of a partial answer, `bytes FIRST-LAST/TOTAL`: its first byte, and the whole's length where it is told.
+/// The range of a partial response, `bytes FIRST-LAST/TOTAL`: its first byte, and the total length if given.
 fn range(response: &ureq::http::Response<ureq::Body>) -> Option<(u64, Option<u64>)> {
     let range = response.headers().get("Content-Range")?.to_str().ok()?.strip_prefix("bytes ")?;
     let (first, rest) = range.split_once('-')?;
@@ -123,7 +123,7 @@ mod tests {
 
     const ABC: Sum = Sum::Sha1("a9993e364706816aba3e25717850c26c9cd0d89d");
 
-    /// Answers each connection by `answer`, which is given the first byte that was asked for; returns the address.
+    /// Answers each connection by `answer`, which is given the first byte requested; returns the address.
     fn serve(connections: usize, answer: impl Fn(usize, usize) -> String + Send + 'static) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = format!("http://{}/abc", listener.local_addr().expect("its address"));

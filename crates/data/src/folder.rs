@@ -1,7 +1,7 @@
-//! A folder of one's own images, `train/CLASS/*` and `val/CLASS/*` (or `test/CLASS/*`), JPEG and PNG, of any sizes. The
-//! classes are the folders' names in order. ImageNet is such a folder, too.
+//! A folder of your own images, `train/CLASS/*` and `val/CLASS/*` (or `test/CLASS/*`), JPEG and PNG, of any sizes.
+//! The classes are the folders' names in order. ImageNet is such a folder, too.
 //!
-//! They are decoded and resized once, on all threads ([`decode`]), or again for every batch ([`crate::Loader`]).
+//! Images are decoded and resized once, on all threads ([`decode`]), or again for every batch ([`crate::Loader`]).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,30 +18,31 @@ use crate::pictures::Files;
 use crate::sampler::Augmentation;
 use crate::stream;
 
-/// The name, and the folder under the data directory, of ImageNet.
+/// ImageNet's name, which is also its folder under the data directory.
 pub const NAME: &str = "imagenet";
 
-/// Height and width where none are asked for.
+/// Default height and width.
 const SIZE: usize = 32;
 
-/// Up to this height and width, training images usually are padded and cropped; larger ones are random parts, resized.
+/// Up to this height and width, the usual augmentation is padding and cropping; larger images are random parts,
+/// resized.
 const SMALL: usize = 64;
 
-/// ImageNet's, which are taken for any folder.
+/// ImageNet's mean and standard deviation, used for any folder.
 const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 const STD: [f32; 3] = [0.229, 0.224, 0.225];
 
-/// What names of images end in, in small letters.
+/// Endings of image names, in lower case.
 const ENDINGS: [&str; 3] = ["jpg", "jpeg", "png"];
 
-/// Images that are decoded before the next look at what failed.
+/// Images that are decoded before failures are looked at.
 const BLOCK: usize = 512;
 
-/// Images that failed which are named one by one.
+/// Number of failed images that are named.
 const NAMED: usize = 20;
 
-/// The folder of a dataset that is one: of ImageNet, `imagenet/` under the data directory, or that directory itself; or
-/// of a dataset whose name is a folder's path.
+/// The folder of a dataset that is a folder: for ImageNet, `imagenet/` under the data directory or that directory
+/// itself; else the dataset's name, if it is the path of a folder.
 pub fn find(name: &str, options: &LoadOptions) -> Option<PathBuf> {
     if name != NAME {
         if DATASETS.contains(&name) {
@@ -54,8 +55,8 @@ pub fn find(name: &str, options: &LoadOptions) -> Option<PathBuf> {
     Some(if !folder.is_dir() && root.join("train").is_dir() { root.to_owned() } else { folder })
 }
 
-/// Lists a folder's images, which decoded will be of [`LoadOptions::image_size`]. Images of the classes take turns, so
-/// that a limit takes as many of each as there are.
+/// Lists a folder's images, to be decoded at [`LoadOptions::image_size`]. Classes alternate, so that a limit takes
+/// equal numbers of each as long as they last.
 ///
 /// # Errors
 ///
@@ -94,12 +95,13 @@ pub fn list(name: &str, folder: &Path, options: &LoadOptions) -> Result<Dataset<
     })
 }
 
-/// Loads a folder of images, each brought to [`LoadOptions::image_size`]: the shorter side is resized to it, and what
-/// the longer one has more is cut off on both sides.
+/// Loads a folder of images, each resized to [`LoadOptions::image_size`]: the shorter side is resized to it, and the
+/// longer one is cropped equally at both ends.
 ///
 /// # Errors
 ///
-/// As [`list()`]; its images do not fit, or none can be decoded; with [`LoadOptions::strict`], as soon as one cannot.
+/// Those of [`list()`]; the images do not fit, or none can be decoded; with [`LoadOptions::strict`], as soon as one
+/// cannot.
 pub fn load(name: &str, folder: &Path, options: &LoadOptions) -> Result<Dataset> {
     let dataset = list(name, folder, options)?;
     for split in [&dataset.train, &dataset.test] {
@@ -112,7 +114,7 @@ pub fn load(name: &str, folder: &Path, options: &LoadOptions) -> Result<Dataset>
     Ok(Dataset { augment: Augmentation::Padded, notes: train_notes, ..dataset })
 }
 
-/// Tells whether a file is an image by its name.
+/// Tells whether a file's name is that of an image.
 pub(crate) fn is_image(path: &Path) -> bool {
     let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
     ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
@@ -164,11 +166,12 @@ fn list_split(split: &Path, classes: &[String], limit: Option<usize>) -> Result<
     Ok(images.into_iter().map(|(_, label, path)| (path, label)).collect())
 }
 
-/// Decodes the files of a split of `folder`; says in `notes` how many could not be, and which, and how long it took.
+/// Decodes the files of a split of `folder`; notes in `notes` the number and names of those that failed, and the time
+/// taken.
 ///
 /// # Errors
 ///
-/// There is too little memory, or none can be decoded; where the files are strict, as soon as one cannot.
+/// There is too little memory, or no file can be decoded; if the files are strict, as soon as one cannot.
 pub fn decode(files: &Files, folder: &Path, notes: &mut Vec<String>) -> Result<Images> {
     let start = Instant::now();
     let (size, count) = (files.size, files.len());

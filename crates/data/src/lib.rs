@@ -1,9 +1,9 @@
 //! Datasets: their readers, fetching, the order in which samples are visited, and the kernel that augments them.
 //!
 //! Decoded images that fit lie on the device from the start (packed [`Images`], split by
-//! [`kernels::augment::shards`]); a step is fed only with which images it takes and how each is cropped and flipped
-//! ([`Sampler`]), and [`kernels::augment::Augment`] makes the normalised batch from that. Others are streamed: workers
-//! prepare batches ahead of the device ([`Loader`]), and the same kernel reads those.
+//! [`kernels::augment::shards`]). A step is fed only the indices of its images and their crops and flips
+//! ([`Sampler`]), and [`kernels::augment::Augment`] makes the normalised batch from that. Other images are streamed:
+//! workers prepare batches ahead of the device ([`Loader`]), and the same kernel reads those.
 
 mod archive;
 pub mod catalog;

@@ -6,8 +6,8 @@
 //! batches             [being filled] [full]  ->  [with the device's side]      three buffers, which go round
 //! ```
 //!
-//! What a batch holds follows from the picks alone: neither how many workers there are nor how far ahead they are
-//! changes a bit. Workers stop when two batches are full, so memory is bounded.
+//! A batch's content follows from the picks alone: neither the number of workers nor their lead changes a bit.
+//! Workers stop when two batches are full, so memory is bounded.
 
 use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
@@ -21,28 +21,28 @@ use crate::kernels::augment::{image_words, pack_image};
 use crate::pictures::{Drawn, Missing, Pictures};
 use crate::sampler::{Epoch, PADDING, Pick, pack};
 
-/// Batches that are prepared ahead of the one that is taken.
+/// Batches that are prepared ahead of the current one.
 const AHEAD: usize = 2;
 
-/// How long to wait for a batch before looking at what else there is to see.
+/// Wait for a batch between two calls of `waiting`.
 const GLANCE: Duration = Duration::from_micros(500);
 
 /// A batch in memory.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
-    /// Packed images `[batch, image_words(size)]`; those beyond the valid ones mean nothing.
+    /// Packed images `[batch, image_words(size)]`; those beyond the valid ones are undefined.
     pub pixels: Vec<u32>,
     /// `[batch]`.
     pub labels: Vec<u32>,
-    /// Which image of the batch each sample takes (its own), and how it is augmented.
+    /// Index in the batch of each sample's image (its own), and its augmentation.
     pub picks: Vec<Pick>,
-    /// Images that count: they come first.
+    /// Number of valid images: they come first.
     pub valid: usize,
-    /// Sentences of images that were found to be broken.
+    /// Sentences on images that were found to be broken.
     pub broken: Vec<String>,
 }
 
-/// A split whose batches are prepared by worker threads, or, where there are none, as they are asked for.
+/// A split whose batches are prepared by worker threads or, without workers, on request.
 #[derive(Debug)]
 pub struct Loader {
     shared: Arc<Shared>,
@@ -52,7 +52,7 @@ pub struct Loader {
     image: Image,
 }
 
-/// An image, as it is drawn and as it goes into its batch.
+/// An image as drawn, and as stored in its batch.
 #[derive(Debug)]
 struct Image {
     pixels: Vec<u32>,
@@ -79,7 +79,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     epoch: Option<Epoch>,
-    /// Counts the times that the work was changed: what was drawn for an earlier one is of no use.
+    /// Version of the work; images drawn for an earlier version are discarded.
     version: u64,
     /// The pick that is drawn next.
     next: usize,
@@ -95,12 +95,12 @@ struct State {
 #[derive(Debug, Default)]
 struct Slot {
     pixels: Vec<u32>,
-    /// Images that are not drawn yet.
+    /// Images that are yet to be drawn.
     left: usize,
-    /// Samples that have no image.
+    /// Samples without an image.
     absent: Vec<usize>,
     broken: Vec<String>,
-    /// The first sample that failed, and why.
+    /// The first sample that failed, and its error.
     failure: Option<(usize, DataError)>,
 }
 
@@ -115,14 +115,14 @@ struct Ticket {
 }
 
 impl Epoch {
-    /// The key of an image's random part.
+    /// The key of an image's random crop.
     fn crop(&self, image: u32) -> Option<[u64; 3]> {
         self.crops.map(|seed| [seed, self.number as u64, u64::from(image)])
     }
 }
 
 impl Loader {
-    /// Batches of a split, by so many threads.
+    /// Prepares batches of a split by `workers` threads.
     ///
     /// # Errors
     ///
@@ -160,7 +160,7 @@ impl Loader {
         let mut state = self.shared.state();
         let same = |other: &Epoch| Arc::ptr_eq(&other.picks, &epoch.picks) || other == epoch;
         if state.step == step && state.epoch.as_ref().is_some_and(same) {
-            // The next comparison is of addresses.
+            // The next comparison is by address.
             state.epoch = Some(epoch.clone());
             return;
         }
@@ -176,12 +176,11 @@ impl Loader {
         self.shared.work.notify_all();
     }
 
-    /// The batch of the step sought, or of the one after the last. Calls `waiting` again and again while it is not
-    /// there.
+    /// The batch of the step sought, or of the one after the last. Calls `waiting` repeatedly until it is ready.
     ///
     /// # Errors
     ///
-    /// An image of it cannot be had, and none in its place.
+    /// An image of the batch cannot be decoded, and none can replace it.
     pub fn next(&mut self, mut waiting: impl FnMut()) -> Result<&Batch> {
         let mut state = self.shared.state();
         let (step, version) = (state.step, state.version);
@@ -205,7 +204,7 @@ impl Loader {
         let Some(epoch) = state.epoch.clone() else { return Err(DataError::NoImages) };
         let slot = &mut state.slots[step % AHEAD];
         if let Some((_, error)) = slot.failure.take() {
-            // It fails again if it is asked for again.
+            // A second request fails again.
             state.epoch = None;
             return Err(error);
         }
@@ -221,7 +220,7 @@ impl Loader {
         Ok(&self.batch)
     }
 
-    /// Images that were drawn, and the time that the threads took for them, all together.
+    /// Number of images drawn, and the total time that the threads took for them.
     pub fn drawn(&self) -> (usize, Duration) {
         let state = self.shared.state();
         (state.drawn, state.busy)
@@ -233,14 +232,14 @@ impl Drop for Loader {
         self.shared.state().stop = true;
         self.shared.work.notify_all();
         for worker in self.workers.drain(..) {
-            // One that panicked has said so.
+            // A thread that panicked has reported it.
             let _ = worker.join();
         }
     }
 }
 
 impl Slot {
-    /// Makes it that of `step`, of a batch of which nothing is drawn.
+    /// Clears the slot for `step`, none of whose images is drawn.
     fn reset(&mut self, picks: usize, batch: usize, step: usize) {
         self.left = picks.saturating_sub(step * batch).min(batch);
         self.absent.clear();
@@ -250,7 +249,7 @@ impl Slot {
 }
 
 impl Batch {
-    /// Says what the pixels are, and closes the gaps of what is absent.
+    /// Fills in labels and picks, and closes the gaps of absent images.
     fn describe(&mut self, epoch: &Epoch, step: usize, labels: &[u32], mut absent: Vec<usize>) {
         let picks = epoch.step(step);
         absent.sort_unstable();
@@ -288,7 +287,7 @@ impl State {
         Some(Ticket { version: self.version, step, sample, image, crop: epoch.crop(image) })
     }
 
-    /// Puts an image into its batch, which is full when true is returned.
+    /// Puts an image into its batch; returns true if the batch is then full.
     fn put(&mut self, ticket: Ticket, packed: &[u32], drawn: Result<Drawn>) -> bool {
         if ticket.version != self.version {
             return false;
@@ -319,7 +318,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a worker does.
+    /// Body of a worker.
     fn work(&self) {
         let mut image = Image::new(self.pictures.size());
         let mut state = self.state();
@@ -337,7 +336,7 @@ impl Shared {
     fn draw(&self, ticket: Ticket, Image { pixels, packed }: &mut Image) -> MutexGuard<'_, State> {
         let begun = Instant::now();
         let Ticket { image, crop, .. } = ticket;
-        // A worker that is gone would be waited for in vain.
+        // A worker that died would be waited for in vain.
         let drawn = panic::catch_unwind(AssertUnwindSafe(|| self.pictures.draw(image, crop, self.missing, pixels)));
         let drawn = drawn.unwrap_or_else(|panic| Err(DataError::Panic(message(&*panic))));
         pack_image(pixels, packed);

@@ -1,4 +1,4 @@
-//! Images that are no dataset: files and folders of files, JPEG and PNG, of any sizes and without labels.
+//! Images that are not a dataset: files and folders of files, JPEG and PNG, of any sizes and without labels.
 
 use std::path::{Path, PathBuf};
 
@@ -10,8 +10,8 @@ use crate::folder::{entries, is_image};
 use crate::pictures::contents;
 use crate::view::View;
 
-/// The files that `path` means: itself, or, if it is a folder, all images in it and in its folders, by name. Hidden
-/// files are left out, and links to folders are not followed.
+/// The files that `path` stands for: itself or, if it is a folder, all images in it and in its folders, by name.
+/// Hidden files are left out, and links to folders are not followed.
 ///
 /// # Errors
 ///
@@ -31,18 +31,18 @@ pub fn find_images(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(images)
 }
 
-/// How an image becomes a square.
+/// Conversion of an image into a square.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Square {
     /// Height and width.
     pub size: usize,
-    /// Black pixels on every side of it.
+    /// Black pixels on every side of the square.
     pub border: usize,
     /// The part of the image that is resized.
     pub view: View,
 }
 
-/// Decodes images on all threads. For one that cannot be used, the second half of a sentence that its name begins.
+/// Decodes images on all threads. For one that cannot be used, the reason, phrased to follow its name.
 pub fn read_images(paths: &[PathBuf], square: Square) -> Vec<std::result::Result<Vec<u32>, String>> {
     let Square { size, border, view } = square;
     let inner = size - 2 * border;

@@ -1,9 +1,9 @@
-//! Numeric arrays in MATLAB 5 files (level 5 MAT-files), compressed or not, as streams: what they hold is never in
+//! Numeric arrays in MATLAB 5 files (level 5 MAT-files), compressed or not, as streams: their content is never in
 //! memory as a whole.
 //!
 //! A file is a header of 128 bytes and elements: a tag (type, number of bytes) and that many bytes. A variable is an
-//! element of type *matrix*, or a *compressed* one whose zlib stream holds that. In a matrix stand, each an element and
-//! padded to eight bytes, flags with the array's class, dimensions, name, and the values, in column-major order.
+//! element of type *matrix*, or a *compressed* one whose zlib stream holds that. A matrix contains flags with the
+//! array's class, dimensions, name, and the values in column-major order, each an element padded to eight bytes.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
@@ -29,16 +29,16 @@ const UTF8: u32 = 16;
 const NUMERIC: std::ops::RangeInclusive<u8> = 6..=15;
 const COMPLEX: u8 = 0x08;
 
-/// Far more than any array here has, in bytes of the element.
+/// Bytes of the dimensions' element; far more than any array here has.
 const MAX_DIMENSIONS: u32 = 4 * 8;
 const MAX_NAME: u32 = 63;
 
-/// How one value is stored.
+/// Storage of one value.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Number {
     /// One byte.
     U8,
-    /// Any other type, by its bytes and how they are read.
+    /// Any other type: its size in bytes, and the function that reads it.
     Other(usize, fn(&[u8]) -> f64),
 }
 
@@ -68,7 +68,7 @@ impl Number {
         }
     }
 
-    /// The value of [`Number::width`] bytes.
+    /// Reads a value from its [`Number::width`] bytes.
     pub(crate) fn read(self, bytes: &[u8]) -> f64 {
         match self {
             Self::U8 => f64::from(bytes[0]),
@@ -77,26 +77,26 @@ impl Number {
     }
 }
 
-/// An array, all read but its values.
+/// An array, of which all but the values has been read.
 pub(crate) struct Variable<'a> {
     pub name: String,
     pub dimensions: Vec<usize>,
     pub number: Number,
     /// The product of the dimensions.
     pub count: usize,
-    /// `count` values, and maybe a few bytes of padding.
+    /// `count` values, possibly followed by a few bytes of padding.
     pub source: Box<dyn Read + 'a>,
 }
 
-/// Why a file is not what it must be: the second half of a sentence that the file's name begins.
+/// Fault of a file, phrased to follow the file's name.
 pub(crate) type Problem = String;
 
-/// Calls `visit` with each numeric array of a file in turn, which may read its values or leave them.
+/// Calls `visit` with each numeric array of a file in turn; `visit` may read its values or leave them.
 ///
 /// # Errors
 ///
-/// The file cannot be read or is no MATLAB 5 file, what it claims cannot be, or `visit` says so. `dataset` is the one
-/// that it belongs to.
+/// The file cannot be read or is not a MATLAB 5 file, it claims the impossible, or `visit` fails. `dataset` is the
+/// dataset that it belongs to.
 pub(crate) fn visit(
     dataset: &str,
     path: &Path,
@@ -134,7 +134,7 @@ fn elements(
                 }
                 matrix(Box::new(unpacked), u64::from(inner), visit)?;
             }
-            _ => return Err(format!("has an element of type {kind} at byte {position} in place of a variable")),
+            _ => return Err(format!("has an element of type {kind} at byte {position} instead of a variable")),
         }
         file.seek(SeekFrom::Start(end)).map_err(|error| why(&error))?;
         position = end;
@@ -165,8 +165,8 @@ fn words<const N: usize>(source: &mut dyn Read) -> std::result::Result<[u32; N],
     Ok(words)
 }
 
-/// The tag of an element in a matrix: type, number of bytes, and how many bytes follow with the padding. Up to four
-/// bytes may stand in the tag itself.
+/// The tag of an element in a matrix: type, number of bytes, and number of bytes that follow, with padding. Up to
+/// four bytes may stand in the tag itself.
 fn tag(source: &mut dyn Read) -> std::result::Result<(u32, u32, u32), Problem> {
     let [first] = words(source)?;
     if first >> 16 != 0 {
@@ -176,7 +176,7 @@ fn tag(source: &mut dyn Read) -> std::result::Result<(u32, u32, u32), Problem> {
     Ok((first, length, length.checked_next_multiple_of(8).unwrap_or(u32::MAX)))
 }
 
-/// A small element's bytes without the padding.
+/// A small element's bytes, without padding.
 fn small(source: &mut dyn Read, what: &str, kinds: &[u32], most: u32) -> std::result::Result<Vec<u8>, Problem> {
     let (kind, length, padded) = tag(source)?;
     if !kinds.contains(&kind) || length > most {

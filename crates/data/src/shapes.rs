@@ -1,11 +1,11 @@
 //! `shapes`: a dataset that the program draws itself, so that everything can be tried without a download.
 //!
 //! An image shows one figure at a random place, size and angle on a ground, with clutter and noise. The class is the
-//! figure's kind; from 11 classes on also the figure's pattern, and from 101 on the ground's pattern too (class
-//! `c = kind + 10 figure pattern + 100 ground pattern`). What the class does not determine is random, colours always
-//! are. Figures tend to be lighter than grounds, which tells where a figure is but not which. On 10 classes softmax
-//! regression on pixels stays near 80 % wrong, and a ResNet-8 of 16 to 64 channels has 6 % after three epochs and 2 %
-//! after five.
+//! figure's kind; from 11 classes on also the figure's pattern, and from 101 on the ground's pattern too (class `c =
+//! kind + 10 figure pattern + 100 ground pattern`). Everything that the class does not determine is random; colours
+//! always are. Figures tend to be lighter than grounds, which shows where a figure is but not its class.
+//! On 10 classes, softmax regression on pixels stays near 80 % error; a ResNet-8 of 16 to 64 channels has 6 % after
+//! three epochs and 2 % after five.
 
 use std::f32::consts::TAU;
 
@@ -19,10 +19,10 @@ use crate::sampler::Augmentation;
 /// The dataset's name.
 pub const NAME: &str = "shapes";
 
-/// Training images where no limit is given.
+/// Default number of training images.
 pub const TRAIN_IMAGES: usize = 10_000;
 
-/// Test images where no limit is given.
+/// Default number of test images.
 pub const TEST_IMAGES: usize = 2_000;
 
 /// The greatest number of classes: every kind with every pair of patterns.
@@ -33,7 +33,7 @@ const MAX_IMAGES: usize = 1_000_000;
 
 const SIZE: usize = 32;
 
-/// Measured on the default training set.
+/// Mean and standard deviation, measured on the default training set.
 const MEAN: [f32; 3] = [0.4002, 0.3995, 0.4001];
 const STD: [f32; 3] = [0.2284, 0.2289, 0.2288];
 
@@ -54,7 +54,7 @@ const KINDS: [(&str, Distance); 10] = [
     ("hook", |u, v| rectangle(u + 0.55, v, 0.25, 0.9).min(rectangle(u - 0.1, v + 0.65, 0.8, 0.25))),
 ];
 
-/// How much of the second colour a point has, in `[0, 1]`; coordinates in pixels, turned with the figure.
+/// Share of the second colour at a point, in `[0, 1]`; coordinates are in pixels and turn with the figure.
 type Pattern = fn(f32, f32) -> f32;
 
 const PATTERNS: [(&str, Pattern); 10] = [
@@ -70,7 +70,7 @@ const PATTERNS: [(&str, Pattern); 10] = [
     ("latticed", |x, y| f32::from((x - 6.0 * (x / 6.0).floor()).min(y - 6.0 * (y / 6.0).floor()) < 1.5)),
 ];
 
-/// Indices of the patterns that a ground may have where the class does not determine it: those without edges.
+/// Indices of the patterns that a ground may have if the class does not determine it: those without edges.
 const QUIET: [usize; 2] = [0, 4];
 
 fn rectangle(u: f32, v: f32, half_width: f32, half_height: f32) -> f32 {
@@ -100,7 +100,7 @@ fn square_wave(x: f32, period: f32) -> f32 {
 ///
 /// # Errors
 ///
-/// The number of classes is not between 2 and [`MAX_CLASSES`], or a limit is beyond a million images.
+/// The number of classes is not between 2 and [`MAX_CLASSES`], or a limit is above a million images.
 pub fn load(options: &LoadOptions) -> Result<Dataset> {
     let classes = options.classes.unwrap_or(KINDS.len());
     if !(2..=MAX_CLASSES).contains(&classes) {
@@ -119,7 +119,7 @@ pub fn load(options: &LoadOptions) -> Result<Dataset> {
         test: draw_split("test", options.seed, classes, test),
         mean: MEAN,
         std: STD,
-        // Images are already drawn at random places and angles, and a crop may cut off what tells a figure.
+        // Images are already drawn at random places and angles, and a crop may cut off the part that shows the class.
         augment: Augmentation::None,
         notes: Vec::new(),
     })
@@ -157,7 +157,7 @@ fn draw_split(split: &str, seed: u64, classes: usize, count: usize) -> Images {
     Images { size: SIZE, pixels, labels }
 }
 
-/// What a class may determine: indices into [`KINDS`], [`PATTERNS`] and [`PATTERNS`].
+/// Properties that a class may determine: indices into [`KINDS`], [`PATTERNS`] and [`PATTERNS`].
 struct Look {
     kind: usize,
     figure: usize,
@@ -180,7 +180,7 @@ const DARK: Shade = (0.0, 170.0);
 const LIGHT: Shade = (85.0, 255.0);
 const ANY: Shade = (0.0, 255.0);
 
-/// Maps pixels to a plane that is turned, mirrored and moved at random.
+/// Maps pixels to a plane that is rotated, mirrored and moved at random.
 struct Frame {
     centre: [f32; 2],
     axis: [f32; 2],
@@ -252,7 +252,7 @@ fn draw(image: &mut [u32], look: &Look, rng: &mut Rng) {
 
 impl Speck {
     fn coverage(&self, x: f32, y: f32) -> f32 {
-        // No speck reaches as far as four pixels: most pixels are done here.
+        // No speck reaches as far as four pixels: most pixels end here.
         if (x - self.frame.centre[0]).abs().max((y - self.frame.centre[1]).abs()) > 4.0 {
             return 0.0;
         }
@@ -261,7 +261,7 @@ impl Speck {
     }
 }
 
-/// How much of a pixel lies inside an edge that is `distance` pixels away from its centre.
+/// Share of a pixel that lies inside an edge at `distance` pixels from its centre.
 fn coverage(distance: f32) -> f32 {
     (0.5 - distance).clamp(0.0, 1.0)
 }
@@ -278,7 +278,7 @@ fn colour(shade: Shade, rng: &mut Rng) -> Colour {
     [0; 3].map(|_| between(shade.0, shade.1, rng))
 }
 
-/// The random colour, of a few, that is farthest from those already taken, unless one is far enough at once.
+/// The first random colour that is far enough from those already taken, or else the farthest of a few.
 fn distinct_colour(taken: &[Colour], shade: Shade, rng: &mut Rng) -> Colour {
     const FAR_ENOUGH: f32 = 110.0;
     const TRIES: usize = 16;

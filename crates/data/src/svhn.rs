@@ -1,8 +1,8 @@
 //! Street View House Numbers, cropped digits (Netzer et al., 2011), from the authors' MATLAB files.
 //!
-//! `X` is 32 x 32 x 3 x N bytes in column-major order: a pixel is at `row + 32 column + 1024 channel + 3072 image`. `y`
-//! is N x 1, and the digit 0 is labelled 10. The training set is the standard one and then the extra one, as is usual;
-//! a limit of 73,257 takes the standard one, and then the extra file need not be there.
+//! `X` is 32 x 32 x 3 x N bytes in column-major order: a pixel is at `row + 32 column + 1024 channel + 3072 image`.
+//! `y` is N x 1, and the digit 0 is labelled 10. The training set is the standard one followed by the extra one, as
+//! is usual; with a limit of 73,257 or less, only the standard one is read, and the extra file may be missing.
 
 use std::path::{Path, PathBuf};
 
@@ -37,8 +37,8 @@ const DIGITS: usize = 10;
 const MEAN: [f32; 3] = [0.4377, 0.4438, 0.4728];
 const STD: [f32; 3] = [0.1980, 0.2010, 0.1970];
 
-/// Loads both splits. Files are looked for in `svhn/` under the data directory, and in the data directory itself. Only
-/// files that the limits need are opened.
+/// Loads both splits. Files are looked for in `svhn/` under the data directory, and in the data directory itself.
+/// Only files that the limits require are opened.
 ///
 /// # Errors
 ///
@@ -81,11 +81,11 @@ pub(crate) fn find(root: &Path) -> Option<PathBuf> {
     find_folder(root, &[NAME, ""], &[TRAIN_FILES[0], TRAIN_FILES[1], TEST_FILE])
 }
 
-/// Reads the first `limit` images (all where absent) of a file.
+/// Reads the first `limit` images (all by default) of a file.
 ///
 /// # Errors
 ///
-/// The file cannot be read or is no MATLAB 5 file, lacks `X` or `y`, these do not fit each other, or a label is not a
+/// The file cannot be read or is not a MATLAB 5 file, lacks `X` or `y`, these do not match, or a label is not a
 /// digit's.
 pub fn read(path: &Path, limit: Option<usize>) -> Result<Images> {
     let mut images = Images { size: SIZE, ..Images::default() };
@@ -93,7 +93,7 @@ pub fn read(path: &Path, limit: Option<usize>) -> Result<Images> {
     Ok(images)
 }
 
-/// Appends the first `limit` images of a file. Beside what is appended, little is in memory at any time.
+/// Appends the first `limit` images of a file. Beside them, little is in memory at any time.
 fn append(path: &Path, limit: Option<usize>, options: &LoadOptions, images: &mut Images) -> Result<()> {
     let before = images.len();
     let mut found = [None, None];
@@ -134,7 +134,7 @@ fn append(path: &Path, limit: Option<usize>, options: &LoadOptions, images: &mut
     }
 }
 
-/// The number of images of `X`. A last dimension of one is not written.
+/// Checks the dimensions of `X`, and returns the number of images. A last dimension of one is not written.
 fn check_images(variable: &Variable<'_>) -> std::result::Result<usize, Problem> {
     match variable.dimensions[..] {
         [SIZE, SIZE, 3] if matches!(variable.number, Number::U8) => Ok(1),
@@ -188,7 +188,7 @@ fn append_pixels(mut variable: Variable<'_>, taken: usize, pixels: &mut Vec<u32>
     if IMAGE * taken == variable.count { finish(variable) } else { Ok(()) }
 }
 
-/// Reads the padding after the last value, and with it the checksum of a compressed variable.
+/// Reads the padding after the last value, and thereby the checksum of a compressed variable.
 fn finish(mut variable: Variable<'_>) -> std::result::Result<(), Problem> {
     const PADDING: u64 = 7;
     match stream::finish(&mut variable.source, PADDING + 1).map_err(|error| stream::reason(&error))? {

@@ -1,17 +1,17 @@
-//! Which part of an image a network sees.
+//! Parts of an image that a network sees.
 
 use tensor::Rng;
 
-/// Part of an image, which is resized to a square.
+/// Part of an image that is resized to a square.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum View {
     /// The largest square in the middle.
     Whole,
-    /// Of the image whose shorter side is 256/224 of the square's, the square in its middle: torchvision's
+    /// The central square of the image after its shorter side was resized to 256/224 of the square's: torchvision's
     /// `Resize(256)`, `CenterCrop(224)`.
     Centre,
-    /// torchvision's `RandomResizedCrop`: 8 % to all of the area, of a ratio of width to height between 3/4 and 4/3.
-    /// Which one is a pure function of the key, `[seed, epoch, image]`, and the image's size.
+    /// torchvision's `RandomResizedCrop`: 8 % to all of the area, with a ratio of width to height between 3/4 and
+    /// 4/3. The part is a pure function of the key, `[seed, epoch, image]`, and of the image's size.
     Random([u64; 3]),
 }
 
@@ -30,7 +30,7 @@ impl Frame {
         Self { from: 0, to: length, begin: (length as f64 - extent) / 2.0, extent }
     }
 
-    /// What is cut out before it is resized: nothing beyond it counts.
+    /// A crop before resizing: nothing outside it counts.
     fn cut(from: usize, length: usize) -> Self {
         Self { from, to: from + length, begin: from as f64, extent: length as f64 }
     }
@@ -69,7 +69,7 @@ fn random([height, width]: [usize; 2], rng: &mut Rng) -> [Frame; 2] {
             return [Frame::cut(top, rows), Frame::cut(left, columns)];
         }
     }
-    // Of an image that is too long or too high, as much of the middle as the ratios allow.
+    // The middle of an image that is too wide or too high: as much as the ratios allow.
     let ratio = (width as f64 / height as f64).clamp(RATIO[0], RATIO[1]);
     let columns = ((height as f64 * ratio).round() as usize).clamp(1, width);
     let rows = ((width as f64 / ratio).round() as usize).clamp(1, height);
@@ -104,8 +104,8 @@ mod tests {
             lefts += if room > 0.0 { columns.begin / room } else { 0.5 };
         }
         assert!(areas.iter().all(|area| (0.078..=1.0).contains(area)));
-        // Of 4 to 3, a crop of the ratio r fits up to the share m = 0.75 r; over r, (m^2 - 0.08^2) / 2 (m - 0.08) is
-        // 0.432.
+        // In an image of 4 to 3, a crop of ratio r fits up to the share m = 0.75 r; averaged over r, (m^2 - 0.08^2) /
+        // 2 (m - 0.08) is 0.432.
         let mean = areas.iter().sum::<f64>() / areas.len() as f64;
         assert!((0.42..0.445).contains(&mean), "{mean}");
         let left = lefts / crops.len() as f64;

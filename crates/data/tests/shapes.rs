@@ -1,4 +1,5 @@
-//! The generated dataset keeps its promises: deterministic, balanced, and nothing for a linear classifier.
+//! Tests of the generated dataset: it is deterministic and balanced, and a linear classifier is wrong on most of its
+//! images.
 
 use data::{Dataset, Images, LoadOptions, load};
 use tensor::Rng;
@@ -89,7 +90,7 @@ fn percent_wrong(weights: &[f32], xs: &[Vec<f32>], labels: &[u32]) -> f64 {
     100.0 * wrong.count() as f64 / labels.len() as f64
 }
 
-/// Softmax regression by plain SGD, one sample at a time, until it has learnt its training set by heart.
+/// Softmax regression by plain SGD, one sample at a time, until it has memorised its training set.
 #[test]
 fn a_linear_classifier_on_pixels_stays_above_half_wrong() {
     let dataset = shapes(2000, 1000, 0, None);

@@ -1,8 +1,7 @@
 //! Collectives, built of exchanges between all ranks.
 //!
-//! Each begins with a header from every rank to every other one: what it is about to do, and with how much. So ranks
-//! that do not do the same are told so, every message is as long as its receiver expects, and a rank that hangs is
-//! known to all.
+//! Each begins with a header from every rank to every other one: its kind and its length. Ranks that disagree are
+//! therefore told so, every message is as long as its receiver expects, and a rank that hangs is known to all.
 
 use std::mem;
 
@@ -11,8 +10,8 @@ use crate::patience::Control;
 use crate::slices::{slice, sum_in_order};
 use crate::{Error, Result};
 
-/// Collectives whose tags differ; MPI has tags up to 32767 at least, and no two ranks are further apart than one
-/// collective.
+/// Number of collectives with distinct tags; MPI's tags go up to 32767 at least, and no two ranks are further apart
+/// than one collective.
 const TAGS: i32 = 8192;
 
 #[derive(Clone, Copy)]
@@ -22,18 +21,18 @@ enum Kind {
     AllReduce,
 }
 
-/// What they are called in messages, in that order.
+/// Names of the kinds in messages, in that order.
 const KINDS: [&str; 3] = ["broadcast", "gathering", "sum"];
 
-/// What MPI's thread does for the others.
+/// State of the thread that makes MPI's calls for the others.
 pub(crate) struct Collectives<'a> {
     mpi: Mpi,
     control: &'a Control,
     rank: usize,
     size: usize,
-    /// Of the collective that is under way.
+    /// Tag of the current collective.
     tag: i32,
-    /// What made an earlier collective fail: the ranks are no longer at the same place.
+    /// Error of an earlier collective: the ranks are no longer at the same place.
     failed: Option<Error>,
     /// The other ranks' parts of a sum, and the sum: kept, since fresh memory costs as much as the sum itself.
     others: Vec<f32>,
@@ -79,7 +78,7 @@ impl<'a> Collectives<'a> {
         })
     }
 
-    /// Every rank gets a slice of all others, sums it up, and sends the sum to all.
+    /// Each rank receives its slice from all others, sums it, and sends the sum to all.
     pub fn all_reduce(&mut self, data: Vec<f32>) -> Result<Vec<f32>> {
         self.once(|ranks| {
             let (len, rank, size) = (data.len(), ranks.rank, ranks.size);
@@ -110,7 +109,7 @@ impl<'a> Collectives<'a> {
         })
     }
 
-    /// Between collectives.
+    /// Passes messages on between collectives.
     pub fn idle(&mut self) {
         if let Some(status) = self.control.aborted() {
             self.mpi.abort(status);
@@ -118,7 +117,7 @@ impl<'a> Collectives<'a> {
         self.mpi.advance();
     }
 
-    /// After the last one.
+    /// Ends MPI after the last collective.
     pub fn finish(self) {
         if self.failed.is_some() {
             self.mpi.forget();
@@ -132,7 +131,7 @@ impl<'a> Collectives<'a> {
         (0..self.size).filter(move |peer| *peer != rank)
     }
 
-    /// One collective; none after one that failed.
+    /// Runs one collective; none after one that failed.
     fn once<T>(&mut self, collective: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
@@ -143,7 +142,7 @@ impl<'a> Collectives<'a> {
         result
     }
 
-    /// The lengths that all ranks are at this collective with.
+    /// Exchanges headers, and returns the lengths that the ranks announce for this collective.
     fn headers(&self, kind: Kind, len: usize) -> Result<Vec<usize>> {
         let ours = [kind as u64, len as u64];
         let sends: Vec<Part> = self.peers().map(|peer| Part { peer, range: 0..2 }).collect();

@@ -1,14 +1,14 @@
-//! What can go wrong between processes, each in one sentence: who, what, and what to do.
+//! Errors between processes, each one sentence: the ranks, the fault, and the remedy.
 
 use std::time::Duration;
 
 /// The crate's result.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// An error of this crate. None of them can be got over: the ranks are no longer at the same place, and end.
+/// An error of this crate. None is recoverable: the ranks are no longer at the same place, and end.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// Ranks kept the others waiting for longer than they may.
+    /// Ranks kept the others waiting for longer than allowed.
     #[error(
         "{} not answered for {}: {}, or {} host cannot be reached", has(.ranks), seconds(*.waited),
         if .ranks.len() == 1 { "it hangs" } else { "they hang" }, if .ranks.len() == 1 { "its" } else { "their" }
@@ -16,10 +16,10 @@ pub enum Error {
     Silent {
         /// The ranks from which something is missing, ascending.
         ranks: Vec<usize>,
-        /// How long they were waited for.
+        /// Time that the others waited for them.
         waited: Duration,
     },
-    /// The ranks want to add arrays of different lengths.
+    /// The ranks add arrays of different lengths.
     #[error(
         "rank {rank} passes {theirs} values to a sum to which rank {own} passes {ours}: this is a fault of the \
          program, please report it"
@@ -27,50 +27,50 @@ pub enum Error {
     Length {
         /// This rank.
         own: usize,
-        /// What it passes.
+        /// The length that it passes.
         ours: usize,
-        /// The first rank whose length is another one.
+        /// The first rank with another length.
         rank: usize,
-        /// What that one passes.
+        /// The length that that rank passes.
         theirs: usize,
     },
-    /// The ranks do not do the same.
+    /// The ranks call different collectives.
     #[error(
         "rank {rank} is at a {theirs} where rank {own} is at a {ours}: this is a fault of the program, please report it"
     )]
     Order {
         /// This rank.
         own: usize,
-        /// What it does.
+        /// The collective that it calls.
         ours: &'static str,
-        /// The first rank that does something else.
+        /// The first rank that calls another one.
         rank: usize,
-        /// What that one does.
+        /// The collective that that rank calls.
         theirs: &'static str,
     },
     /// MPI reports an error.
     #[error("MPI: {0}")]
     Mpi(String),
-    /// Several processes were started of a program that knows nothing of the others.
+    /// Several processes were started of a program that is built without MPI.
     #[error(
         "{processes} of these processes were started together ({variable}), but the program is built without MPI, \
          and each would \
          train alone: build it by `cargo build -p train --features mpi` (tools/mpi.sh does), or start one"
     )]
     NoMpi {
-        /// How many were started, at least.
+        /// Number of processes started, at least.
         processes: usize,
         /// The environment variable that says so.
         variable: &'static str,
     },
-    /// Several processes were started by the launcher of another MPI than the one that is linked.
+    /// Several processes were started by the launcher of an MPI other than the linked one.
     #[error(
         "{processes} of these processes were started together ({variable}), but MPI sees one: the launcher belongs \
          to another MPI \
          than the program was built with; start it by that one's mpirun"
     )]
     OtherMpi {
-        /// How many were started, at least.
+        /// Number of processes started, at least.
         processes: usize,
         /// The environment variable that says so.
         variable: &'static str,
@@ -79,7 +79,7 @@ pub enum Error {
 
 #[cfg(feature = "mpi")]
 impl Error {
-    /// The thread that owns MPI is no more, which only a panic brings about.
+    /// The error that the thread which owns MPI has ended, which only a panic causes.
     pub(crate) fn ended() -> Self {
         Self::Mpi("its thread has ended; please report what it said".to_owned())
     }
@@ -95,7 +95,7 @@ fn has(ranks: &[usize]) -> String {
     }
 }
 
-/// Whole seconds where they are many.
+/// Formats a duration: in whole seconds if there are many.
 fn seconds(duration: Duration) -> String {
     if duration >= Duration::from_secs(10) {
         format!("{:.0} s", duration.as_secs_f64())

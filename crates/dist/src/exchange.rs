@@ -1,7 +1,7 @@
-//! Messages between ranks: the one primitive that all collectives are built of.
+//! Messages between ranks: the one primitive on which all collectives are built.
 //!
-//! The calls are MPI's own, and not those of the crate `mpi`: its requests must have ended when their scope ends, and
-//! those to a rank that hangs never do.
+//! The calls are MPI's own instead of the crate `mpi`'s: its requests must end before their scope ends, and those to
+//! a rank that hangs never do.
 
 use std::collections::BTreeSet;
 use std::ffi::{c_char, c_int, c_void};
@@ -19,12 +19,12 @@ use mpi::traits::{Communicator as _, MatchedReceiveVec as _, Source as _};
 use crate::patience::{Control, Patience, Stop};
 use crate::{Error, Result};
 
-/// Bytes of a message at most; what is longer goes as several, and so no length overflows MPI's counts.
+/// Greatest number of bytes in a message; longer data goes as several, so that no length overflows MPI's counts.
 const MESSAGE: usize = 1 << 26;
-/// The tag of a notice: the ranks that its sender waited for in vain. Collectives have the tags below.
+/// The tag of a notice: the ranks that its sender waited for in vain. Collectives have the lower tags.
 const NOTICE: i32 = 32767;
 
-/// A part of a buffer that goes to a peer, or comes from it.
+/// A part of a buffer that is sent to a peer or received from it.
 #[derive(Clone, Debug)]
 pub(crate) struct Part {
     pub peer: usize,
@@ -44,7 +44,7 @@ struct Request {
 }
 
 impl Mpi {
-    /// Takes the world over; its errors are returned from now on.
+    /// Takes over the world; from now on, its errors are returned.
     pub fn new(universe: Universe) -> Result<Self> {
         let world = universe.world();
         // SAFETY: MPI is initialised on this thread, and the communicator is that of all ranks.
@@ -60,8 +60,8 @@ impl Mpi {
         usize::try_from(self.world.size()).unwrap_or(1)
     }
 
-    /// Sends parts of `from` and receives parts of `into`, until all are there; returns both. What is sent is as long
-    /// as what its receiver expects. Buffers of an exchange that fails are never freed: MPI may still use them.
+    /// Sends parts of `from` and receives parts of `into` until all have arrived; returns both. Each sent part is as
+    /// long as its receiver expects. Buffers of an exchange that fails are never freed: MPI may still use them.
     pub fn exchange<T: Pod>(
         &self,
         control: &Control,
@@ -79,9 +79,9 @@ impl Mpi {
             for piece in pieces(part.range.start * bytes..part.range.end * bytes) {
                 let (count, peer) = (count(piece.len()), count(part.peer));
                 let mut raw = unset();
-                // SAFETY: the piece lies inside its buffer, as was checked, and is of plain data; what is received
-                // overlaps nothing; and neither buffer is moved, freed or touched until all requests have ended: if one
-                // does not, both are forgotten.
+                // SAFETY: the piece lies inside its buffer, as was checked, and is of plain data; a received piece
+                // overlaps nothing; and neither buffer is moved, freed or touched until all requests have ended: if
+                // one does not, both are forgotten.
                 let code = unsafe {
                     if receive {
                         ffi::MPI_Irecv(incoming.byte_add(piece.start), count, byte(), peer, tag, comm, &raw mut raw)
@@ -134,14 +134,14 @@ impl Mpi {
         }
     }
 
-    /// Ranks that hang, among those from which a message is missing. A rank that is one message behind waits for the
-    /// one that hangs, too, and tells so: all ranks that give up name to the others those they waited for.
+    /// The hanging ranks among those from which a message is missing. A rank that is one message behind is itself
+    /// waiting for the one that hangs, and says so: each rank that gives up names to the others those it waited for.
     fn silent(&self, missing: &BTreeSet<usize>, waited: Duration) -> Result<Vec<usize>> {
         let named: &[u64] = Box::leak(missing.iter().map(|rank| *rank as u64).collect());
         for peer in (0..self.size()).filter(|peer| *peer != self.rank()) {
             let (mut raw, length) = (unset(), count(size_of_val(named)));
             let (buffer, kind) = (named.as_ptr().cast(), byte());
-            // SAFETY: the buffer is leaked: it outlives the message, of which nobody waits for the end.
+            // SAFETY: the buffer is leaked, so it outlives the message, whose end nobody waits for.
             check(unsafe {
                 ffi::MPI_Isend(buffer, length, kind, count(peer), NOTICE, self.world.as_raw(), &raw mut raw)
             })?;
@@ -163,7 +163,7 @@ impl Mpi {
         Ok(if silent.is_empty() { missing.iter().copied().collect() } else { silent })
     }
 
-    /// Lets MPI go on with what it may have kept back of messages that have ended for this rank.
+    /// Lets MPI continue messages that have ended for this rank but that it may have held back.
     pub fn advance(&self) {
         self.world.any_process().immediate_probe();
     }
@@ -173,12 +173,12 @@ impl Mpi {
         self.world.abort(status)
     }
 
-    /// Takes leave of the other ranks, when all of them do.
+    /// Finalises MPI, once all ranks do.
     pub fn finish(self) {
         drop(self.universe);
     }
 
-    /// Leaves without leave: MPI would wait for the other ranks.
+    /// Leaves without finalising MPI, which would wait for the other ranks.
     pub fn forget(self) {
         mem::forget(self.universe);
     }
@@ -191,7 +191,7 @@ fn ended(request: &mut Request) -> Result<bool> {
     Ok(flag != 0)
 }
 
-/// The type of what is sent and received.
+/// MPI's data type of a byte.
 fn byte() -> ffi::MPI_Datatype {
     // SAFETY: a constant of the library.
     unsafe { ffi::RSMPI_UINT8_T }
@@ -203,7 +203,7 @@ fn unset() -> ffi::MPI_Request {
     unsafe { ffi::RSMPI_REQUEST_NULL }
 }
 
-/// MPI's return code.
+/// Turns MPI's return code into a result.
 fn check(code: c_int) -> Result<()> {
     if code == 0 {
         return Ok(());
@@ -219,15 +219,15 @@ fn check(code: c_int) -> Result<()> {
     Err(Error::Mpi(if told { text } else { format!("error {code}") }))
 }
 
-/// A number that MPI takes as an `int`: bytes of a message, or a rank.
+/// Converts a number that MPI takes as an `int`: bytes of a message, or a rank.
 fn count(number: usize) -> c_int {
     c_int::try_from(number).expect("messages and worlds are smaller than 2^31")
 }
 
-/// What is sent as one message.
+/// Splits a range into messages.
 fn pieces(bytes: Range<usize>) -> impl Iterator<Item = Range<usize>> {
     let Range { start, end } = bytes;
-    // An empty part is a message, too: that it comes tells that its sender is there.
+    // An empty part is a message, too: its arrival shows that its sender is alive.
     let count = (end - start).div_ceil(MESSAGE).max(1);
     (0..count).map(move |piece| start + piece * MESSAGE..end.min(start + (piece + 1) * MESSAGE))
 }

@@ -1,7 +1,7 @@
-//! What launchers tell the processes that they start, in environment variables.
+//! Environment variables in which launchers describe a launch to the processes that they start.
 
 /// Variables that hold the number of processes: Open MPI; MPICH, Intel MPI, MS-MPI and others; MPICH on this host;
-/// MVAPICH; a step of Slurm; Flux. A Slurm batch script has SLURM_NTASKS without being one of several tasks, and
+/// MVAPICH; a step of Slurm; Flux. SLURM_NTASKS is also set in a batch script, which is not one of several tasks;
 /// therefore the step's number counts.
 const SIZES: [&str; 6] = [
     "OMPI_COMM_WORLD_SIZE",
@@ -12,19 +12,20 @@ const SIZES: [&str; 6] = [
     "FLUX_JOB_SIZE",
 ];
 
-/// Variables that hold the number of this process, from 0: PMIx, which tells no size; a task of Slurm.
+/// Variables that hold the number of this process, from 0: PMIx, which gives no size; a task of Slurm.
 const RANKS: [&str; 2] = ["PMIX_RANK", "SLURM_PROCID"];
 
-/// What a launcher said.
+/// A launch, as the launcher describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Launch {
-    /// Processes that were started together, at least.
+    /// Number of processes started together, at least.
     pub processes: usize,
     /// The variable that says so.
     pub variable: &'static str,
 }
 
-/// What the launcher says that started this process, if one did; `lookup` gives the value of an environment variable.
+/// The launch that this process belongs to, if a launcher started it; `lookup` gives the value of an environment
+/// variable.
 pub(crate) fn launch(lookup: impl Fn(&str) -> Option<String>) -> Option<Launch> {
     let number = |variable| lookup(variable)?.trim().parse::<usize>().ok();
     let sizes = SIZES.iter().filter_map(|&variable| Some(Launch { processes: number(variable)?, variable }));

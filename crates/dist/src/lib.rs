@@ -1,7 +1,7 @@
-//! What stands between the trainer and MPI for data-parallel training: a few collectives, with sums in a fixed order,
-//! and with ranks named that keep the others waiting.
+//! Layer between the trainer and MPI for data-parallel training: a few collectives, with sums in a fixed order, and
+//! with the names of ranks that keep the others waiting.
 //!
-//! Without the feature `mpi` there is [`Single`] only, and no system library is needed.
+//! Without the feature `mpi` there is only [`Single`], and no system library is needed.
 
 #[cfg(feature = "mpi")]
 mod collectives;
@@ -29,8 +29,8 @@ pub use single::Single;
 
 /// Processes that train together, each known by its rank.
 ///
-/// All ranks call the same functions in the same order. An error cannot be got over: [`Communicator::abort`] is what is
-/// left to do, and every later call returns the same error.
+/// All ranks call the same functions in the same order. Errors are not recoverable: only [`Communicator::abort`] is
+/// left, and every later call returns the same error.
 pub trait Communicator: fmt::Debug + Send + Sync {
     /// The number of this process, from 0.
     fn rank(&self) -> usize;
@@ -41,53 +41,53 @@ pub trait Communicator: fmt::Debug + Send + Sync {
     /// Name of the host this rank runs on.
     fn host(&self) -> &str;
 
-    /// Rank 0's bytes on all ranks; `data` is only looked at on rank 0.
+    /// Copies rank 0's bytes to all ranks; `data` is read on rank 0 only.
     ///
     /// # Errors
     ///
     /// [`Error::Silent`], [`Error::Order`], [`Error::Mpi`].
     fn broadcast(&self, data: Vec<u8>) -> Result<Vec<u8>>;
 
-    /// The blocks of all ranks, by rank; they may differ in length.
+    /// Gathers the blocks of all ranks, by rank; they may differ in length.
     ///
     /// # Errors
     ///
     /// [`Error::Silent`], [`Error::Order`], [`Error::Mpi`].
     fn all_gather(&self, block: Vec<u8>) -> Result<Vec<Vec<u8>>>;
 
-    /// Replaces `data`, as long on all ranks, by its sum over them. Every element is added in the order of the ranks,
-    /// ((r0 + r1) + r2) + …, so the same values give the same bits, and all ranks get the same bits.
+    /// Replaces `data`, of equal length on all ranks, by its sum over them. Every element is added in the order of
+    /// the ranks, ((r0 + r1) + r2) + …, so the same values give the same bits, and all ranks get the same bits.
     ///
     /// # Errors
     ///
     /// [`Error::Length`] if the lengths differ; [`Error::Silent`], [`Error::Order`], [`Error::Mpi`].
     fn all_reduce(&self, data: Vec<f32>) -> Result<Vec<f32>>;
 
-    /// Begins a sum, as of [`Communicator::all_reduce`], that goes on while the caller computes. Sums are made in the
-    /// order in which they were begun, and are best waited for in that order.
+    /// Starts a sum, as [`Communicator::all_reduce`], that proceeds while the caller computes. Sums are made in the
+    /// order in which they were started, and are best waited for in that order.
     ///
     /// # Errors
     ///
-    /// What is known to be wrong already; the rest comes from [`Pending::wait`].
+    /// Those that are known already; the rest comes from [`Pending::wait`].
     fn start_all_reduce(&self, data: Vec<f32>) -> Result<Pending>;
 
-    /// How long a rank may keep the others waiting from now on; `None`, for ever, is what holds at first: at the start,
-    /// a rank may load data for long.
+    /// Sets the time that a rank may keep the others waiting from now on. At first it is `None`, without limit: at
+    /// the start, a rank may load data for long.
     fn set_time_limit(&self, limit: Option<Duration>);
 
     /// Ends all ranks at once with this exit status. Any thread may call it at any time.
     fn abort(&self, status: i32) -> !;
 }
 
-/// The processes that were started together with this one: through MPI if the feature `mpi` is there, and [`Single`]
-/// where this process is alone.
+/// Connects to the processes that were started together with this one: through MPI if the feature `mpi` is enabled,
+/// and as [`Single`] if this process is alone.
 ///
 /// # Errors
 ///
 /// [`Error::NoMpi`] without the feature `mpi`, if a launcher (mpirun, srun) started several of these processes: each
-/// would train alone, and overwrite what the others write. With it, [`Error::OtherMpi`] and [`Error::Mpi`].
+/// would train alone and overwrite the others' files. With it, [`Error::OtherMpi`] and [`Error::Mpi`].
 pub fn start() -> Result<Arc<dyn Communicator>> {
-    // Nobody else is there where no launcher says so. MPI alone would take a quarter of a second to find that out.
+    // If no launcher names others, there are none. MPI alone would take a quarter of a second to find that out.
     launcher::launch(|variable| env::var(variable).ok()).map_or_else(|| Ok(Arc::new(Single) as Arc<_>), join)
 }
 

@@ -1,31 +1,31 @@
-//! How a rank waits for others: without a core to itself, and for so long.
+//! Waiting for other ranks: without occupying a core, and up to a limit.
 
 use std::hint;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Looks that are taken one after the other.
+/// Number of looks that are taken in immediate succession.
 const SPINS: usize = 200;
-/// For so long after the last message, other threads get the core between two looks; after that, the thread sleeps.
+/// Time after the last message during which other threads get the core between two looks; later, the thread sleeps.
 const YIELD: Duration = Duration::from_micros(500);
-/// The shortest and the longest sleep. One takes a 64th of the wait so far; long ones would hold up what MPI is passing
-/// on.
+/// The shortest and the longest sleep. A sleep takes a 64th of the wait so far; long ones would hold up MPI's
+/// forwarding of messages.
 const SLEEP: [Duration; 2] = [Duration::from_micros(50), Duration::from_micros(250)];
 
-/// What the threads of a rank tell the one that waits.
+/// Instructions from a rank's other threads to the waiting one.
 #[derive(Debug, Default)]
 pub(crate) struct Control {
     limit: Mutex<Option<Duration>>,
     abort: Mutex<Option<i32>>,
 }
 
-/// Why a rank waits no longer.
+/// Reason to stop waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
-    /// This long it has waited, longer than it may.
+    /// The wait has lasted this long, longer than allowed.
     Limit(Duration),
-    /// All ranks are to end with this status.
+    /// All ranks must end with this status.
     Abort(i32),
 }
 
@@ -38,7 +38,7 @@ impl Control {
         self.abort.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(status);
     }
 
-    /// Tells whether all are to end, and with which status.
+    /// The status with which all ranks must end, if they must.
     pub fn aborted(&self) -> Option<i32> {
         *self.abort.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -59,13 +59,13 @@ impl<'a> Patience<'a> {
         Self { control, since: now, progress: now, looks: 0 }
     }
 
-    /// A message has arrived or gone: the next ones are not far.
+    /// Notes that a message has arrived or gone: the next ones are near.
     pub fn progress(&mut self) {
         self.progress = Instant::now();
         self.looks = 0;
     }
 
-    /// A moment until the next look, or why there is none.
+    /// Pauses for a moment before the next look, or returns the reason to stop.
     pub fn pause(&mut self) -> Result<(), Stop> {
         self.looks += 1;
         if self.looks < SPINS {

@@ -1,4 +1,4 @@
-//! A sum that was begun.
+//! A sum in progress.
 
 #[cfg(feature = "mpi")]
 use std::sync::mpsc::Receiver;
@@ -7,7 +7,7 @@ use std::sync::mpsc::Receiver;
 use crate::Error;
 use crate::Result;
 
-/// A sum over the ranks that was begun ([`crate::Communicator::start_all_reduce`]).
+/// A sum over the ranks in progress ([`crate::Communicator::start_all_reduce`]).
 #[derive(Debug)]
 #[must_use = "a sum that nobody waits for is lost"]
 pub struct Pending(State);
@@ -20,18 +20,18 @@ enum State {
 }
 
 impl Pending {
-    /// One that is there already.
+    /// A sum that is complete already.
     pub(crate) fn ready(sum: Vec<f32>) -> Self {
         Self(State::Ready(sum))
     }
 
-    /// One that MPI's thread sends.
+    /// A sum that MPI's thread will send.
     #[cfg(feature = "mpi")]
     pub(crate) fn coming(sum: Receiver<Result<Vec<f32>>>) -> Self {
         Self(State::Coming(sum))
     }
 
-    /// Waits until it is there.
+    /// Waits until the sum is complete.
     ///
     /// # Errors
     ///

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::{Communicator, Pending, Result};
 
-/// The one process that there is: does nothing, at no cost.
+/// The only process: all collectives are no-ops.
 #[derive(Clone, Copy, Debug)]
 pub struct Single;
 

@@ -1,20 +1,20 @@
-//! How a sum is divided among the ranks that make it, and the order in which it is made.
+//! Division of a sum among the ranks, and the order of its terms.
 
 use std::ops::Range;
 
-/// Elements that are summed over all ranks before the next ones are: they stay in the nearest cache.
+/// Elements that are summed over all ranks before the next ones are: they stay in the innermost cache.
 const BLOCK: usize = 2048;
 
-/// The part of `len` elements that rank `rank` of `size` sums up. The parts follow each other, and differ by one
-/// element at most.
+/// The part of `len` elements that rank `rank` of `size` sums. The parts are consecutive, and differ in length by at
+/// most one element.
 pub(crate) fn slice(len: usize, size: usize, rank: usize) -> Range<usize> {
     let (each, more) = (len / size, len % size);
     let start = rank * each + rank.min(more);
     start..start + each + usize::from(rank < more)
 }
 
-/// Adds the values of all ranks in the order of the ranks: those of rank `rank` are `own`, those of the others follow
-/// each other in `others`. `sum` is as long as `own`.
+/// Adds the values of all ranks in the order of the ranks: those of rank `rank` are `own`, those of the others are in
+/// `others`, one after another. `sum` is as long as `own`.
 pub(crate) fn sum_in_order(rank: usize, own: &[f32], others: &[f32], sum: &mut [f32]) {
     let len = own.len();
     let size = 1 + others.len().checked_div(len).unwrap_or(0);

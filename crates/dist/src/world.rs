@@ -1,4 +1,4 @@
-//! The ranks of an MPI world. One thread owns MPI, makes all its calls, and does jobs in the order in which they come.
+//! The ranks of an MPI world. One thread owns MPI, makes all its calls, and does jobs in the order of their arrival.
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -13,9 +13,9 @@ use crate::exchange::Mpi;
 use crate::patience::Control;
 use crate::{Communicator, Error, Pending, Result};
 
-/// Without a job, the thread wakes this often: MPI only goes on with messages while it is called.
+/// Interval at which the idle thread wakes: MPI makes progress on messages only while it is called.
 const IDLE: Duration = Duration::from_millis(5);
-/// MPI gets this long to end all ranks; then this one ends by itself.
+/// Time that MPI gets to end all ranks; after it, this one ends by itself.
 const ABORT: Duration = Duration::from_secs(10);
 
 type Answer<T> = Sender<Result<T>>;
@@ -38,7 +38,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Starts MPI on a thread of its own; `None` where this process is alone.
+    /// Starts MPI on its own thread; `None` if this process is alone.
     pub fn start() -> Result<Option<Self>> {
         let control = Arc::new(Control::default());
         let (jobs, todo) = mpsc::channel();
@@ -112,20 +112,20 @@ impl Communicator for World {
 impl Drop for World {
     fn drop(&mut self) {
         let jobs = self.jobs.take();
-        // MPI takes leave of all ranks together; one that panics leaves the launcher to end the others.
+        // MPI finalises all ranks together; one that panics leaves it to the launcher to end the others.
         if thread::panicking() {
             mem::forget(jobs);
             return;
         }
         drop(jobs);
         if let Some(thread) = self.thread.take() {
-            // A panic there was told already.
+            // A panic of that thread has been reported already.
             drop(thread.join());
         }
     }
 }
 
-/// What the thread does, from MPI's first call to its last.
+/// Body of the thread, from MPI's first call to its last.
 fn serve(control: &Control, told: &Sender<Result<(usize, usize, String)>>, jobs: &Receiver<Job>) {
     let mpi = match initialise() {
         Ok((mpi, host)) => {
@@ -141,7 +141,7 @@ fn serve(control: &Control, told: &Sender<Result<(usize, usize, String)>>, jobs:
     let mut collectives = Collectives::new(mpi, control);
     loop {
         match jobs.recv_timeout(IDLE) {
-            // Whoever no longer waits for an answer needs none.
+            // A receiver that no longer waits needs no answer.
             Ok(Job::Broadcast(data, answer)) => drop(answer.send(collectives.broadcast(data))),
             Ok(Job::AllGather(block, answer)) => drop(answer.send(collectives.all_gather(block))),
             Ok(Job::AllReduce(data, answer)) => drop(answer.send(collectives.all_reduce(data))),

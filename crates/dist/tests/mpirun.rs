@@ -1,4 +1,4 @@
-//! The ranks that mpirun starts: what `check_ranks` finds, and that nothing lives on when something goes wrong.
+//! Tests with ranks that mpirun starts: the checks of `check_ranks`, and that no process survives a failure.
 #![cfg(feature = "mpi")]
 
 use std::io::{BufRead, BufReader, Read};
@@ -7,17 +7,17 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// One launch at a time: ranks that wait for the processor are ranks that seem to hang.
+/// One launch at a time: ranks that wait for the processor look like ranks that hang.
 static MACHINE: Mutex<()> = Mutex::new(());
 
-/// Longer than any check takes by far.
+/// Far longer than any check takes.
 const LIMIT: Duration = Duration::from_secs(120);
 
 fn alone() -> MutexGuard<'static, ()> {
     MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// `check_ranks MODE`, with this many ranks. The variables are Open MPI's: others overlook them.
+/// `check_ranks MODE`, with this many ranks. The variables are Open MPI's: other launchers ignore them.
 fn mpirun(ranks: usize, mode: &str) -> Command {
     let mut command = Command::new("mpirun");
     command.args(["-n", &ranks.to_string(), env!("CARGO_BIN_EXE_check_ranks")]);
@@ -35,7 +35,7 @@ fn start(command: &mut Command) -> Child {
     command.spawn().expect("mpirun is there: tools/mpi.sh installs it")
 }
 
-/// Waits for it as long as it may take, and takes what it says.
+/// Waits for a process within the limit, and collects its output.
 fn finish(mut child: Child) -> Output {
     let start = Instant::now();
     while child.try_wait().expect("a child").is_none() {
@@ -49,7 +49,7 @@ fn finish(mut child: Child) -> Output {
     child.wait_with_output().expect("a child")
 }
 
-/// The status of mpirun, and what the ranks said.
+/// The status of mpirun, and the output of the ranks.
 fn run(ranks: usize, mode: &str) -> (Option<i32>, String, String) {
     let output = finish(start(&mut mpirun(ranks, mode)));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -132,7 +132,7 @@ fn a_rank_that_panics_ends_the_others() {
     assert!(stderr.contains("a fault of rank 2"), "{stderr}");
 }
 
-/// What no launcher of this MPI started is one process to it, whatever another launcher says.
+/// A process that no launcher of this MPI started is alone to it, even if another launcher names several.
 #[test]
 fn the_launcher_of_another_mpi_is_told_apart() {
     let _alone = alone();
@@ -154,14 +154,14 @@ mod kills {
         assert!(Command::new("kill").args(["-KILL", pid]).status().expect("kill is there").success());
     }
 
-    /// Tells whether a process runs; one that has ended, and whose parent has not looked, does not.
+    /// Tells whether a process runs; one that has ended but was not yet collected by its parent does not.
     fn runs(pid: &str) -> bool {
         let output = Command::new("ps").args(["-o", "stat=", "-p", pid]).output().expect("ps is there");
         let state = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         !state.is_empty() && !state.starts_with('Z')
     }
 
-    /// mpirun, and the processes of three ranks that wait for each other.
+    /// Starts mpirun; returns it and the processes of three ranks that wait for each other.
     fn waiting() -> (Child, Vec<String>) {
         let mut child = start(&mut mpirun(3, "wait"));
         let mut line = String::new();

@@ -5,7 +5,7 @@ use tensor::Var;
 use crate::builder::{Builder, ConvSpec};
 use crate::error::Result;
 
-/// How a block whose output differs in shape from its input passes the input on.
+/// Shortcut of a block whose output differs in shape from its input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Shortcut {
     /// Every second pixel, zero channels added: no parameters.

@@ -9,7 +9,7 @@ use crate::layers::{Layer, Operation};
 use crate::layout::Layout;
 use crate::model::{Decay, Declaration, Init, Model};
 
-/// What a graph is recorded for.
+/// Purpose of the recorded graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Batch statistics, which update the running ones; gradients will follow.
@@ -48,7 +48,7 @@ impl ConvSpec {
 /// Batch-norm constants: PyTorch's defaults.
 const EPS: f32 = 1e-5;
 const MOMENTUM: f32 = 0.1;
-/// Channels of an image that carry something.
+/// Image channels that carry data.
 const IMAGE_CHANNELS: usize = 3;
 
 /// Records layers on a graph and declares their parameters in a model.
@@ -75,12 +75,12 @@ impl<'a> Builder<'a> {
         self.graph
     }
 
-    /// Members of the layers that follow: a layer whose input has one member fans out.
+    /// Sets the members of the layers that follow: a layer whose input has one member fans out.
     pub fn set_members(&mut self, members: usize) {
         self.members = members;
     }
 
-    /// Says which tensor is the image: its four channels count as three, and the weights of the fourth stay zero.
+    /// Names the tensor that is the image: its four channels count as three, and the weights of the fourth stay zero.
     pub fn set_image(&mut self, image: Var) {
         self.image = Some(image);
     }
@@ -95,14 +95,14 @@ impl<'a> Builder<'a> {
         (self.vars, self.layers)
     }
 
-    /// Notes a layer, and gives its output.
+    /// Notes a layer and returns its output.
     fn note(&mut self, operation: Operation, inputs: &[Var], output: Var) -> Var {
         let members = self.graph.spec(output).members();
         self.layers.push(Layer { operation, inputs: inputs.to_vec(), output, members });
         output
     }
 
-    /// Makes `x` a tensor of all members, by copying one that they share: for layers that do not fan out themselves.
+    /// Copies a shared `x` once for each member, for layers that do not fan out themselves.
     ///
     /// # Errors
     /// When `x` has another number of members.
@@ -111,7 +111,7 @@ impl<'a> Builder<'a> {
         Ok(if y == x { x } else { self.note(Operation::Expand, &[x], y) })
     }
 
-    /// The largest value in each window.
+    /// Records the largest value in each window.
     ///
     /// # Errors
     /// When the windows do not fit the input.
@@ -120,7 +120,7 @@ impl<'a> Builder<'a> {
         Ok(self.note(Operation::MaxPool(spec), &[x], y))
     }
 
-    /// The mean of each window, positions outside counted as zeros.
+    /// Records the mean of each window; positions outside count as zeros.
     ///
     /// # Errors
     /// When the windows do not fit the input.
@@ -129,7 +129,7 @@ impl<'a> Builder<'a> {
         Ok(self.note(Operation::AveragePool(spec), &[x], y))
     }
 
-    /// The mean over all pixels, `[M, N, C]`.
+    /// Records the mean over all pixels, `[M, N, C]`.
     ///
     /// # Errors
     /// When `x` is not of images.
@@ -138,16 +138,16 @@ impl<'a> Builder<'a> {
         Ok(self.note(Operation::GlobalAveragePool, &[x], y))
     }
 
-    /// The channels of `x`, and behind them those of `y`.
+    /// Appends the channels of `y` to those of `x`.
     ///
     /// # Errors
-    /// When they differ in anything but channels.
+    /// When their shapes differ in anything but channels.
     pub fn concat(&mut self, x: Var, y: Var) -> Result<Var> {
         let both = self.graph.concat(x, y)?;
         Ok(self.note(Operation::Concat, &[x, y], both))
     }
 
-    /// Every `stride`-th pixel of `x`, with zero channels up to `filters`.
+    /// Records every `stride`-th pixel of `x`, with zero channels up to `filters`.
     ///
     /// # Errors
     /// When there are fewer filters than channels.
@@ -157,7 +157,7 @@ impl<'a> Builder<'a> {
         Ok(self.note(Operation::ShortcutA { added, stride }, &[x], y))
     }
 
-    /// The kind of parameters that are no weights of a convolution or a linear layer.
+    /// The kind of parameters that are not weights of a convolution or a linear layer.
     fn no_weight(&self) -> Kind {
         Kind::Trained { decay: self.model.decay() == Decay::All }
     }
@@ -173,7 +173,8 @@ impl<'a> Builder<'a> {
         Ok(var)
     }
 
-    /// Convolution without bias, `{name}.weight`, initialised as `N(0, sqrt(2 / (R S K)))` (He et al., fan-out).
+    /// Records a convolution without bias, `{name}.weight`, initialised as `N(0, sqrt(2 / (R S K)))` (He et al.,
+    /// fan-out).
     ///
     /// # Errors
     /// When the input does not fit.
@@ -192,8 +193,8 @@ impl<'a> Builder<'a> {
         Ok(self.note(Operation::Conv { name: name.to_owned(), spec }, &[x], y))
     }
 
-    /// Batch-norm (`{name}.weight`, `.bias`, `.running_mean`, `.running_var`), with a residual added and a ReLU behind
-    /// it if asked for.
+    /// Records batch-norm (`{name}.weight`, `.bias`, `.running_mean`, `.running_var`), then adds `residual` and
+    /// applies a ReLU if asked for.
     ///
     /// # Errors
     /// When the operands do not fit each other.
@@ -215,7 +216,7 @@ impl<'a> Builder<'a> {
         Ok(self.note(Operation::BatchNorm { name: name.to_owned(), epsilon: eps, relu }, &inputs, y))
     }
 
-    /// Linear layer with bias (`{name}.weight`, `.bias`), both initialised as `U(-1/sqrt(C), 1/sqrt(C))`.
+    /// Records a linear layer with bias (`{name}.weight`, `.bias`), both initialised as `U(-1/sqrt(C), 1/sqrt(C))`.
     ///
     /// # Errors
     /// When the input does not fit.

@@ -7,7 +7,7 @@ use crate::imagenet::ImageNetResNet;
 use crate::resnet::{CifarResNet, Shortcut};
 use crate::resnext::CifarResNeXt;
 
-/// The names that are commonly used; other valid depths, cardinalities and widths are known, too.
+/// The common names; other valid depths, cardinalities and widths are known, too.
 const NAMES: [&str; 14] = [
     "resnet20",
     "resnet32",
@@ -25,8 +25,7 @@ const NAMES: [&str; 14] = [
     "resnext50-32x4d",
 ];
 
-/// The names that are commonly used, those for 32x32 images first; other valid depths, cardinalities and widths are
-/// known, too.
+/// The common names, those for 32x32 images first; other valid depths, cardinalities and widths are known, too.
 pub fn names() -> Vec<&'static str> {
     NAMES.to_vec()
 }
@@ -42,7 +41,7 @@ pub fn names() -> Vec<&'static str> {
 /// `shortcut` is for residual networks.
 ///
 /// # Errors
-/// When the name is unknown, with what is wrong with it, and the nearest that is known.
+/// When the name is unknown; the error says what is wrong with it and names the nearest known one.
 pub fn architecture(name: &str, shortcut: Shortcut) -> Result<Box<dyn Architecture>> {
     let found: Option<Box<dyn Architecture>> = match parse(name) {
         Some(Family::ResNet(depth)) => match ImageNetResNet::resnet(depth, shortcut) {
@@ -84,12 +83,12 @@ fn parse(name: &str) -> Option<Family> {
     name.strip_prefix("resnet")?.parse().ok().map(Family::ResNet)
 }
 
-/// The depth that `admits` and that is nearest to `depth`; the smaller of two.
+/// The depth nearest to `depth` that `admits` accepts; of two equally near ones, the smaller.
 fn nearest(depth: usize, admits: impl Fn(usize) -> bool) -> usize {
     (1..=1202).filter(|&d| admits(d)).min_by_key(|d| d.abs_diff(depth)).unwrap_or(depth)
 }
 
-/// What is wrong with a name, and what may have been meant.
+/// The fault of an unknown name, and a suggestion.
 fn hint(name: &str) -> String {
     let shortcut = Shortcut::default();
     match parse(name) {
@@ -132,15 +131,15 @@ fn hint(name: &str) -> String {
     }
 }
 
-/// Of the names that are known the one that is most like `name`, if any is: one that only goes on is the nearest, and
-/// more than half of the letters may not differ.
+/// The known name most like `name`, if any is close enough. A name that continues `name` is the nearest; otherwise at
+/// most half of the letters may differ.
 pub fn closest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let far = |known: &str| if known.starts_with(name) { 0 } else { distance(name, known) };
     let nearest = known.into_iter().min_by_key(|known| far(known))?;
     (far(nearest) <= name.len() / 2).then_some(nearest)
 }
 
-/// Letters to insert, remove or replace to make `a` of `b` (Levenshtein).
+/// Number of letters to insert, remove or replace to turn `b` into `a` (Levenshtein).
 fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.chars().count()).collect();
     for (i, a) in a.chars().enumerate() {

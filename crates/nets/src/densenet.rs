@@ -32,7 +32,7 @@ impl DenseNetBc {
         ((1..=100).contains(&layers) && (1..=512).contains(&growth)).then_some(Self { layers, growth })
     }
 
-    /// A layer: the channels before it, and k new ones.
+    /// Records a layer: its output is the channels before it and k new ones.
     fn layer(&self, net: &mut Builder<'_>, name: &str, x: Var) -> Result<Var> {
         let y = net.batch_norm(&format!("{name}.bn1"), x, None, true)?;
         let y = net.conv(&format!("{name}.conv1"), y, ConvSpec::one(4 * self.growth, 1))?;
@@ -41,7 +41,7 @@ impl DenseNetBc {
         net.concat(x, y)
     }
 
-    /// Half of the channels, and half of the rows and columns.
+    /// Records a transition: half of the channels, and half of the rows and columns.
     fn transition(&self, net: &mut Builder<'_>, name: &str, x: Var) -> Result<Var> {
         let channels = net.graph().spec(x).last();
         let y = net.batch_norm(&format!("{name}.bn1"), x, None, true)?;
@@ -55,7 +55,8 @@ impl Architecture for DenseNetBc {
         format!("densenet-bc-{}-{}", 6 * self.layers + 4, self.growth)
     }
 
-    /// A transition belongs to the block before it: the branches of the paper begin with the last block.
+    /// Names of the stages. A transition belongs to the block before it: the branches of the paper begin with the
+    /// last block.
     fn stages(&self) -> Vec<String> {
         ["conv1", "dense1", "dense2", "dense3"].map(str::to_owned).to_vec()
     }
@@ -64,7 +65,7 @@ impl Architecture for DenseNetBc {
         if index == 0 {
             return net.conv("conv1", x, ConvSpec::three(2 * self.growth, 1));
         }
-        // A block begins with a batch-norm, and every member has statistics and parameters of its own.
+        // A block begins with a batch-norm, and each member has its own statistics and parameters.
         let mut y = net.expand(x)?;
         for i in 0..self.layers {
             y = self.layer(net, &format!("dense{index}.{i}"), y)?;

@@ -1,4 +1,4 @@
-//! What can go wrong with a network.
+//! Errors in choosing a network or loading its state.
 
 /// Result of this crate's fallible calls.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -9,15 +9,15 @@ pub enum Error {
     /// `--net` names nothing.
     #[error("unknown network \"{name}\": {hint}")]
     UnknownNetwork {
-        /// What was asked for.
+        /// The name that was asked for.
         name: String,
-        /// What there is, or what is wrong with the name.
+        /// The known names, or the fault of this one.
         hint: String,
     },
     /// A state dictionary that does not fit the network; nothing was loaded.
     #[error("the weights do not fit the network: {0}")]
     State(String),
-    /// The engine refused.
+    /// The engine returned an error.
     #[error(transparent)]
     Engine(#[from] tensor::Error),
 }

@@ -2,7 +2,7 @@
 //! 3.1): a 7x7 stem of 64 channels with stride 2, a 3x3 max-pool with stride 2, and four stages of 64, 128, 256 and 512
 //! planes with strides 1, 2, 2 and 2.
 //!
-//! State is named as torchvision names it, and the stride of a bottleneck is on its 3x3, as there.
+//! State has torchvision's names, and a bottleneck's stride is on its 3x3, as there.
 
 use tensor::Var;
 use tensor::ops::Pool2d;
@@ -12,7 +12,7 @@ use crate::block::{Shortcut, basic, bottleneck, residual};
 use crate::builder::{Builder, ConvSpec};
 use crate::error::Result;
 
-/// What a block is made of.
+/// Kind of a network's blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Block {
     /// Two 3x3 convolutions.

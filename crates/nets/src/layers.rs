@@ -1,32 +1,32 @@
-//! What a network is made of, layer by layer: what another program needs to know beside the state to compute the same.
+//! Layers of a recorded network: with the state, everything that another program needs to compute the same.
 
 use tensor::Var;
 use tensor::ops::Pool2d;
 
 use crate::builder::ConvSpec;
 
-/// What a layer computes, in inference.
+/// Operation of a layer, in inference.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Operation {
     /// A convolution without bias, `{name}.weight`.
     Conv {
-        /// What its parameters' names begin with.
+        /// Prefix of its parameters' names.
         name: String,
         /// Its shape.
         spec: ConvSpec,
     },
     /// Batch-norm with running statistics; a second input is added to its output, and a ReLU comes last.
     BatchNorm {
-        /// What its parameters' names begin with.
+        /// Prefix of its parameters' names.
         name: String,
-        /// What is added to the variance.
+        /// Constant added to the variance.
         epsilon: f32,
         /// True if there is a ReLU.
         relu: bool,
     },
     /// A linear layer with bias.
     Linear {
-        /// What its parameters' names begin with.
+        /// Prefix of its parameters' names.
         name: String,
     },
     /// The largest value of each window; positions outside are left out.
@@ -44,19 +44,19 @@ pub enum Operation {
         /// Distance between pixels that are kept.
         stride: usize,
     },
-    /// The input, once for each member.
+    /// A copy of the input for each member.
     Expand,
 }
 
 /// A layer as it was recorded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Layer {
-    /// What it computes.
+    /// The operation.
     pub operation: Operation,
     /// Tensors that it reads, without parameters.
     pub inputs: Vec<Var>,
     /// The tensor that it makes.
     pub output: Var,
-    /// Members of its output. An input with one member is read by all.
+    /// Members of the output. An input with one member is read by all.
     pub members: usize,
 }

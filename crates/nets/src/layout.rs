@@ -1,4 +1,4 @@
-//! How parameters lie in memory, and how PyTorch lays them out.
+//! Parameter layouts: as stored here, and as PyTorch has them.
 
 /// The layout of one member of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl Layout {
         }
     }
 
-    /// Where the stored element `index` stands in PyTorch's layout; nothing for a padding channel.
+    /// Position of the stored element `index` in PyTorch's layout; none for a padding channel.
     fn torch_index(&self, index: usize) -> Option<usize> {
         match *self {
             Layout::Vector => Some(index),
@@ -48,12 +48,12 @@ impl Layout {
         }
     }
 
-    /// From PyTorch's layout to the stored one of `words` elements; padding channels are zero.
+    /// Converts PyTorch's layout to the stored one of `words` elements; padding channels are zero.
     pub fn store(&self, torch: &[f32], words: usize) -> Vec<f32> {
         (0..words).map(|i| self.torch_index(i).map_or(0.0, |j| torch[j])).collect()
     }
 
-    /// From the stored layout to PyTorch's.
+    /// Converts the stored layout to PyTorch's.
     pub fn to_torch(&self, stored: &[f32]) -> Vec<f32> {
         let mut torch = vec![0.0; self.torch_shape(stored.len()).iter().product()];
         for (i, &value) in stored.iter().enumerate() {

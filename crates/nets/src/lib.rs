@@ -1,5 +1,5 @@
-//! Network architectures, recorded on the engine's graphs, with their state named as PyTorch users expect and their
-//! cost counted as the papers count it.
+//! Network architectures, recorded on the engine's graphs. State has the names that PyTorch users expect, and cost is
+//! counted as in the papers.
 
 mod block;
 mod builder;
@@ -28,12 +28,12 @@ use std::fmt::Debug;
 
 use tensor::Var;
 
-/// A network as a sequence of stages and a classifier. What runs before stage `fan_out` is shared by all members.
+/// A network as a sequence of stages and a classifier. All members share the stages before `fan_out`.
 pub trait Architecture: Debug + Send + Sync {
-    /// The name that `--net` knows it by.
+    /// The name that `--net` accepts.
     fn name(&self) -> String;
 
-    /// Names of the stages in order, as they prefix their parameters; the stem is stage 0.
+    /// Names of the stages in order, which prefix their parameters; the stem is stage 0.
     fn stages(&self) -> Vec<String>;
 
     /// The stage at which branches begin unless another is asked for: the last.
@@ -50,10 +50,11 @@ pub trait Architecture: Debug + Send + Sync {
     /// Records the classifier on the last stage's output, giving logits `[M, N, K]`.
     ///
     /// # Errors
-    /// When the input does not fit it.
+    /// When the input does not fit the classifier.
     fn classifier(&self, builder: &mut Builder<'_>, x: Var, classes: usize) -> Result<Var>;
 
-    /// Height and width of the images that it is made for. It takes others, too, unless its pooling leaves nothing.
+    /// Height and width of the images that the network is designed for. Other sizes work unless pooling leaves no
+    /// pixel.
     fn image_size(&self) -> usize {
         32
     }

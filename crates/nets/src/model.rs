@@ -7,18 +7,18 @@ use tensor::{Device, Kind, Param, Params, Rng, Spec};
 use crate::error::{Error, Result};
 use crate::layout::Layout;
 
-/// How a parameter begins.
+/// Initial values of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Init {
     /// Normal with mean 0 and this standard deviation.
     Normal(f64),
-    /// Uniform between minus and plus this.
+    /// Uniform between minus and plus this bound.
     Uniform(f64),
-    /// All elements alike.
+    /// The same value everywhere.
     Constant(f32),
 }
 
-/// Which parameters weight decay applies to.
+/// Choice of the parameters that weight decay applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Decay {
     /// All of them, as PyTorch's optimisers do unless told otherwise.
@@ -28,7 +28,7 @@ pub enum Decay {
     Weights,
 }
 
-/// What the builder knows of a parameter beyond its place in memory.
+/// Properties of a parameter beyond its place in memory.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Declaration {
     pub layout: Layout,
@@ -46,25 +46,25 @@ pub struct NamedTensor {
     pub data: Vec<f32>,
 }
 
-/// What [`Model::load_start`] found a state to be, and filled.
+/// Kind of state that [`Model::load_start`] recognised and loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loaded {
     /// The whole network, all branches and the gate.
     Everything,
-    /// One network, which became the shared stages and branch 0 of several.
+    /// A single network, loaded into the shared stages and branch 0 of several.
     Target,
 }
 
-/// Which state to read: the values, or the optimiser's velocities.
+/// Kind of state to read: the values, or the optimiser's velocities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     Values,
     Velocities,
 }
 
-/// Names that begin so are the gate's; no single network has them.
+/// Prefix of the gate's names; no single network has them.
 const GATE: &str = "gate.";
-/// Names that begin so are those of branches other than the first.
+/// Prefix of the names of all branches but the first.
 const BRANCHES: &str = "branches.";
 
 /// The parameters and running statistics of a network and its branches.
@@ -80,9 +80,8 @@ pub fn member_name(name: &str, member: usize) -> String {
     if member == 0 { name.to_owned() } else { format!("{BRANCHES}{member}.{name}") }
 }
 
-/// The network that remains of `state` when all branches but one are dropped, and the gate: what the branch has of its
-/// own and what it shares, under plain names, in the order of the target network's. Without such a branch, the target
-/// network.
+/// The network that remains of `state` without the gate and all branches but `branch`: the branch's own stages and
+/// the shared ones, under plain names, in the target network's order. Without such a branch, the target network.
 pub fn deployed(state: &[NamedTensor], branch: usize) -> Vec<NamedTensor> {
     let tensors: HashMap<&str, &NamedTensor> = state.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
     let plain = state.iter().filter(|tensor| !tensor.name.starts_with(GATE) && !tensor.name.starts_with(BRANCHES));
@@ -100,17 +99,17 @@ impl Model {
         Self::default()
     }
 
-    /// A model without parameters, of which those that will be declared are under this weight decay.
+    /// A model without parameters; those declared later are subject to this weight decay.
     pub fn with_decay(decay: Decay) -> Self {
         Self { decay, ..Self::default() }
     }
 
-    /// Which parameters weight decay applies to.
+    /// The parameters that weight decay applies to.
     pub fn decay(&self) -> Decay {
         self.decay
     }
 
-    /// Where the parameters lie.
+    /// The parameters' storage.
     pub fn params(&self) -> &Params {
         &self.params
     }
@@ -126,7 +125,7 @@ impl Model {
         self.declarations.get(&param.name).expect("every parameter of a model is declared by its builder")
     }
 
-    /// Number of trained values (padding not counted) of the whole model, or of one branch with all that is shared.
+    /// Number of trained values (without padding) of the whole model, or of one branch with everything shared.
     pub fn parameters(&self, branch: Option<usize>) -> usize {
         let trained = self.params.entries().iter().filter(|param| matches!(param.kind, Kind::Trained { .. }));
         trained
@@ -141,7 +140,7 @@ impl Model {
     }
 
     /// Sets every parameter to its initial value, a pure function of the seed, its name and its member, and every
-    /// velocity to zero. Member i of seed s begins as member 0 of seed s + i does.
+    /// velocity to zero. Member i of seed s begins as member 0 of seed s + i.
     ///
     /// # Errors
     /// When the device fails.
@@ -221,10 +220,10 @@ impl Model {
         self.import(device, tensors, Part::Values, Loaded::Everything)
     }
 
-    /// Loads what training is to begin with, over initial values. A state with a gate or with several branches must be
-    /// that of the very same network, as in [`Model::load`]. A state with neither is that of one network: it must have
-    /// exactly the names of the target network, and fills the shared stages and branch 0. What only other branches and
-    /// the gate have keeps its values. Velocities are left alone.
+    /// Loads weights to begin training with, over initial values. A state with a gate or several branches must be
+    /// that of the very same network, as in [`Model::load`]. A state with neither is that of one network: it must
+    /// have exactly the names of the target network, and fills the shared stages and branch 0. The other branches and
+    /// the gate keep their values. Velocities are left alone.
     ///
     /// # Errors
     /// As [`Model::load`].

@@ -1,7 +1,7 @@
-//! The names that other PyTorch implementations give to what is named here as torchvision names residual networks and
-//! as the best-known DenseNet for CIFAR names its layers.
+//! Translation of other PyTorch implementations' names to those used here: torchvision's for residual networks, and
+//! those of the best-known DenseNet for CIFAR.
 
-/// What this project calls the parameter or running statistic that a PyTorch implementation calls `name`:
+/// This project's name of the parameter or running statistic that a PyTorch implementation calls `name`:
 ///
 /// | there | here |
 /// |---|---|
@@ -14,8 +14,8 @@
 /// | `features.transitionD.norm`, `.conv` | `transD.bn1`, `transD.conv1` |
 /// | `features.norm5`, `features.norm_final` | `bn` |
 ///
-/// The same behind `branches.I.`. A name that is none of these stays as it is, so the project's own names do, and the
-/// mapping is idempotent.
+/// The same holds behind `branches.I.`. Any other name, the project's own included, stays as it is, so the mapping is
+/// idempotent.
 pub fn own_name(name: &str) -> String {
     let mut rest = name;
     while let Some(inner) = rest.strip_prefix("module.") {
@@ -29,7 +29,7 @@ pub fn own_name(name: &str) -> String {
     own.unwrap_or_else(|| rest.to_owned())
 }
 
-/// The name of a layer's tensor where it differs.
+/// The project's name of a layer's tensor, where it differs.
 fn own_layer(parts: &[&str]) -> Option<String> {
     match *parts {
         ["linear" | "classifier", leaf] => Some(format!("fc.{leaf}")),
@@ -47,7 +47,7 @@ fn own_layer(parts: &[&str]) -> Option<String> {
     }
 }
 
-/// The name of a tensor of torchvision's DenseNet, without the `features.` in front.
+/// The project's name of a tensor of torchvision's DenseNet, given without the `features.` in front.
 fn own_dense_layer(parts: &[&str]) -> Option<String> {
     match *parts {
         ["conv0", leaf] => Some(format!("conv1.{leaf}")),
@@ -69,7 +69,7 @@ fn own_dense_layer(parts: &[&str]) -> Option<String> {
     }
 }
 
-/// The number behind `stem`, if that is what the part of a name is.
+/// The number in a part that is `stem` followed by a number.
 fn numbered(part: &str, stem: &str) -> Option<usize> {
     part.strip_prefix(stem)?.parse().ok()
 }

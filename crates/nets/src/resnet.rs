@@ -10,7 +10,7 @@ use crate::block::{basic, bottleneck, residual};
 use crate::builder::{Builder, ConvSpec};
 use crate::error::Result;
 
-/// What a block is made of.
+/// Kind of a network's blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Block {
     /// Two 3x3 convolutions.
@@ -32,7 +32,7 @@ pub struct CifarResNet {
     pub shortcut: Shortcut,
 }
 
-/// More layers than this are refused: the deepest network of the paper has 1202.
+/// Greatest depth accepted: that of the paper's deepest network.
 const MAX_DEPTH: usize = 1202;
 
 impl CifarResNet {

@@ -1,4 +1,4 @@
-//! Sums of the loss terms and errors, as they accumulate on the device in training.
+//! Sums of the loss terms and errors, which accumulate on the device during training.
 
 use crate::kernels::distillation_loss::{TERMS, Teacher};
 use crate::network::Config;
@@ -6,14 +6,14 @@ use crate::network::Config;
 /// The weights of the loss terms.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LossWeights {
-    /// Of the cross-entropies.
+    /// Weight of the cross-entropies.
     pub cross_entropy: f64,
-    /// Of the distillation, which has the factor T^2 beside it.
+    /// Weight of the distillation, which also has the factor T^2.
     pub distillation: f64,
 }
 
 impl Default for LossWeights {
-    /// All 1, as in the paper.
+    /// All weights 1, as in the paper.
     fn default() -> Self {
         Self { cross_entropy: 1.0, distillation: 1.0 }
     }
@@ -30,13 +30,13 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// No samples yet.
+    /// Sums over no samples.
     pub fn new(config: &Config) -> Self {
         let &Config { branches, teacher, .. } = config;
         Self { totals: vec![0.0; (branches + 1) * TERMS], branches, teacher, samples: 0 }
     }
 
-    /// Adds what accumulated on the device over `samples` samples.
+    /// Adds the sums that the device accumulated over `samples` samples.
     pub fn add(&mut self, totals: &[f32], samples: usize) {
         for (sum, &value) in self.totals.iter_mut().zip(totals) {
             *sum += f64::from(value);

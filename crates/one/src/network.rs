@@ -6,10 +6,10 @@ use tensor::{Error, Graph, Var};
 use crate::kernels::distillation_loss::Teacher;
 use crate::predictions::Network;
 
-/// What is built around an architecture.
+/// Configuration built around an architecture.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Config {
-    /// Number of branches, from 1 to 8; of whole networks where the fan-out is 0.
+    /// Number of branches, from 1 to 8; of whole networks if the fan-out is 0.
     pub branches: usize,
     /// The stage at which branches begin; 0 shares nothing.
     pub fan_out: usize,
@@ -17,23 +17,22 @@ pub struct Config {
     pub classes: usize,
     /// Temperature T of the distillation.
     pub temperature: f32,
-    /// What the branches learn from, beside the labels.
+    /// Source that the branches learn from, beside the labels.
     pub teacher: Teacher,
     /// True if the teacher is distilled into the branches.
     pub distill: bool,
 }
 
 impl Config {
-    /// On-the-fly native ensemble as the paper has it: a gated teacher, T = 3, branches from the architecture's last
-    /// stage on; a plain network if there is one branch.
+    /// On-the-fly native ensemble as in the paper: a gated teacher, T = 3, and branches from the architecture's last
+    /// stage on; with one branch, a plain network.
     pub fn paper(architecture: &dyn Architecture, branches: usize, classes: usize) -> Self {
         let teacher = if branches > 1 { Teacher::Gated } else { Teacher::None };
         let fan_out = architecture.default_fan_out();
         Self { branches, fan_out, classes, temperature: 3.0, teacher, distill: branches > 1 }
     }
 
-    /// Whole networks that are trained at once and have nothing to do with each other; one of them is the plain
-    /// network.
+    /// Whole networks, trained at once and independent of each other; with one, the plain network.
     pub fn independent(networks: usize, classes: usize) -> Self {
         let teacher = Teacher::None;
         Self { branches: networks, fan_out: 0, classes, temperature: 1.0, teacher, distill: false }
@@ -49,8 +48,8 @@ impl Config {
         Self { teacher: Teacher::Given, distill: true, temperature: 3.0, ..Self::independent(1, classes) }
     }
 
-    /// The way of fusing the members that the method means by its ensemble: the teacher's, or else the mean of the
-    /// probabilities. A single network is its own.
+    /// The fusion of members that the method calls its ensemble: the teacher's, or else the mean of the
+    /// probabilities. For a single network, the network itself.
     pub fn ensemble(&self) -> Network {
         match (self.branches, self.teacher) {
             (1, _) => Network::Member(0),
@@ -81,18 +80,18 @@ impl Config {
 /// Most branches that the loss kernel takes.
 pub const MAX_BRANCHES: usize = 8;
 
-/// What a recorded network gives.
+/// Outputs of a recorded network.
 #[derive(Debug, Clone)]
 pub struct Heads {
     /// Logits of the branches `[M, N, K]`.
     pub logits: Var,
     /// Activations of the gate before its softmax `[N, M]`, for a gated teacher.
     pub gate: Option<Var>,
-    /// The parameters as they stand in the graph: index in `Params::entries`, and tensor.
+    /// The parameters in the graph: index in `Params::entries`, and tensor.
     pub parameters: Vec<(usize, Var)>,
-    /// Multiply-accumulates of one image, forward, everything counted.
+    /// Multiply-accumulates of one image, forward, in all members and the gate.
     pub macs: Macs,
-    /// What it is made of, the gate included.
+    /// The network's layers, the gate included.
     pub layers: Vec<Layer>,
 }
 

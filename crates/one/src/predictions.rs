@@ -1,10 +1,10 @@
-//! What is counted from the predictions of a whole split: errors, cross-entropy, calibration, for each network and each
+//! Statistics of the predictions for a whole split: errors, cross-entropy and calibration, for each network and each
 //! way to fuse them.
 
 use crate::kernels::predictions::{COLUMNS, Predict};
 
-/// Bins of equal width of the expected calibration error, as is usual (Guo et al., "On calibration of modern neural
-/// networks", ICML 2017).
+/// Bins of equal width of the expected calibration error: the usual number (Guo et al., "On calibration of modern
+/// neural networks", ICML 2017).
 const BINS: usize = 15;
 
 /// A network, or a way to fuse the members.
@@ -20,14 +20,14 @@ pub enum Network {
     Gated,
 }
 
-/// Images of a similar confidence.
+/// Images of similar confidence.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Bin {
-    /// How many there are.
+    /// Number of images.
     pub images: usize,
     /// Mean of their largest probabilities, 0 to 1.
     pub confidence: f64,
-    /// Share of them that are predicted right, 0 to 1.
+    /// Share of them that are predicted correctly, 0 to 1.
     pub accuracy: f64,
 }
 
@@ -39,18 +39,18 @@ pub struct Predictions {
 }
 
 impl Predictions {
-    /// From the first `images` rows of the table that [`Predict`] fills.
+    /// Predictions in the first `images` rows of the table that [`Predict`] fills.
     pub(crate) fn new(kernel: Predict, mut table: Vec<f32>, images: usize) -> Self {
         table.truncate(images * kernel.columns());
         Self { kernel, table }
     }
 
-    /// What was found of each image, row by row.
+    /// The table, one row per image.
     pub fn rows(&self) -> &[f32] {
         &self.table
     }
 
-    /// The same of other images, or of more, of which these are the rows.
+    /// Predictions by the same networks of other images, or of more, whose rows these are.
     #[must_use]
     pub fn with_rows(self, rows: Vec<f32>) -> Self {
         Self { table: rows, ..self }
@@ -89,7 +89,7 @@ impl Predictions {
         values.sum::<f64>() / self.images().max(1) as f64
     }
 
-    /// Share of the images for which k classes or more stand in front of the true one, per cent.
+    /// Share of the images for which k or more classes rank before the true one, per cent.
     pub fn top_k_error(&self, network: Network, k: usize) -> f64 {
         100.0 * self.mean(self.column(network, 3).map(|rank| f64::from(u8::from(rank >= k as f64))))
     }
@@ -99,7 +99,7 @@ impl Predictions {
         self.mean(self.column(network, 0))
     }
 
-    /// What a reliability diagram shows: the images in 15 bins of equal width by their largest probability.
+    /// Bins of a reliability diagram: the images in 15 bins of equal width by their largest probability.
     pub fn reliability(&self, network: Network) -> Vec<Bin> {
         let mut bins = [Bin::default(); BINS];
         for (confidence, rank) in self.column(network, 1).zip(self.column(network, 3)) {
@@ -115,8 +115,8 @@ impl Predictions {
         bins.to_vec()
     }
 
-    /// Expected calibration error, per cent: with the images in bins by [`Predictions::reliability`], the mean over
-    /// images of `|share of right predictions - mean of the largest probability|` of the image's bin.
+    /// Expected calibration error, per cent: the mean over images of `|share of correct predictions - mean of the
+    /// largest probability|` in the image's bin of [`Predictions::reliability`].
     pub fn calibration_error(&self, network: Network) -> f64 {
         let bins = self.reliability(network);
         let gaps = bins.iter().map(|bin| bin.images as f64 * (bin.accuracy - bin.confidence).abs());
@@ -140,8 +140,8 @@ impl Predictions {
         (0..members).map(|i| self.mean(self.shares().map(|shares| f64::from(shares[i])))).collect()
     }
 
-    /// Mean and standard deviation (over the members, n - 1 in the denominator as in the paper's tables; 0 of one
-    /// member) of a figure of every member.
+    /// Mean and standard deviation, over the members, of a figure of every member (n - 1 in the denominator, as in
+    /// the paper's tables; 0 for one member).
     pub fn over_members(&self, figure: impl Fn(Network) -> f64) -> (f64, f64) {
         let values: Vec<f64> = (0..self.members()).map(|i| figure(Network::Member(i))).collect();
         let n = values.len() as f64;
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn calibration_compares_confidence_with_accuracy_bin_by_bin() {
-        // Two images in the bin of 0.9, one right: gap 0.4 on average. Two of 0.3, none right: gap 0.3.
+        // Two images in the bin of 0.9, one correct: gap 0.4 on average. Two of 0.3, none correct: gap 0.3.
         let rows = [[0.0, 0.9, 0.0, 0.0], [0.0, 0.9, 0.0, 1.0], [0.0, 0.3, 0.0, 1.0], [0.0, 0.3, 0.0, 2.0]];
         let error = single(&rows).calibration_error(Network::Member(0));
         assert!((error - 100.0 * (2.0 * 0.4 + 2.0 * 0.3) / 4.0).abs() < 1e-5, "{error}");
@@ -183,7 +183,7 @@ mod tests {
         let (low, high) = (bins[4], bins[13]);
         assert_eq!((bins.len(), low.images, high.images, bins.iter().map(|bin| bin.images).sum()), (15, 2, 2, 4));
         assert!((low.confidence - 0.3).abs() < 1e-6 && (high.accuracy - 0.5).abs() < 1e-9 && low.accuracy < 1e-9);
-        // Sure and right is calibrated; the last bin holds its upper end.
+        // A confident and correct prediction is calibrated; the last bin includes its upper end.
         assert!(single(&[[0.0, 1.0, 0.0, 0.0]]).calibration_error(Network::Member(0)) < 1e-9);
     }
 

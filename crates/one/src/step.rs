@@ -12,13 +12,13 @@ use crate::metrics::LossWeights;
 use crate::network::{Config, Heads, record};
 use crate::predictions::Predictions;
 
-/// What updates the parameters: stochastic gradient descent.
+/// Optimiser of the parameters: stochastic gradient descent.
 pub type Optimizer = SgdConfig;
 
-/// What a step is recorded on.
+/// Inputs that a step is recorded on.
 #[derive(Debug, Clone, Copy)]
 pub struct Batch {
-    /// Images `[1, N, H, W, 4]`. In F16, activations and their gradients are F16, too, and the loss is scaled.
+    /// Images `[1, N, H, W, 4]`. If they are F16, so are activations and their gradients, and the loss is scaled.
     pub image: Var,
     /// Labels `[N]`.
     pub labels: Var,
@@ -58,7 +58,7 @@ pub struct Evaluation {
     predictions: Table,
 }
 
-/// The predictions of a whole split, which gather on the device.
+/// The predictions for a whole split, which the device collects.
 #[derive(Debug)]
 struct Table {
     bank: Bank,
@@ -67,7 +67,7 @@ struct Table {
     position: Var,
 }
 
-/// Sums of the terms, which accumulate on the device until they are taken.
+/// Sums of the terms, which the device accumulates until they are taken.
 #[derive(Debug)]
 struct Totals {
     bank: Bank,
@@ -81,7 +81,7 @@ impl Totals {
         Ok(totals)
     }
 
-    /// Sums that nothing adds to yet.
+    /// Sums, initially empty.
     fn new(name: &str, branches: usize) -> Result<Self> {
         let words = (branches + 1) * TERMS;
         let bank = Bank::new(name);
@@ -93,7 +93,7 @@ impl Totals {
         Ok(graph.state(&self.bank, 0, Spec::f32([self.words]), false)?)
     }
 
-    /// Records that the sums over the `rows` of terms are added.
+    /// Records the addition of the terms' sums over `rows` rows.
     fn accumulate(&self, graph: &mut Graph, terms: Var, rows: usize) -> Result<()> {
         let totals = self.state(graph)?;
         graph.launch_into(AccumulateColumns { rows, columns: self.words }, &[terms], &[Some(totals)])?;
@@ -120,7 +120,7 @@ impl Totals {
     }
 }
 
-/// Records the loss; returns its outputs, of which the terms are the first.
+/// Records the loss and returns its outputs, the terms first.
 fn record_loss(
     graph: &mut Graph,
     heads: &Heads,
@@ -147,12 +147,12 @@ fn logits_shape(graph: &Graph, heads: &Heads) -> [usize; 3] {
     [branches, batch, classes]
 }
 
-/// Records a whole training step. Where the graph [shares](Graph::share) its work with other processes, the number of
-/// valid rows that is fed is that of all their batches together; gradients and totals are then the same everywhere.
+/// Records a whole training step. If the graph [shares](Graph::share) its work with other processes, the fed number
+/// of valid rows is that of all their batches together; gradients and totals are then the same everywhere.
 ///
 /// # Errors
-/// When the configuration is out of range, the image does not fit the architecture, or the teacher's logits are missing
-/// where the configuration wants them.
+/// When the configuration is out of range, the image does not fit the architecture, or the configuration wants a
+/// teacher's logits and there are none.
 pub fn training(
     graph: &mut Graph,
     model: &mut Model,
@@ -195,7 +195,7 @@ pub fn training(
     Ok(Training { heads, settings, optimizer, terms, totals })
 }
 
-/// Records an evaluation step of a split of `images` images, with running statistics. A teacher from outside takes no
+/// Records an evaluation step on a split of `images` images, with running statistics. A teacher from outside takes no
 /// part: the loss is then the cross-entropy.
 ///
 /// # Errors
@@ -234,7 +234,8 @@ impl Table {
 }
 
 impl Training {
-    /// Feeds what changes from step to step: `[rate, momentum, weight decay]`, and the weights of the loss terms.
+    /// Feeds the settings that change from step to step: `[rate, momentum, weight decay]`, and the weights of the
+    /// loss terms.
     ///
     /// # Errors
     /// When the device fails.
@@ -243,7 +244,7 @@ impl Training {
         feed_settings(program, self.settings, weights, rows)
     }
 
-    /// Waits for the device, and takes the sums of the terms since they were last taken.
+    /// Waits for the device and takes the sums of the terms since they were last taken.
     ///
     /// # Errors
     /// When anything failed on the device.
@@ -251,7 +252,7 @@ impl Training {
         self.totals.take(device)
     }
 
-    /// Waits for the device, and copies the sums of the terms, which go on growing.
+    /// Waits for the device and copies the sums of the terms, which keep growing.
     ///
     /// # Errors
     /// When anything failed on the device.
@@ -259,7 +260,7 @@ impl Training {
         self.totals.read(device)
     }
 
-    /// Waits for the device, and copies the state of the loss scale, in mixed precision.
+    /// Waits for the device and copies the state of the loss scale, in mixed precision.
     ///
     /// # Errors
     /// When anything failed on the device.
@@ -267,7 +268,8 @@ impl Training {
         Ok(self.optimizer.loss_scale.as_ref().map(|scale| scale.read(device)).transpose()?)
     }
 
-    /// Sets the sums of the terms to what [`Training::totals`] gave: an interrupted epoch goes on to the same bits.
+    /// Sets the sums of the terms to those of [`Training::totals`], so that an interrupted epoch continues to the
+    /// same bits.
     ///
     /// # Errors
     /// When anything failed on the device.
@@ -277,8 +279,8 @@ impl Training {
 }
 
 impl Evaluation {
-    /// Feeds the weights of the loss terms (they only enter the reported loss), and which images the batch holds:
-    /// `rows` of them from `first` on.
+    /// Feeds the weights of the loss terms (they affect only the reported loss) and the batch's images: `rows` of
+    /// them from `first` on.
     ///
     /// # Errors
     /// When the device fails.
@@ -288,7 +290,7 @@ impl Evaluation {
         feed_settings(program, self.settings, weights, rows)
     }
 
-    /// Waits for the device, and takes the sums of the terms since they were last taken.
+    /// Waits for the device and takes the sums of the terms since they were last taken.
     ///
     /// # Errors
     /// When anything failed on the device.
@@ -296,7 +298,7 @@ impl Evaluation {
         self.totals.take(device)
     }
 
-    /// Waits for the device, and copies what was predicted for the first `images` images.
+    /// Waits for the device and copies the predictions for the first `images` images.
     ///
     /// # Errors
     /// When anything failed on the device.

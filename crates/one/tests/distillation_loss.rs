@@ -1,4 +1,4 @@
-//! The reference of the fused loss against the written-out loss: values, finite differences, limits.
+//! Tests of the fused loss's reference against the written-out loss: values, finite differences, limits.
 
 use one::kernels::{DistillationLoss, TERMS, Teacher};
 use tensor::{Kernel, Rng, Slice, SliceMut};
@@ -16,7 +16,7 @@ struct Inputs {
     given: Vec<f32>,
 }
 
-/// Outputs of one run; empty where the kernel has none.
+/// Outputs of one run; empty if the kernel has none.
 #[derive(Debug, PartialEq)]
 struct Outputs {
     terms: Vec<f32>,
@@ -80,10 +80,10 @@ fn row_logits(kernel: &DistillationLoss, logits: &[f64], gate: &[f64], row: usiz
     (z, z_e)
 }
 
-/// What the branches of one row learn from: for each branch, distributions that have equal parts in its target.
+/// Targets of the branches of one row: for each branch, distributions with equal weights in its target.
 type Targets = Vec<Vec<Vec<f64>>>;
 
-/// The loss as the methods write it, with the distillation targets given, so that they do not move with the logits.
+/// The loss as the papers write it, with the distillation targets given, so that they do not move with the logits.
 fn loss(kernel: &DistillationLoss, inputs: &Inputs, logits: &[f64], gate: &[f64], targets: &[Targets]) -> f64 {
     let t = f64::from(kernel.temperature);
     let rows = (inputs.valid as usize).min(kernel.batch);
@@ -294,7 +294,7 @@ fn rows_beyond_the_valid_ones_give_zeros_and_change_nothing() {
 fn huge_logits_reach_the_right_limits() {
     let kernel = kernel(2, 2, 3, Teacher::Gated);
     let inputs = Inputs {
-        // Row 0: branch 0 is sure of class 0, branch 1 of class 2. Row 1: both are sure of class 1.
+        // Row 0: branch 0 is certain of class 0, branch 1 of class 2. Row 1: both are certain of class 1.
         logits: vec![1e4, -1e4, 0.0, -1e4, 1e4, 0.0, -1e4, 0.0, 1e4, -1e4, 1e4, 0.0],
         labels: vec![0, 1],
         weight: 1.0,
@@ -304,11 +304,11 @@ fn huge_logits_reach_the_right_limits() {
         given: Vec::new(),
     };
     let outputs = run(&kernel, &inputs);
-    // The gate takes branch 0 in row 0: the teacher is right, and branch 1 loses 2e4 by cross-entropy,
-    // and T^2 2e4/T by KL.
+    // The gate chooses branch 0 in row 0: the teacher is right, and branch 1 loses 2e4 by cross-entropy and T^2 2e4/T
+    // by KL.
     let row0 = [[0.0, 0.0, 0.0, 0.0], [2e4, 6e4, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]].concat();
     assert_eq!(outputs.terms, [row0, vec![0.0; 3 * TERMS]].concat());
-    // Only branch 1 in row 0 is pushed, by CE with 1 and by KL with T, from class 2 to class 0; the mean halves it.
+    // Only branch 1 in row 0 is pushed from class 2 to class 0, by CE with 1 and by KL with T; the mean halves it.
     let mut dlogits = vec![0.0; 12];
     dlogits[6] = -2.0;
     dlogits[8] = 2.0;

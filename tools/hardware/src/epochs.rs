@@ -1,4 +1,4 @@
-//! How long a training takes that is not begun yet.
+//! Estimates of the time that a training will take.
 
 use std::fs;
 use std::path::Path;
@@ -7,19 +7,20 @@ use anyhow::{Context, Result, ensure};
 
 use crate::formats::{Bench, BenchRow};
 
-/// Images of CIFAR-10: to train with, and to test with after each epoch.
+/// Images of CIFAR-10: for training, and for testing after each epoch.
 const IMAGES: (f64, f64) = (50_000.0, 10_000.0);
-/// Epochs of the paper: no run has more.
+/// Epochs of the paper, the most of any run.
 const MOST: u64 = 300;
-/// The share of the time that is planned with; the rest is for saving, and for what a rate differs by.
+/// The share of the time that is planned; the rest is for saving and for variation of the rate.
 const PLANNED: f64 = 0.85;
-/// Evaluation has the forward pass alone: at least as many times as fast as training, where it was not measured.
+/// Speed of evaluation relative to training, where it was not measured: at least this, since it has only the forward
+/// pass.
 const EVALUATION: f64 = 2.0;
 
-/// The epochs that each of the networks can be trained for, one after the other, within these seconds.
+/// Number of epochs for which the networks can be trained, one after another, within these seconds.
 ///
 /// # Errors
-/// When the file has no rate of one of them, or when not one epoch fits.
+/// When the file lacks the rate of one of them, or when not one epoch fits.
 pub fn fitting(path: &Path, nets: &[String], seconds: f64) -> Result<u64> {
     let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let bench: Bench = serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
@@ -69,7 +70,7 @@ mod tests {
 
     #[test]
     fn as_many_as_fit() {
-        // 6 s an epoch alone, 11 s with three branches: 17 s both.
+        // 6 s per epoch alone, 11 s with three branches: 17 s for both.
         assert_eq!(epochs(&["resnet32:1", "resnet32:3"], 200.0).expect("epochs"), 10);
         assert_eq!(epochs(&["resnet32:1", "resnet32:3"], 1e6).expect("epochs"), MOST);
         let problem = epochs(&["resnet32:1", "resnet32:3"], 19.0).expect_err("no time").to_string();

@@ -1,4 +1,4 @@
-//! A folder of results: what `run.sh` left there, as far as it came.
+//! A folder of results: the files that `run.sh` left there, complete or not.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -8,19 +8,19 @@ use serde::de::DeserializeOwned;
 
 use crate::formats::{Bench, Head, Profile, Pytorch, Selftest, Training};
 
-/// A file that may be missing, or may not be what it should be.
+/// A file that may be missing or damaged.
 #[derive(Debug)]
 pub enum Part<T> {
-    /// It is not there.
+    /// The file is missing.
     Missing,
-    /// It cannot be read, with the reason.
+    /// The file cannot be read; holds the reason.
     Damaged(String),
-    /// What it holds.
+    /// The file's content.
     Is(T),
 }
 
 impl<T> Part<T> {
-    /// What the file holds, if it is there and whole.
+    /// The content, if the file is present and intact.
     pub fn get(&self) -> Option<&T> {
         match self {
             Self::Is(value) => Some(value),
@@ -29,43 +29,43 @@ impl<T> Part<T> {
     }
 }
 
-/// How a step of `run.sh` ended.
+/// Outcome of a step of `run.sh`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
-    /// When the call of `run.sh` began that it belongs to: the call's name.
+    /// Start of the `run.sh` call that the step belongs to, which names the call.
     pub call: String,
     /// Its name.
     pub name: String,
     /// Wall time in seconds.
     pub seconds: Option<f64>,
-    /// Seconds that it had.
+    /// Time limit in seconds.
     pub limit: Option<f64>,
     /// `ok`, `failed`, `cut`, `skipped` or `stopped`.
     pub outcome: String,
     /// Exit status of its program.
     pub status: String,
-    /// The last line that it said, or the reason why it was left out.
+    /// The last line of its output, or the reason why it was skipped.
     pub note: String,
 }
 
 /// A call of `run.sh`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Call {
-    /// When it began, in UTC.
+    /// Start of the call, in UTC.
     pub date: String,
     /// `measure` or `train`.
     pub kind: String,
-    /// Seconds that it had.
+    /// Time limit in seconds.
     pub seconds: Option<f64>,
-    /// What `--device` said.
+    /// The argument of `--device`.
     pub device: String,
-    /// Which Vulkan loader was taken.
+    /// The Vulkan loader in use.
     pub loader: String,
     /// Kernel and machine.
     pub system: String,
     /// The packed program: commit and date.
     pub program: String,
-    /// The steps that were meant, in order.
+    /// The planned steps, in order.
     pub plan: Vec<String>,
 }
 
@@ -74,9 +74,9 @@ pub struct Call {
 pub struct Results {
     /// Calls of `run.sh`, in order.
     pub calls: Vec<Call>,
-    /// Steps that came to an end, in order.
+    /// Steps that have ended, in order.
     pub steps: Vec<Step>,
-    /// The step that was under way when `run.sh` was last heard of.
+    /// The step in progress when `run.sh` was last active.
     pub running: Option<String>,
     /// `selftest-quick.json`.
     pub quick: Part<Selftest>,
@@ -102,7 +102,7 @@ pub struct Results {
     pub profiles: Vec<(String, Part<Profile>)>,
     /// `training.json`.
     pub training: Part<Training>,
-    /// `notes.md`, which whoever measured may write: what the figures alone do not tell.
+    /// `notes.md`, in which the person who measured may add remarks to the figures.
     pub notes: Option<String>,
 }
 
@@ -118,7 +118,7 @@ fn read<T: DeserializeOwned>(folder: &Path, name: &str) -> Part<T> {
     }
 }
 
-/// The rows of a table with tabs; nothing where there is no such file. Bytes that are no text are replaced.
+/// The rows of a tab-separated table; none if there is no such file. Invalid UTF-8 is replaced.
 fn rows(folder: &Path, name: &str) -> Vec<Vec<String>> {
     let bytes = fs::read(folder.join(name)).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
@@ -152,7 +152,7 @@ fn profiles(folder: &Path) -> Vec<String> {
 }
 
 impl Results {
-    /// Reads a folder. What is not there is missing in the result, and what is damaged is told there.
+    /// Reads a folder. A file that is absent is missing in the result; a damaged one has its reason there.
     pub fn read(folder: &Path) -> Self {
         Self {
             calls: rows(folder, "calls.tsv").into_iter().map(call).collect(),
@@ -179,7 +179,7 @@ impl Results {
         [&self.pytorch, &self.pytorch_compile, &self.pytorch_more]
     }
 
-    /// Adapter, program and date, from whichever file has them.
+    /// Adapter, program and date, from the first file that has them.
     pub fn head(&self) -> Option<Head> {
         let benches = [&self.bench, &self.untuned, &self.before, &self.for_training];
         let selftests = [&self.quick, &self.selftest];
@@ -212,7 +212,7 @@ impl Results {
     }
 }
 
-/// The files of a result folder that are kept beside a page, besides the profiles.
+/// The files of a result folder that are kept beside a page, apart from the profiles.
 const KEPT: [&str; 14] = [
     "notes.md",
     "calls.tsv",

@@ -1,4 +1,5 @@
-//! The files of a result folder, as the program and `pytorch.py` write them. What a page can do without is optional.
+//! Files of a result folder, as written by the program and by `pytorch.py`. A field that a page can do without is
+//! optional.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -6,7 +7,7 @@ use serde_json::Value;
 /// The adapter that was measured.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct Device {
-    /// As the driver calls it.
+    /// Name given by the driver.
     pub name: String,
     /// The interface: `Vulkan`, `Metal`, `Dx12`; nothing for the CPU device.
     pub backend: Option<String>,
@@ -17,13 +18,13 @@ pub struct Device {
 /// The program that measured.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct Program {
-    /// Of the workspace.
+    /// Version of the workspace.
     pub version: Option<String>,
-    /// The commit that it was built from, where that was said at build time.
+    /// The commit that it was built from, if known at build time.
     pub commit: Option<String>,
 }
 
-/// What every file of the program begins with.
+/// Common head of the program's files.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct Head {
     /// The adapter.
@@ -31,7 +32,7 @@ pub struct Head {
     /// The program.
     #[serde(default)]
     pub program: Program,
-    /// When it was measured.
+    /// Time of the measurement.
     pub date: Option<Value>,
 }
 
@@ -41,7 +42,7 @@ pub struct Selftest {
     /// Adapter, program, date.
     #[serde(flatten)]
     pub head: Head,
-    /// True if everything was right.
+    /// True if everything was correct.
     pub passed: bool,
     /// Wall time.
     pub seconds: Option<f64>,
@@ -51,7 +52,7 @@ pub struct Selftest {
     pub runs: Option<u64>,
     /// By kernel.
     pub kernels: Vec<SelftestKernel>,
-    /// What was wrong.
+    /// Wrong elements.
     #[serde(default)]
     pub failures: Vec<Failure>,
     /// Whole steps against the CPU device.
@@ -85,13 +86,13 @@ pub struct Failure {
     pub case: String,
     /// The candidate, counted from 0.
     pub candidate: Option<Value>,
-    /// Where it is.
+    /// Its index.
     pub index: Option<Value>,
-    /// By the reference.
+    /// Value of the reference.
     pub expected: Option<Value>,
-    /// By the adapter.
+    /// Value of the adapter.
     pub got: Option<Value>,
-    /// What is wrong in words.
+    /// The fault in words.
     pub problem: Option<String>,
 }
 
@@ -102,13 +103,13 @@ pub struct SelftestStep {
     pub what: String,
     /// The worst error as a share of its tolerance.
     pub worst: Option<f64>,
-    /// True if it was within.
+    /// True if the error was within the tolerance.
     pub passed: bool,
-    /// What is wrong in words.
+    /// The fault in words.
     pub problem: Option<String>,
 }
 
-/// What the adapter can do at most, as it was measured.
+/// Peaks of the adapter, as measured.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub struct Peaks {
     /// Multiply-adds, counted as two operations, per second.
@@ -123,13 +124,13 @@ pub struct Bench {
     /// Adapter, program, date.
     #[serde(flatten)]
     pub head: Head,
-    /// True if it came to its end.
+    /// True if the bench was completed.
     pub complete: bool,
     /// The adapter's peaks.
     pub peaks: Option<Peaks>,
-    /// Which tuning was in use.
+    /// The tuning in use.
     pub tuned: Option<Value>,
-    /// By network, branches, precision and batch.
+    /// Rows by network, branches, precision and batch.
     pub rows: Vec<BenchRow>,
 }
 
@@ -154,10 +155,10 @@ pub struct BenchRow {
     pub skipped: Option<String>,
 }
 
-/// Training steps of a bench; times in seconds a step.
+/// Training steps of a bench; times in seconds per step.
 #[derive(Debug, Clone, Deserialize)]
 pub struct BenchTraining {
-    /// By the median step.
+    /// Rate by the median step.
     pub images_per_second: f64,
     /// The median step.
     pub median_seconds: f64,
@@ -180,7 +181,7 @@ pub struct BenchTraining {
 /// Evaluation steps of a bench.
 #[derive(Debug, Clone, Deserialize)]
 pub struct BenchEvaluation {
-    /// By the median step.
+    /// Rate by the median step.
     pub images_per_second: f64,
 }
 
@@ -189,9 +190,9 @@ pub struct BenchEvaluation {
 pub struct Pytorch {
     /// PyTorch's version.
     pub torch: String,
-    /// The accelerator, as PyTorch calls it.
+    /// PyTorch's name of the accelerator.
     pub device: String,
-    /// By mode, network and batch.
+    /// Rows by mode, network and batch.
     pub rows: Vec<PytorchRow>,
 }
 
@@ -206,9 +207,9 @@ pub struct PytorchRow {
     pub batch: u64,
     /// Execution and precision: `eager`, `graph-tf32`, `compile-f16`.
     pub mode: String,
-    /// By the median block of steps.
+    /// Rate by the median block of steps.
     pub images_per_second: Option<f64>,
-    /// The reason why there is none.
+    /// The reason why there is no rate.
     pub failed: Option<String>,
 }
 
@@ -240,22 +241,22 @@ pub struct Profile {
 pub struct ProfileTraining {
     /// The median step.
     pub seconds: f64,
-    /// By kernel, or by kernel and shape, the longest first.
+    /// Rows by kernel, or by kernel and shape, the longest first.
     pub kernels: Vec<ProfileKernel>,
 }
 
 /// A kernel's line of a profile: all its dispatches in a step.
 #[derive(Debug, Deserialize)]
 pub struct ProfileKernel {
-    /// Its name, and its shapes where they are told apart.
+    /// Its name, and its shapes if rows are by shape.
     pub kernel: String,
     /// Dispatches.
     pub count: u64,
-    /// Time of all.
+    /// Time of all dispatches.
     pub seconds: f64,
-    /// Operations of all.
+    /// Operations of all dispatches.
     pub flops: f64,
-    /// Bytes that all must move.
+    /// Bytes that all dispatches must move.
     pub bytes: f64,
     /// The least time by the peaks.
     pub least_seconds: f64,
@@ -264,7 +265,7 @@ pub struct ProfileKernel {
 /// `training.json`: the runs of `run.sh --train`, made by this tool from their directories.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Training {
-    /// In the order in which they were trained.
+    /// Runs, in the order of training.
     pub runs: Vec<Trained>,
 }
 
@@ -285,20 +286,20 @@ pub struct Trained {
     pub batch: u64,
     /// The precision of activations.
     pub precision: String,
-    /// Epochs that the schedule has.
+    /// Epochs of the schedule.
     pub epochs: u64,
     /// Epochs that were trained.
     pub trained: u64,
     /// The median epoch's rate in training.
     pub images_per_second: f64,
-    /// An epoch with its evaluation and its saving, by the clock; nothing after a single epoch.
+    /// Wall time of an epoch with its evaluation and its saving; nothing after a single epoch.
     pub epoch_seconds: Option<f64>,
     /// Test errors of the branches after the last epoch.
     pub last: Vec<f64>,
-    /// The ensemble's, where there is one.
+    /// The ensemble's test error, if there is an ensemble.
     pub ensemble: Option<f64>,
-    /// The lowest test error of branch 0 of any epoch.
+    /// The lowest test error of branch 0 in any epoch.
     pub best: f64,
-    /// By epoch: the test error of branch 0.
+    /// The test error of branch 0, by epoch.
     pub curve: Vec<f64>,
 }

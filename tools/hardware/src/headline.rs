@@ -1,13 +1,13 @@
-//! The figures that everybody asks for first: of a page's top, of the terminal, and of the index.
+//! Headline figures: of a page's top, of the terminal, and of the index.
 
 use crate::folder::{Part, Results};
 use crate::formats::{Bench, BenchRow, BenchTraining, PytorchRow, Selftest, Trained};
 use crate::table::{large, percent, ratio};
 
-/// The network that figures are given for first, with its branches and batch.
+/// The network of the headline figures, with its branches and batch.
 pub const NET: (&str, u64, u64) = ("resnet32", 3, 128);
 
-/// A network, its branches, a batch, a precision: what rows of two files must share to be compared.
+/// A network, its branches, a batch and a precision: the key that rows of two files must share to be compared.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Key<'a> {
     /// The network.
@@ -21,12 +21,13 @@ pub struct Key<'a> {
 }
 
 impl<'a> Key<'a> {
-    /// Of a row of ours.
+    /// The key of one of our rows.
     pub fn of(row: &'a BenchRow) -> Self {
         Self { net: &row.net, branches: row.branches, batch: row.batch, precision: &row.precision }
     }
 
-    /// Of ours that PyTorch's row is compared with: TF32 stands against f32, for which there is no such shortcut here.
+    /// The key of our row that PyTorch's row is compared with: TF32 is compared with f32, since there is no TF32
+    /// here.
     pub fn of_pytorch(row: &'a PytorchRow) -> Self {
         let precision = if row.mode.ends_with("-f16") { "f16" } else { "f32" };
         Self { net: &row.net, branches: row.branches, batch: row.batch, precision }
@@ -38,10 +39,10 @@ pub fn training<'a>(bench: &'a Part<Bench>, key: Key<'_>) -> Option<&'a BenchTra
     bench.get()?.rows.iter().find(|row| Key::of(row) == key && row.training.is_some())?.training.as_ref()
 }
 
-/// Where a rate of ours that stands beside PyTorch's was measured.
+/// Source of the rate of ours that stands beside PyTorch's.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum From {
-    /// Just before and just after PyTorch; these two rates.
+    /// Just before and just after PyTorch, with both rates.
     Around(f64, f64),
     /// Just before PyTorch.
     Before,
@@ -49,7 +50,7 @@ pub enum From {
     Bench,
 }
 
-/// Our rate in images/s for a comparison with PyTorch: the mean of those just before and after it, if there are such.
+/// Our rate in images/s for a comparison with PyTorch: the mean of those just before and after it, if present.
 pub fn ours(results: &Results, key: Key<'_>) -> Option<(f64, From)> {
     let rate = |bench| training(bench, key).map(|training| training.images_per_second);
     match (rate(&results.before), rate(&results.after)) {
@@ -59,7 +60,7 @@ pub fn ours(results: &Results, key: Key<'_>) -> Option<(f64, From)> {
     }
 }
 
-/// The rows of all files of PyTorch.
+/// The rows of all PyTorch files.
 pub fn pytorch(results: &Results) -> impl Iterator<Item = &PytorchRow> {
     let files = results.pytorches().into_iter().filter_map(Part::get);
     files.flat_map(|file| &file.rows)
@@ -76,15 +77,15 @@ fn theirs(results: &Results, mode: &str) -> Option<f64> {
 /// The figures of one adapter.
 #[derive(Debug, Default, PartialEq)]
 pub struct Headline {
-    /// How the selftest ended, in words.
+    /// Outcome of the selftest, in words.
     pub selftest: Option<String>,
     /// Images/s in training, f32.
     pub rate: Option<f64>,
     /// Images/s in training, f16.
     pub half: Option<f64>,
-    /// As many times as fast as PyTorch in eager mode.
+    /// Speed relative to PyTorch in eager mode.
     pub eager: Option<f64>,
-    /// As many times as fast as PyTorch by CUDA graphs.
+    /// Speed relative to PyTorch with CUDA graphs.
     pub graph: Option<f64>,
     /// Share of the step's roofline, f32.
     pub roofline: Option<f64>,
@@ -92,11 +93,11 @@ pub struct Headline {
     pub untuned: Option<f64>,
     /// Share of the step's roofline before anything was tuned, f32.
     pub untuned_roofline: Option<f64>,
-    /// What was trained, in words.
+    /// The trainings, in words.
     pub trained: Vec<String>,
 }
 
-/// How a training ended, in words.
+/// Outcome of a training, in words.
 fn trained(run: &Trained) -> String {
     let Trained { net, branches, method, trained, .. } = run;
     let branches = if *branches == 1 { "alone".to_owned() } else { format!("with {branches} branches") };
@@ -110,7 +111,7 @@ fn selftest(results: &Results) -> Option<String> {
     Some(format!("{} ({which})", verdict(test)))
 }
 
-/// How a selftest ended, in words.
+/// Outcome of a selftest, in words.
 pub fn verdict(test: &Selftest) -> String {
     let wrong = test.kernels.iter().filter(|kernel| kernel.failed > 0).count();
     let steps = test.steps.iter().filter(|step| !step.passed).count();
@@ -124,7 +125,7 @@ pub fn verdict(test: &Selftest) -> String {
 }
 
 impl Headline {
-    /// Takes the figures out of a folder's files.
+    /// Collects the figures from a folder's files.
     pub fn new(results: &Results) -> Self {
         let (net, branches, batch) = NET;
         let key = |precision| Key { net, branches, batch, precision };
@@ -146,7 +147,7 @@ impl Headline {
         }
     }
 
-    /// The figures as sentences; those that there are.
+    /// The available figures as sentences.
     pub fn sentences(&self) -> Vec<String> {
         let (net, branches, batch) = NET;
         let mut text = Vec::new();

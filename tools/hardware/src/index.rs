@@ -11,11 +11,11 @@ use crate::headline::Headline;
 use crate::page;
 use crate::table::{Table, cell, large, or_dash, percent, ratio};
 
-/// What stands before and behind the table in the index.
+/// Markers before and behind the table in the index.
 const BEGIN: &str = "<!-- table of adapters: made by `cargo run -p hardware -- index` -->\n";
 const END: &str = "<!-- end of the table -->\n";
 
-/// The folders below the index that hold results, in order of their names.
+/// The folders below the index that hold results, sorted by name.
 fn folders(docs: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(docs).with_context(|| format!("cannot read {}", docs.display()))?;
     let mut folders: Vec<PathBuf> =
@@ -24,7 +24,7 @@ fn folders(docs: &Path) -> Result<Vec<PathBuf>> {
     Ok(folders)
 }
 
-/// The text of an index with its table made anew.
+/// Rebuilds the table in an index, and returns the index's text.
 fn index(docs: &Path, text: &str) -> Result<String> {
     let (before, rest) = text.split_once(BEGIN).context("README.md has no line that says where the table begins")?;
     let (_, after) = rest.split_once(END).context("README.md has no line that says where the table ends")?;
@@ -54,7 +54,7 @@ fn row(folder: &Path) -> [String; 11] {
     let head = results.head().unwrap_or_default();
     let call = results.calls.first();
     let day = call.map_or("–", |call| call.date.get(..10).unwrap_or(&call.date));
-    // Where no file tells it, what was packed does: `commit 0123456789ab rustc …`.
+    // If no file names the commit, the packed program does: `commit 0123456789ab rustc …`.
     let packed = call.and_then(|call| call.program.strip_prefix("commit ")?.split([' ', ',']).next());
     let commit = head.program.commit.as_deref().or(packed);
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
@@ -79,14 +79,14 @@ fn outcome(run: &Trained) -> String {
     format!("{} after {} epochs", or_dash(error, |error| format!("{error:.2} %")), run.trained)
 }
 
-/// Makes the pages of all folders again, and the table of the index.
+/// Rebuilds the pages of all folders, and the table of the index.
 ///
 /// # Errors
-/// When the index is not there, or has no place for the table, or a file cannot be written.
+/// When the index is missing or has no place for the table, or a file cannot be written.
 pub fn update(docs: &Path) -> Result<()> {
     let path = docs.join("README.md");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    // As Git for Windows may have it.
+    // Git for Windows may have converted line ends.
     let text = text.replace("\r\n", "\n");
     ensure!(text.contains(BEGIN), "{} has no line that says where the table begins: {}", path.display(), BEGIN.trim());
     for folder in folders(docs)? {

@@ -9,14 +9,14 @@ use anyhow::{Context, Result, ensure};
 use crate::folder::{Results, is_results, kept};
 use crate::{page, runs};
 
-/// Bytes that the files of one adapter may have together.
+/// Greatest total size in bytes of one adapter's files.
 const MOST: usize = 2 << 20;
 
-/// Copies the small files of these folders of one adapter below `docs`, and names the folder. Of a file that several
-/// have, the last one is taken; their records of steps are put together.
+/// Copies the small files of these folders of one adapter below `docs`, and returns the new folder. Of a file that
+/// several folders have, the last one is taken; their records of steps are concatenated.
 ///
 /// # Errors
-/// When a folder has no results, when they are of several adapters or too large, or a file cannot be written.
+/// When a folder has no results, they are of several adapters or too large, or a file cannot be written.
 pub fn keep(folders: &[PathBuf], docs: &Path, name: Option<&str>) -> Result<PathBuf> {
     let mut names = Vec::new();
     for folder in folders {
@@ -46,7 +46,7 @@ pub fn keep(folders: &[PathBuf], docs: &Path, name: Option<&str>) -> Result<Path
     Ok(to)
 }
 
-/// The files to keep: tables of all folders one after the other, of all else the last.
+/// The files to keep: tables concatenated over all folders, and the last version of every other file.
 fn gathered(folders: &[PathBuf]) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
     let mut files: BTreeMap<PathBuf, Vec<u8>> = BTreeMap::new();
     for folder in folders {
@@ -63,13 +63,13 @@ fn gathered(folders: &[PathBuf]) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
     Ok(files)
 }
 
-/// Tells whether a name can be that of a folder here.
+/// Tells whether a name can be that of a folder below `docs`.
 fn is_plain(name: &str) -> bool {
     let letter = |c: char| c.is_ascii_alphanumeric() || "-.".contains(c);
     !name.is_empty() && !name.starts_with('.') && name.chars().all(letter)
 }
 
-/// A folder's name of adapter and driver: small letters, digits and hyphens; what stands in brackets is left out.
+/// A folder name made of adapter and driver: lower-case letters, digits and hyphens; text in brackets is left out.
 fn folder_name(results: &Results) -> String {
     let driver = results.head().and_then(|head| head.device.driver).unwrap_or_default();
     let mut name = String::new();
@@ -84,7 +84,7 @@ fn folder_name(results: &Results) -> String {
             _ => name.push('-'),
         }
     }
-    // Software adapters are called as their drivers are.
+    // Software adapters have the same name as their drivers.
     let mut words: Vec<&str> = name.split('-').filter(|word| !word.is_empty()).collect();
     words.dedup();
     words.join("-")

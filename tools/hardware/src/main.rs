@@ -1,5 +1,5 @@
-//! Pages of what was measured on hardware: `tools/hardware/run.sh` leaves a folder of JSON, and this makes one readable
-//! page of it, however far it came, and the index of all such pages. See `docs/hardware/README.md`.
+//! Pages of measurements on hardware: `tools/hardware/run.sh` leaves a folder of JSON, complete or not, and this
+//! program makes one readable page of it, and the index of all such pages. See `docs/hardware/README.md`.
 
 mod epochs;
 mod folder;
@@ -21,7 +21,7 @@ use clap::{Parser, Subcommand};
 use crate::folder::Results;
 use crate::headline::Headline;
 
-/// Pages of what was measured on hardware.
+/// Pages of measurements on hardware.
 #[derive(Debug, Parser)]
 struct Args {
     #[command(subcommand)]
@@ -32,15 +32,15 @@ struct Args {
 enum Command {
     /// Write FOLDER/page.md, and FOLDER/training.json where there are runs
     Page {
-        /// What `run.sh --out` named
+        /// The folder given to `run.sh --out`
         folder: PathBuf,
     },
-    /// Print the figures that are asked for first
+    /// Print the headline figures
     Summary {
-        /// What `run.sh --out` named
+        /// The folder given to `run.sh --out`
         folder: PathBuf,
     },
-    /// Print how many epochs of CIFAR-10 each of two networks can be trained for, one after the other
+    /// Print the number of epochs of CIFAR-10 for which two networks can be trained, one after the other
     Epochs {
         /// Seconds for both trainings
         #[arg(long)]
@@ -53,19 +53,19 @@ enum Command {
     },
     /// Copy the small files of result folders of one adapter to a folder below DOCS, and make its page and the index
     Keep {
-        /// What `run.sh --out` named; of files that several have, the last one's are taken
+        /// The folders given to `run.sh --out`; of a file that several have, the last one's is taken
         #[arg(required = true)]
         folders: Vec<PathBuf>,
-        /// Where the pages of all adapters lie
+        /// The folder of the pages of all adapters
         #[arg(long, default_value = "docs/hardware")]
         docs: PathBuf,
-        /// The folder's name, in place of one made of adapter and driver
+        /// The folder's name, instead of one made of adapter and driver
         #[arg(long)]
         name: Option<String>,
     },
-    /// Make every page below DOCS again, and the table in DOCS/README.md
+    /// Rebuild every page below DOCS, and the table in DOCS/README.md
     Index {
-        /// Where the pages of all adapters lie
+        /// The folder of the pages of all adapters
         #[arg(default_value = "docs/hardware")]
         docs: PathBuf,
     },
@@ -78,7 +78,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
     written.with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Writes lines to stdout; that nobody reads them is no problem.
+/// Writes lines to stdout; a closed pipe is no error.
 fn print(text: &str) -> Result<()> {
     match writeln!(io::stdout().lock(), "{text}") {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("cannot write to stdout"),

@@ -1,4 +1,4 @@
-//! Run directories as `train` leaves them: what of them a page shows.
+//! Run directories of `train`, reduced to the figures of a page.
 
 use std::fs;
 use std::path::Path;
@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use crate::formats::{Trained, Training};
 
-/// Writes `training.json` of the directories below `runs`, if there are any with an epoch.
+/// Writes `training.json` of the directories below `runs`, if any of them has an epoch.
 ///
 /// # Errors
-/// When it cannot be written.
+/// When the file cannot be written.
 pub fn summarise(folder: &Path) -> Result<()> {
     let mut directories: Vec<_> =
         fs::read_dir(folder.join("runs")).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
@@ -24,13 +24,13 @@ pub fn summarise(folder: &Path) -> Result<()> {
     crate::write(&folder.join("training.json"), &(text + "\n"))
 }
 
-/// A setting of a `config.toml`: the first line that gives it, without quotes.
+/// A setting in a `config.toml`: the first line that gives it, without quotes.
 fn setting<'a>(config: &'a str, name: &str) -> &'a str {
     let value = |line: &'a str| line.strip_prefix(name)?.trim_start().strip_prefix('=');
     config.lines().find_map(value).unwrap_or_default().trim().trim_matches('"')
 }
 
-/// What a run directory holds; nothing before the first epoch has ended.
+/// Summary of a run directory; nothing before the first epoch has ended.
 fn trained(directory: &Path) -> Option<Trained> {
     let config = fs::read_to_string(directory.join("config.toml")).ok()?;
     let metrics = fs::read_to_string(directory.join("metrics.jsonl")).ok()?;
@@ -65,7 +65,7 @@ fn hundredths(value: f64) -> f64 {
     (100.0 * value).round() / 100.0
 }
 
-/// Seconds from one epoch's end to the next, by the clock, on average: TensorBoard's files say when each was written.
+/// Mean wall time in seconds from one epoch's end to the next, from the times in TensorBoard's event files.
 fn epoch_seconds(directory: &Path) -> Option<f64> {
     let files = fs::read_dir(directory).ok()?.flatten();
     let name = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with("events.out.tfevents");
@@ -75,7 +75,7 @@ fn epoch_seconds(directory: &Path) -> Option<f64> {
     (ends.len() > 1).then(|| (last.1 - first.1) / (ends.len() - 1) as f64)
 }
 
-/// The steps after which epochs ended, and when, in seconds, out of the records of an event file.
+/// The steps at which epochs ended, and the times in seconds, from the records of an event file.
 fn epoch_ends(mut records: &[u8]) -> Vec<(u64, f64)> {
     let mut ends: Vec<(u64, f64)> = Vec::new();
     // A record: the length of its data, a checksum, the data, a checksum.
@@ -93,7 +93,7 @@ fn epoch_ends(mut records: &[u8]) -> Vec<(u64, f64)> {
     ends
 }
 
-/// Step and time of an `Event`: its first two fields, a double and a number of seven bits a byte.
+/// Step and time of an `Event`: its first two fields, a double and an integer of seven bits per byte.
 fn event(data: &[u8]) -> Option<(u64, f64)> {
     let (time, rest) = data.strip_prefix(&[0x09])?.split_first_chunk::<8>()?;
     let mut step = 0;

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-/// Columns of a line of prose at most.
+/// Most columns of a line of prose.
 const WIDTH: usize = 116;
-/// Characters of a cell of words at most.
+/// Most characters of a cell of words.
 const CELL: usize = 160;
 
 /// A Markdown table.
@@ -15,7 +15,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table with these heads; a column is flush right if its head begins with `>`.
+    /// A table with these heads; a column is right-aligned if its head begins with `>`.
     pub fn new(heads: &[&str]) -> Self {
         let mut text = String::new();
         let names: Vec<&str> = heads.iter().map(|head| head.trim_start_matches('>')).collect();
@@ -36,7 +36,7 @@ impl Table {
         self.rows == 0
     }
 
-    /// The table with an empty line behind it.
+    /// The table, followed by an empty line.
     pub fn text(self) -> String {
         self.text + "\n"
     }
@@ -49,7 +49,7 @@ fn push(text: &mut String, cells: &[impl AsRef<str>]) {
     text.push_str("|\n");
 }
 
-/// Words from a file as they can stand in a cell: one line, no markup of tables, not too long.
+/// Words from a file in a form fit for a cell: one line, no table markup, not too long.
 pub fn cell(words: &str) -> String {
     let mut text: String = words.split_whitespace().collect::<Vec<_>>().join(" ");
     if text.chars().count() > CELL {
@@ -58,7 +58,7 @@ pub fn cell(words: &str) -> String {
     text.replace('|', "\\|").replace('<', "&lt;")
 }
 
-/// A paragraph, broken into lines, with an empty line behind it.
+/// A paragraph, broken into lines and followed by an empty line.
 pub fn paragraph(words: &str) -> String {
     let mut text = String::new();
     let mut width = 0;
@@ -75,7 +75,7 @@ pub fn paragraph(words: &str) -> String {
     text + "\n\n"
 }
 
-/// A rate, or another large number: three significant digits at least, thousands set apart.
+/// A rate or another large number: at least three significant digits, with thousands separated.
 pub fn large(value: f64) -> String {
     if !value.is_finite() {
         return "–".to_owned();
@@ -94,7 +94,7 @@ pub fn large(value: f64) -> String {
     text
 }
 
-/// Milliseconds of seconds.
+/// Converts seconds to milliseconds.
 pub fn milliseconds(seconds: f64) -> String {
     format!("{:.3}", 1e3 * seconds)
 }
@@ -104,12 +104,12 @@ pub fn percent(share: f64) -> String {
     if share.is_finite() { format!("{:.1} %", 100.0 * share) } else { "–".to_owned() }
 }
 
-/// How many times as fast.
+/// A speed ratio.
 pub fn ratio(value: f64) -> String {
     if value.is_finite() { format!("{value:.2}") } else { "–".to_owned() }
 }
 
-/// A time for people: seconds, minutes or hours.
+/// A readable time: seconds, minutes or hours.
 pub fn duration(seconds: f64) -> String {
     match seconds {
         s if s < 10.0 => format!("{s:.1} s"),
@@ -119,7 +119,7 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// What an optional number becomes, or a dash.
+/// Formats an optional number; a dash if there is none.
 pub fn or_dash(value: Option<f64>, form: impl Fn(f64) -> String) -> String {
     value.map_or_else(|| "–".to_owned(), form)
 }

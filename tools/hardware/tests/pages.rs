@@ -1,4 +1,4 @@
-//! Pages of folders that are whole, cut short, and damaged; and those of the project.
+//! Tests of pages of folders that are complete, cut short, and damaged; and of the project's own pages.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// A copy of a fixture, and its page.
+/// Copies a fixture, and makes its page.
 fn page(name: &str) -> (TempDir, PathBuf, String) {
     let temporary = TempDir::new().expect("a folder");
     let folder = temporary.path().join(name);
@@ -51,7 +51,7 @@ fn holds(page: &str, lines: &[&str]) {
 #[test]
 fn everything_is_on_the_page() {
     let (_temporary, folder, page) = page("full");
-    // Adapter, selftest with what was wrong.
+    // Adapter, and selftest with its faults.
     holds(
         &page,
         &[
@@ -66,7 +66,7 @@ fn everything_is_on_the_page() {
             "## Notes\n\nThe fan was loud.\n",
         ],
     );
-    // Rates: ours is the mean of those around PyTorch; where there is none of that batch, there is no ratio.
+    // Rates: ours is the mean of those around PyTorch; without one of that batch, there is no ratio.
     holds(
         &page,
         &[
@@ -165,12 +165,12 @@ fn results_are_kept_and_listed() {
         &["[Fixture GPU](fixture-gpu-fixture-1.2.3/page.md) | Fixture 1.2.3 | 2026-01-02 | 0123456789 | \
              1 of 2 kernels wrong (whole) | 26,000 | 36,000 | 2.60 | 1.30 | 40.0 % | 29.25 % after 3 epochs |"],
     );
-    // What is there already can be among the folders, so that results are added to it.
+    // A folder that is kept already can be among the folders, so that results are added to it.
     let added = hardware(&["keep", text(&kept), text(&cut), "--docs", text(docs.path())]);
     assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
     assert_eq!(fs::read_to_string(kept.join("steps.tsv")).expect("steps").lines().count(), 3 + 16 + 3);
     assert!(hardware(&arguments).status.success());
-    // Once more, nothing changes.
+    // A second time, nothing changes.
     assert!(hardware(&["index", text(docs.path())]).status.success());
     assert_eq!(fs::read_to_string(docs.path().join("README.md")).expect("an index"), index);
     let output = hardware(&["keep", text(&full), "--docs", text(docs.path()), "--name", "../elsewhere"]);

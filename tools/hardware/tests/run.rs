@@ -1,4 +1,4 @@
-//! `run.sh` with a program that only pretends: the order of its steps, their time, and what is left when it is killed.
+//! Tests of `run.sh` with a stub program: the order of its steps, their time, and the files left when it is killed.
 
 #![cfg(target_os = "linux")]
 
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// Stands in for `train`: what STUB_FAIL names fails, what STUB_HANG names hangs once; with STUB_LOADER there is
-/// hardware only by way of the packed libraries.
+/// Stub of `train`: STUB_FAIL names the step that fails, STUB_HANG one that hangs once; with STUB_LOADER, hardware is
+/// found only with the packed libraries.
 const TRAIN: &str = r#"#!/bin/sh
 here=$(dirname "$0")
 echo "$*" >>"$here/called"
@@ -58,10 +58,10 @@ case "$1" in
 esac
 "#;
 
-/// Stands in for a `python3` without PyTorch.
+/// Stub of a `python3` without PyTorch.
 const PYTHON: &str = "#!/bin/sh\necho 'there is no PyTorch here' >&2\nexit 3\n";
 
-/// A packed folder whose program pretends.
+/// A packed folder with stubs.
 struct Packed {
     folder: TempDir,
 }
@@ -119,7 +119,7 @@ impl Packed {
         step.map_or_else(|| panic!("{name} is not among {steps:?}"), |[_, outcome, note]| format!("{outcome}: {note}"))
     }
 
-    /// Starts it, and waits until its bench hangs.
+    /// Starts `run.sh`, and waits until its bench hangs.
     fn hanging(&self) -> Child {
         let child =
             self.command(&["--minutes", "2", "--out", "out"], &[("STUB_HANG", "bench")]).spawn().expect("a shell");
@@ -162,7 +162,7 @@ fn steps_run_in_order_and_one_that_fails_is_recorded() {
     assert_eq!(calls[0], "devices");
     assert!(calls[2].starts_with("bench --untuned --nets resnet32:3 --json") && calls[2].ends_with("--device gpu"));
     assert!(String::from_utf8_lossy(&output.stdout).contains("20,000 images/s"));
-    // What is there is not overwritten.
+    // Existing results are not overwritten.
     let again = packed.run(&["--minutes", "1", "--out", "out"], &[]);
     assert_eq!(again.status.code(), Some(2));
 }
@@ -234,7 +234,7 @@ fn networks_are_trained_for_as_many_epochs_as_fit() {
     assert!(output.status.success(), "{}{}", packed.read("out/steps.tsv"), String::from_utf8_lossy(&output.stderr));
     let names: Vec<String> = packed.steps().into_iter().map(|[name, ..]| name).collect();
     assert_eq!(names.join(" "), "devices data tune bench-training train-alone train-one");
-    // An epoch takes 2.5 s, and its evaluation 0.25 s, of each of the two: 15 and 14 fit into 85 % of 98 or some 95 s.
+    // An epoch takes 2.5 s and its evaluation 0.25 s, of both networks: 15 and 14 fit into 85 % of 98 or some 95 s.
     let called = packed.read("called");
     let training = called.lines().find(|line| line.contains("--branches 3 --method one --epochs")).expect("a training");
     let epochs: u64 = training.split_whitespace().nth(7).and_then(|word| word.parse().ok()).expect("a number");

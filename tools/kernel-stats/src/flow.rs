@@ -1,4 +1,4 @@
-//! Loops and conditions of a shader, and how often the compiler assumes that each of its blocks runs.
+//! Loops and conditions of a shader, and the compiler's assumption of how often each of its blocks runs.
 
 use std::collections::BTreeSet;
 
@@ -15,18 +15,18 @@ pub struct Loop {
 /// The control flow of a listing.
 #[derive(Debug)]
 pub struct Flow {
-    /// In the order of their heads.
+    /// Loops, in the order of their heads.
     pub loops: Vec<Loop>,
-    /// For each block, how often it is assumed to run.
+    /// For each block, the number of times it is assumed to run.
     pub weights: Vec<f64>,
 }
 
 impl Flow {
     /// Finds loops and conditions.
     ///
-    /// Blocks are weighed as the compiler does (`collect_preasm_stats` in Mesa's `aco_statistics.cpp`): a loop runs 8
+    /// Blocks are weighted as in the compiler (`collect_preasm_stats` in Mesa's `aco_statistics.cpp`): a loop runs 8
     /// times, one inside it 4 times, one deeper twice; a condition that holds for all lanes or for none, half of the
-    /// time; one that lanes decide on their own is entered by some lane three times out of four.
+    /// time; one that differs between lanes is entered by some lane three times out of four.
     pub fn of(listing: &Listing) -> Self {
         let blocks = &listing.blocks;
         let loops = loops(blocks);
@@ -50,8 +50,8 @@ impl Flow {
     }
 }
 
-/// The natural loops: of a block that control comes back to, all blocks on the ways from there to where it comes back
-/// from.
+/// The natural loops: for a block that control returns to, all blocks on the paths from it to a block that jumps
+/// back.
 fn loops(blocks: &[Block]) -> Vec<Loop> {
     let heads = (0..blocks.len()).filter(|&head| blocks[head].predecessors.iter().any(|&from| from >= head));
     heads
@@ -68,11 +68,11 @@ fn loops(blocks: &[Block]) -> Vec<Loop> {
         .collect()
 }
 
-/// The ways through a shader.
+/// The paths through a shader.
 #[derive(Debug)]
 struct Ways {
     successors: Vec<Vec<usize>>,
-    /// For each block, the blocks that every way from it to the end goes through, itself included.
+    /// For each block, the blocks on every path from it to the end, itself included.
     after: Vec<BTreeSet<usize>>,
 }
 
@@ -86,8 +86,8 @@ impl Ways {
         Self { successors, after }
     }
 
-    /// The blocks that depend on the condition at a block's end: both sides of it, up to where they meet. Of a
-    /// condition that ends the loop around it, the side that does so.
+    /// The blocks that depend on the condition at a block's end: both sides of it, up to where they meet. If the
+    /// condition ends the loop around it, the side that does so.
     fn condition(&self, block: usize, loops: &[Loop]) -> BTreeSet<usize> {
         let successors = &self.successors[block];
         if successors.len() < 2 {
@@ -98,18 +98,18 @@ impl Ways {
         if let Some(&side) = ending {
             return self.reached(&[side], None, around);
         }
-        // Of the blocks that are reached in any case, the nearest has most of the others behind it.
+        // Of the blocks that are reached in any case, the nearest has most of the others after it.
         let meeting = self.after[block].iter().filter(|&&other| other != block).max_by_key(|&&i| self.after[i].len());
         self.reached(successors, meeting.copied(), around)
     }
 
-    /// Tells whether a loop does not go on from one of its blocks.
+    /// Tells whether a loop ends at one of its blocks.
     fn ends(&self, side: usize, around: &Loop) -> bool {
         let inside = self.reached(&[side], None, Some(around));
         side != around.head && !inside.iter().any(|&block| self.successors[block].contains(&around.head))
     }
 
-    /// The blocks reached from `from` before `end`, and without leaving a loop or beginning it anew.
+    /// The blocks reached from `from` before `end`, without leaving a loop or starting its next iteration.
     fn reached(&self, from: &[usize], end: Option<usize>, around: Option<&Loop>) -> BTreeSet<usize> {
         let passes = |block: usize| {
             Some(block) != end && around.is_none_or(|around| around.blocks.contains(&block) && block != around.head)
@@ -161,7 +161,7 @@ mod tests {
         Flow::of(&Listing { blocks: blocks.collect(), ..Listing::default() }).weights
     }
 
-    /// The compiler's own sum says that the weights are the compiler's.
+    /// The compiler's own sum proves that the weights are the compiler's.
     #[test]
     fn the_latency_of_a_real_shader_comes_out() {
         let listing = Listing::parse(include_str!("../fixtures/conv2d_grad_weight.txt"));
@@ -182,7 +182,7 @@ mod tests {
         );
     }
 
-    /// Control goes through one side after the other, lanes through one of the two.
+    /// Control runs one side after the other, lanes only one of the two.
     #[test]
     fn both_sides_where_lanes_part_run_three_times_out_of_four() {
         assert_eq!(
@@ -191,7 +191,7 @@ mod tests {
         );
     }
 
-    /// `loop { if lane_is_done { break; } work }` behind a condition of lanes, as in `global_average_pool_grad`.
+    /// `loop { if lane_is_done { break; } work }` inside a divergent condition, as in `global_average_pool_grad`.
     #[test]
     fn what_ends_a_loop_is_its_condition_and_the_rest_is_not() {
         let blocks: [(&[usize], &[usize], bool); 6] = [

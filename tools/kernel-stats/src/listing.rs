@@ -1,14 +1,14 @@
 //! The compiler's own listing of a shader (`ACO_DEBUG=perfinfo`): basic blocks with their predecessors, each
-//! instruction with the cycles that the compiler reckons for it, and the sums from which it takes latency and inverse
-//! throughput. It has the same form for every GPU, and the blocks of the control flow, which a disassembly does not
-//! have.
+//! instruction with the cycles that the compiler estimates for it, and the sums from which it computes latency and
+//! inverse throughput. Unlike a disassembly, it has the same form for every GPU and contains the blocks of the
+//! control flow.
 
 use std::collections::BTreeMap;
 
 /// A parsed shader.
 #[derive(Debug, Clone, Default)]
 pub struct Listing {
-    /// In the order of the program.
+    /// Blocks, in program order.
     pub blocks: Vec<Block>,
     /// The sums behind the compiler's statistics, by name.
     pub sums: BTreeMap<String, f64>,
@@ -19,12 +19,12 @@ pub struct Listing {
 pub struct Block {
     /// Indices of the blocks that control comes from.
     pub predecessors: Vec<usize>,
-    /// Indices of the blocks that lanes come from as the program is written: where they part, the one side is run after
-    /// the other.
+    /// Indices of the blocks that lanes come from in the program as written: where lanes diverge, the two sides run
+    /// one after the other.
     pub lane_predecessors: Vec<usize>,
-    /// True if lanes part at its end.
+    /// True if lanes diverge at its end.
     pub diverges: bool,
-    /// In the order of the program.
+    /// Instructions, in program order.
     pub instructions: Vec<Instruction>,
 }
 
@@ -33,17 +33,17 @@ pub struct Block {
 pub struct Instruction {
     /// Names of its operations: two for a dual-issued instruction, else one.
     pub operations: Vec<String>,
-    /// Cycles until the next one issues, as the compiler reckons.
+    /// Cycles until the next one issues, as the compiler estimates.
     pub cycles: f64,
 }
 
 impl Instruction {
-    /// Multiply-adds of each lane.
+    /// Multiply-adds per lane.
     pub fn multiply_adds(&self) -> usize {
         self.operations.iter().map(|name| multiply_adds(name)).sum()
     }
 
-    /// Operations, of which a dual-issued instruction has two.
+    /// Number of operations, of which a dual-issued instruction has two.
     pub fn count(&self) -> usize {
         self.operations.len()
     }
@@ -82,7 +82,7 @@ fn instruction(line: &str) -> Option<Instruction> {
 }
 
 impl Listing {
-    /// Reads a listing; lines that are none of its own are passed over.
+    /// Parses a listing; other lines are skipped.
     pub fn parse(text: &str) -> Self {
         let mut listing = Self::default();
         let mut indices = BTreeMap::new();

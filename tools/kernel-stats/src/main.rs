@@ -1,5 +1,6 @@
-//! What AMD's shader compiler makes of the kernels, without a GPU: Mesa's compiler for RDNA 2, 3 and 4 runs on any
-//! Linux machine, and tells registers, occupancy, instructions and cycles of each shader. See `docs/kernel-stats.md`.
+//! Statistics of AMD's shader compiler on the kernels, without a GPU: Mesa's compiler for RDNA 2, 3 and 4 runs on any
+//! Linux machine, and reports registers, occupancy, instructions and cycles of each shader. See
+//! `docs/kernel-stats.md`.
 
 mod flow;
 mod listing;
@@ -27,7 +28,7 @@ use crate::mesa::Mesa;
 use crate::specialisations::{Job, Selection, Steps};
 use crate::table::Table;
 
-/// What AMD's shader compiler makes of the kernels of the training and evaluation steps.
+/// Statistics of AMD's shader compiler on the kernels of the training and evaluation steps.
 #[derive(Debug, Parser)]
 struct Args {
     /// Only kernels whose name contains all of these
@@ -35,7 +36,7 @@ struct Args {
     /// GPUs by Mesa's names
     #[arg(long, value_delimiter = ',', default_value = "navi21,navi31,gfx1201")]
     gpu: Vec<String>,
-    /// Networks whose steps are looked at
+    /// Networks whose steps are examined
     #[arg(long, value_delimiter = ',', default_value = "resnet32,resnet110")]
     net: Vec<String>,
     /// Branches of the ensemble
@@ -44,13 +45,13 @@ struct Args {
     /// Images per step
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=4096))]
     batch: u16,
-    /// What activations and their gradients are stored in
+    /// Storage of activations and their gradients
     #[arg(long, value_delimiter = ',', default_value = "f32,f16")]
     precision: Vec<Precision>,
-    /// Look at the table of test cases instead of networks; names are `family/what`
+    /// Examine the table of test cases instead of networks; names are `family/what`
     #[arg(long)]
     cases: bool,
-    /// Look at all variants that `tune` chooses from; they are numbered after the one that is launched without it
+    /// Examine all variants that `tune` chooses from; they are numbered after the one that is launched without it
     #[arg(long)]
     candidates: bool,
     /// The folder that tools/kernel-stats/mesa.sh unpacked a newer Mesa into, or `installed` [default: that folder, if
@@ -60,13 +61,13 @@ struct Args {
     /// Print JSON
     #[arg(long, conflicts_with = "isa")]
     json: bool,
-    /// Print the machine code instead, of all kernels that the filters leave
+    /// Print the machine code instead, of all kernels that match the filters
     #[arg(long)]
     isa: bool,
     /// Print the compiler's listing instead, with its cycles
     #[arg(long, conflicts_with = "isa")]
     listing: bool,
-    /// Compare with docs/kernel-stats.tsv; fail where a kernel has become worse
+    /// Compare with docs/kernel-stats.tsv; fail if a kernel has become worse
     #[arg(long, conflicts_with_all = ["isa", "listing", "cases", "candidates"])]
     check: bool,
     /// Predict the speed of training steps on GPUs by their published peaks
@@ -97,7 +98,7 @@ impl From<Precision> for DType {
     }
 }
 
-/// What is measured on one GPU.
+/// Measurements on one GPU.
 #[derive(Debug)]
 struct Measured {
     gpu: String,
@@ -105,13 +106,13 @@ struct Measured {
     rows: Vec<Row>,
 }
 
-/// Lanes whose multiply-add a SIMD starts in each cycle at best: 32, and twice that where two of them issue together.
+/// Most lanes whose multiply-add a SIMD starts in a cycle: 32, or 64 with dual issue.
 fn rate(gpu: &str) -> f64 {
     let rdna1_or_2 = gpu.starts_with("navi1") || gpu.starts_with("navi2") || gpu.starts_with("gfx10");
     if rdna1_or_2 { 32.0 } else { 64.0 }
 }
 
-/// The folder of the workspace.
+/// The workspace's folder.
 fn root() -> &'static Path {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.ancestors().nth(2).unwrap_or(here)
@@ -192,7 +193,7 @@ fn run(args: &Args) -> Result<()> {
     }
 }
 
-/// No kernel has the name that was asked for.
+/// Error when no kernel has the requested name.
 #[derive(Debug)]
 struct NoSuchKernel(Vec<String>);
 
@@ -204,7 +205,7 @@ impl fmt::Display for NoSuchKernel {
 
 impl Error for NoSuchKernel {}
 
-/// Tells whether what was asked for cannot be, whatever the machine.
+/// Tells whether an error is one of usage, independent of the machine.
 fn is_usage(error: &anyhow::Error) -> bool {
     let unknown_network = matches!(error.downcast_ref(), Some(nets::Error::UnknownNetwork { .. }));
     unknown_network || error.is::<NoSuchKernel>()

@@ -1,4 +1,4 @@
-//! What is read off a compiled shader: the compiler's statistics, and how much of it are multiply-adds.
+//! Figures read off a compiled shader: the compiler's statistics, and the share of multiply-adds.
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -12,13 +12,13 @@ use crate::vulkan::Compiled;
 pub struct Row {
     /// The kernel and its shapes.
     pub kernel: String,
-    /// Lanes of a subgroup.
+    /// Lanes per subgroup.
     pub lanes: u32,
-    /// Vector registers of a lane.
+    /// Vector registers per lane.
     pub vgprs: u64,
-    /// Scalar registers of a subgroup.
+    /// Scalar registers per subgroup.
     pub sgprs: u64,
-    /// Registers that did not fit, of either kind.
+    /// Spilled registers of either kind.
     pub spills: u64,
     /// Bytes of scratch memory.
     pub scratch: u64,
@@ -26,7 +26,7 @@ pub struct Row {
     pub lds: u64,
     /// Subgroups that a SIMD holds at once; the driver counts one of 64 lanes twice.
     pub subgroups: u64,
-    /// Machine instructions, and by class.
+    /// Machine instructions, in total and by class.
     pub instructions: u64,
     pub valu: u64,
     pub salu: u64,
@@ -40,18 +40,18 @@ pub struct Row {
     pub latency: u64,
     /// Busy cycles of a SIMD for 64 lanes.
     pub inverse_throughput: u64,
-    /// Operations of multiply-add, as they stand in the shader.
+    /// Multiply-add operations in the shader's code.
     pub multiply_adds: u64,
     /// Their percentage among the operations of the hot loop.
     pub hot_loop: f64,
     /// The cycles that the multiply-adds take at the GPU's peak, as a percentage of the inverse throughput.
     pub of_peak: f64,
-    /// The compiler's latency from this program's weights of blocks, relative to its own: 1 when the weights are the
-    /// compiler's.
+    /// The compiler's latency computed with this program's block weights, relative to the compiler's own: 1 if the
+    /// weights agree.
     pub weights: f64,
 }
 
-/// Reads a compiled shader; `rate` is the lanes whose multiply-add a SIMD of the GPU starts in each cycle at best.
+/// Reads a compiled shader; `rate` is the most lanes whose multiply-add a SIMD of the GPU starts in a cycle.
 pub fn read(kernel: &str, compiled: &Compiled, rate: f64) -> Result<Row> {
     let statistic = |name: &str| compiled.statistics.get(name).copied();
     let number = |name: &str| statistic(name).map(|value| value as u64);
@@ -99,8 +99,8 @@ fn multiply_adds(blocks: &[&Block]) -> usize {
     blocks.iter().flat_map(|block| &block.instructions).map(Instruction::multiply_adds).sum()
 }
 
-/// The share of multiply-adds among the operations of the loop that runs most of them, without its inner loops; of the
-/// whole shader, if it has no loop with multiply-adds.
+/// The share of multiply-adds among the operations of the loop that runs most of them, without its inner loops; of
+/// the whole shader, if no loop has multiply-adds.
 fn hot_loop(listing: &Listing, flow: &Flow) -> f64 {
     let inside = |own: &[usize]| own.iter().map(|&i| &listing.blocks[i]).collect::<Vec<_>>();
     let weight =
@@ -116,7 +116,7 @@ fn hot_loop(listing: &Listing, flow: &Flow) -> f64 {
 mod tests {
     use super::*;
 
-    /// What the driver says of the shader whose listing is the fixture.
+    /// The driver's output for the shader whose listing is the fixture.
     fn compiled() -> Compiled {
         let statistics = [
             ("VGPRs", 48.0),
@@ -142,7 +142,7 @@ mod tests {
     fn a_row_holds_what_the_listing_says() {
         let row = read("conv", &compiled(), 64.0).unwrap_or_else(|error| panic!("{error:#}"));
         assert_eq!((row.multiply_adds, row.vopd, row.vmem, row.ds, row.smem), (32, 32, 9, 0, 4));
-        // 32 multiply-adds of 56 operations in the inner loop, 16 of whose 40 instructions are two each.
+        // 32 multiply-adds of 56 operations in the inner loop; 16 of its 40 instructions are dual-issued.
         assert_eq!(row.hot_loop, 100.0 * (32.0 / 56.0));
         // The inner loop runs 16 times, as the compiler assumes.
         assert_eq!(row.of_peak, 100.0 * 32.0 * 16.0 / 1195.0);

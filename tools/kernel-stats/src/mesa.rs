@@ -1,6 +1,6 @@
 //! AMD's compiler without a GPU: Mesa's RADV has a null device, chosen by environment variables that it reads when it
-//! is loaded. So each GPU has a process of its own, this program again, that reads jobs and writes what the compiler
-//! says of them.
+//! is loaded. Each GPU therefore has a separate process, this program again, which reads jobs and writes the
+//! compiler's results.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, Write};
@@ -16,16 +16,16 @@ use crate::vulkan::{Compiled, Compiler};
 /// The hidden argument by which this program starts itself.
 pub const COMPILE: &str = "compile-from-stdin";
 
-/// What the other process writes to its standard error behind the listing of each shader, and before the first: old
-/// drivers compile shaders of their own as they start.
+/// Marker that the other process writes to its standard error after the listing of each shader, and once before the
+/// first: old drivers compile internal shaders as they start.
 const END: &str = "kernel-stats: end of a shader";
 
-/// Where RADV lies.
+/// Location of RADV.
 #[derive(Debug, Clone)]
 pub struct Mesa {
     /// The file by which Vulkan's loader finds the driver.
     manifest: PathBuf,
-    /// Where its libraries are, if not where the system has its own.
+    /// The folder of its libraries, unless the system has them.
     libraries: Option<PathBuf>,
 }
 
@@ -33,7 +33,7 @@ pub struct Mesa {
 fn manifest(folder: &Path) -> Option<PathBuf> {
     let mut found: Vec<_> = fs::read_dir(folder).ok()?.filter_map(|entry| Some(entry.ok()?.path())).collect();
     found.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("radeon_icd")));
-    // The names of 64-bit architectures come after i686.
+    // The names of 64-bit architectures sort after i686.
     found.into_iter().max()
 }
 
@@ -46,13 +46,13 @@ impl Mesa {
         Some(Self { manifest, libraries: Some(libraries) })
     }
 
-    /// The Mesa that this system has.
+    /// The Mesa installed on this system.
     pub fn installed() -> Option<Self> {
         let manifest = manifest(Path::new("/usr/share/vulkan/icd.d"))?;
         Some(Self { manifest, libraries: None })
     }
 
-    /// Compiles `jobs` for a GPU by Mesa's name for it; gives the driver and one result for each job.
+    /// Compiles `jobs` for a GPU by Mesa's name for it; returns the driver and one result for each job.
     pub fn compile(&self, gpu: &str, jobs: &[Job]) -> Result<(String, Vec<Compiled>)> {
         let mut input = tempfile::tempfile()?;
         for job in jobs {
@@ -104,7 +104,7 @@ impl Mesa {
         }
     }
 
-    /// As [`Mesa::compile`], for several GPUs at a time.
+    /// Works as [`Mesa::compile`], for several GPUs at once.
     pub fn compile_for_all(&self, gpus: &[String], jobs: &[Job]) -> Vec<Result<(String, Vec<Compiled>)>> {
         thread::scope(|scope| {
             let running: Vec<_> = gpus.iter().map(|gpu| scope.spawn(move || self.compile(gpu, jobs))).collect();
@@ -116,7 +116,7 @@ impl Mesa {
     }
 }
 
-/// What a process wrote to its standard error.
+/// Standard error of a process.
 fn said(mut errors: File) -> Result<String> {
     errors.rewind()?;
     let mut bytes = Vec::new();
@@ -128,7 +128,7 @@ fn last_line(errors: &str) -> &str {
     errors.lines().last().unwrap_or("it said nothing")
 }
 
-/// The other process: the driver's name, then what comes of each job, line by line.
+/// Body of the other process: prints the driver's name, then the result of each job, line by line.
 pub fn compile_from_stdin() -> Result<()> {
     let compiler = Compiler::open()?;
     let mut output = io::stdout().lock();

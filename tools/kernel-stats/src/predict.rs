@@ -1,9 +1,9 @@
-//! A prediction, not a measurement: how fast training steps may run on GPUs that nobody here has, from the operations
-//! and bytes that the engine counts, the compiler's share of peak of each convolution, and published peaks.
+//! Prediction, not measurement, of the speed of training steps on GPUs that were not at hand, from the operations and
+//! bytes that the engine counts, the compiler's share of peak of each convolution, and published peaks.
 //!
-//! A kernel takes the longer of two times: its bytes at [`BANDWIDTH`] of the memory's published rate, caches left out;
-//! and, if it is a convolution, its operations at the share of the published rate that the compiler's statistics give.
-//! To that comes [`DISPATCH`] for each dispatch. A GPU of another vendor is given the lowest share of the three that
+//! A kernel takes the longer of two times: its bytes at [`BANDWIDTH`] of the memory's published rate, caches ignored;
+//! and, if it is a convolution, its operations at the share of the published rate that the compiler's statistics
+//! give. [`DISPATCH`] is added for each dispatch. A GPU of another vendor gets the lowest share of the three that
 //! were measured.
 
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ const DISPATCH: f64 = 2e-6;
 /// A GPU by its published peaks.
 struct Gpu {
     name: &'static str,
-    /// Whose compiler statistics are its own, by Mesa's name.
+    /// Mesa's name of the GPU whose compiler statistics apply.
     statistics: Option<&'static str>,
     teraflops: f64,
     gigabytes: f64,
@@ -40,9 +40,9 @@ const GPUS: [Gpu; 6] = [
 pub struct Step {
     /// Network and precision.
     pub name: String,
-    /// Images of a step.
+    /// Images per step.
     pub batch: usize,
-    /// What it runs.
+    /// Kernels of the step.
     pub kernels: Vec<(String, Cost, usize)>,
 }
 

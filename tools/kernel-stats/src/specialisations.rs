@@ -1,4 +1,4 @@
-//! The shaders that the steps of the networks use, in every specialisation.
+//! The shaders of the networks' steps, in every specialisation.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,10 +14,10 @@ use tensor::{DType, Form, Graph, Spec, Target};
 use crate::predict::Step;
 use crate::spirv;
 
-/// Images to train on.
+/// Training images.
 const IMAGES: usize = 50_000;
 
-/// What steps are recorded from.
+/// Configuration of the recorded steps.
 #[derive(Debug, Clone, Copy)]
 pub struct Steps<'a> {
     /// Names of networks.
@@ -26,7 +26,7 @@ pub struct Steps<'a> {
     pub branches: usize,
     /// Images per step.
     pub batch: usize,
-    /// What activations and their gradients are stored in.
+    /// Storage of activations and their gradients.
     pub precisions: &'a [DType],
 }
 
@@ -43,12 +43,12 @@ pub struct Job {
     pub spirv: Vec<u32>,
 }
 
-/// Which shaders are wanted.
+/// Choice of shaders.
 #[derive(Debug, Clone, Copy)]
 pub struct Selection<'a> {
-    /// What names must contain, all of them.
+    /// Strings that names must all contain.
     pub filters: &'a [String],
-    /// Not only the variant that is launched, but all that may be the fastest.
+    /// True for all variants that may be the fastest, not only the one that is launched.
     pub candidates: bool,
 }
 

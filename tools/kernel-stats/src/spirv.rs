@@ -1,5 +1,5 @@
-//! WGSL to SPIR-V, with the options of `wgpu`'s Vulkan backend for a trusted shader whose workgroup memory is not
-//! zeroed: the code that the engine really runs.
+//! Translation of WGSL to SPIR-V, with the options of `wgpu`'s Vulkan backend for a trusted shader whose workgroup
+//! memory is not zeroed: the code that the engine really runs.
 
 use anyhow::{Result, anyhow};
 use naga::ShaderStage;
@@ -24,7 +24,7 @@ pub fn translate(source: &str, entry: &str) -> Result<Vec<u32>> {
         .validate(&module)
         .map_err(|error| anyhow!(error.emit_to_string(source)))?;
     let options = spv::Options {
-        // What the backend asks for from Vulkan 1.3 on.
+        // The version that the backend requests from Vulkan 1.3 on.
         lang_version: (1, 6),
         flags: spv::WriterFlags::LABEL_VARYINGS,
         bounds_check_policies: UNCHECKED,

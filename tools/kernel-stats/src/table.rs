@@ -1,4 +1,4 @@
-//! Printing, and the committed table that measurements are held to.
+//! Printing, and the committed table that measurements are compared with.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use crate::Measured;
 use crate::measure::Row;
 
-/// The columns of the printed and of the committed table behind the kernel's name.
+/// The columns of the printed and of the committed table after the kernel's name.
 const COLUMNS: [&str; 18] = [
     "lanes", "VGPR", "SGPR", "spill", "scratch", "LDS", "sub/SIMD", "instr", "VALU", "SALU", "VMEM", "SMEM", "DS",
     "VOPD", "inv.thr.", "FMA", "hot%", "peak%",
@@ -54,14 +54,14 @@ pub fn print(measured: &Measured) {
     };
     println!("{}kernel", line(&COLUMNS.map(str::to_owned)));
     for (row, cells) in measured.rows.iter().zip(&rows) {
-        // Where the blocks could not be weighed as the compiler weighs them, the percentage of the peak is an estimate.
+        // If the weights differ from the compiler's, the percentage of the peak is an estimate.
         let mark = if (row.weights - 1.0).abs() > 0.02 { " (peak% estimated)" } else { "" };
         println!("{}{}{mark}", line(cells), row.kernel);
     }
     println!();
 }
 
-/// All that was measured.
+/// All measurements as JSON.
 pub fn json(measured: &[Measured]) -> Result<String> {
     let gpus: Vec<_> = measured
         .iter()
@@ -70,7 +70,7 @@ pub fn json(measured: &[Measured]) -> Result<String> {
     Ok(serde_json::to_string_pretty(&gpus)?)
 }
 
-/// Kernels whose registers did not suffice, one sentence each.
+/// Kernels with spilled registers, one sentence each.
 pub fn spills(measured: &Measured) -> impl Iterator<Item = String> + '_ {
     let spilled = measured.rows.iter().filter(|row| row.spills + row.scratch > 0);
     spilled.map(|row| {
@@ -81,17 +81,17 @@ pub fn spills(measured: &Measured) -> impl Iterator<Item = String> + '_ {
     })
 }
 
-/// The committed table: what of a kernel must not become worse.
+/// The committed table: the figures of each kernel that must not become worse.
 #[derive(Debug, Default, PartialEq)]
 pub struct Table {
-    /// The driver that it was made with.
+    /// The driver that the table was made with.
     drivers: BTreeMap<String, String>,
     /// Cells by GPU and kernel.
     rows: BTreeMap<(String, String), Vec<f64>>,
 }
 
 impl Table {
-    /// The table of what was measured.
+    /// The table of these measurements.
     pub fn of(measured: &[Measured]) -> Self {
         let mut table = Self::default();
         for measured in measured {
@@ -145,7 +145,7 @@ impl Table {
         Ok(table)
     }
 
-    /// What has become worse, and, if `all` kernels were measured, which rows are of no kernel any more.
+    /// Regressions and, if `all` kernels were measured, rows whose kernel no longer exists.
     pub fn regressions(&self, measured: &[Measured], all: bool) -> Vec<String> {
         let new = Self::of(measured);
         let mut problems = Vec::new();
@@ -177,7 +177,7 @@ impl Table {
     }
 }
 
-/// Which columns have become worse: by any amount, or by more than the given share or difference.
+/// The columns that have become worse: by any amount, or by more than the given share or difference.
 fn worse(before: &[f64], now: &[f64]) -> impl Iterator<Item = String> {
     let judged = COLUMNS.iter().zip(before.iter().zip(now)).filter_map(|(&name, (&before, &now))| {
         let bad = match name {
@@ -257,7 +257,7 @@ mod tests {
         assert_eq!(problems(|row| row.spills = 1), ["conv on navi31: spill was 0 and is 1"]);
         assert_eq!(problems(|row| row.of_peak = 93.1), ["conv on navi31: peak% was 94.2 and is 93.1"]);
         assert_eq!(problems(|row| row.hot_loop = 60.0), ["conv on navi31: hot% was 89.7 and is 60"]);
-        // Better, or within the margin, or a matter of taste.
+        // Better, within the margin, or neither better nor worse.
         assert_eq!(problems(|row| (row.subgroups, row.inverse_throughput) = (18, 1020)), [""; 0]);
         assert_eq!(problems(|row| (row.hot_loop, row.of_peak) = (88.7, 100.0)), [""; 0]);
         assert_eq!(problems(|row| (row.vgprs, row.instructions, row.lds) = (120, 900, 8192)), [""; 0]);

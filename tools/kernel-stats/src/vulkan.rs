@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use ash::{Device, Entry, ext, khr, vk};
 use serde::{Deserialize, Serialize};
 
-/// What the compiler says of one shader.
+/// The compiler's output for one shader.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Compiled {
     /// Lanes of a subgroup.
@@ -21,8 +21,8 @@ pub struct Compiled {
     pub listing: String,
 }
 
-/// The device that the environment names (see [`crate::mesa`]), opened with what `wgpu` would ask of it. It is open
-/// until the process ends.
+/// The device that the environment names (see [`crate::mesa`]), opened with the features that `wgpu` would request.
+/// It stays open until the process ends.
 pub struct Compiler {
     /// Keeps Vulkan's loader in memory.
     _entry: Entry,
@@ -82,8 +82,8 @@ impl Compiler {
         }
     }
 
-    /// Compiles a compute shader whose group 0 holds `bindings` storage buffers. After an error the process should end:
-    /// what was made until then is left to it.
+    /// Compiles a compute shader whose group 0 holds `bindings` storage buffers. After an error the process should
+    /// end: objects made until then are not destroyed.
     pub fn compile(&self, spirv: &[u32], entry: &str, bindings: usize) -> Result<Compiled> {
         let entry = CString::new(entry)?;
         let slots: Vec<_> = (0..bindings as u32)
@@ -130,8 +130,8 @@ impl Compiler {
 
     /// The compiler's statistics by name.
     fn statistics(&self, executable: &vk::PipelineExecutableInfoKHR<'_>) -> Result<BTreeMap<String, f64>> {
-        // SAFETY: the pipeline lives, and was made with the flag that this asks for; of each union the field is read
-        // that the driver says it wrote.
+        // SAFETY: the pipeline is alive, and was made with the flag that this call requires; of each union, the field
+        // is read that the driver says it wrote.
         unsafe {
             let statistics = self.properties.get_pipeline_executable_statistics(executable)?;
             let value = |statistic: &vk::PipelineExecutableStatisticKHR<'_>| match statistic.format {
@@ -146,8 +146,8 @@ impl Compiler {
 
     /// The machine code.
     fn assembly(&self, executable: &vk::PipelineExecutableInfoKHR<'_>) -> Result<String> {
-        // SAFETY: the pipeline lives, and was made with the flag that this asks for; the buffers have the sizes that
-        // the driver asked for, and outlive the call.
+        // SAFETY: the pipeline is alive, and was made with the flag that this call requires; the buffers have the
+        // sizes that the driver asked for, and outlive the call.
         unsafe {
             let mut texts = self.properties.get_pipeline_executable_internal_representations(executable)?;
             let mut buffers: Vec<Vec<u8>> = texts.iter().map(|text| vec![0; text.data_size]).collect();

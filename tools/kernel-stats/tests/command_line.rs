@@ -1,4 +1,4 @@
-//! The program as it is run, with whatever Mesa is there.
+//! Tests of the program, run with any Mesa on the machine.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -13,7 +13,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Tells whether this system has AMD's driver; said where not.
+/// Tells whether this system has AMD's driver; prints a line if not.
 fn driver() -> bool {
     let found = ["target/mesa25", "/"].iter().any(|root| {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(root);
@@ -37,7 +37,7 @@ fn kernels_compile_without_a_gpu() {
     let gpus: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let driver = gpus[0]["driver"].as_str().unwrap_or_default();
     assert!(driver.starts_with("radv Mesa"), "{gpus}");
-    // Earlier compilers weigh blocks in another way, and the table says of their percentages that they are estimated.
+    // Earlier compilers weight blocks differently, and the table marks their percentages as estimated.
     let newer = !driver.starts_with("radv Mesa 22");
     if !newer {
         eprintln!("weights are not compared with those of {driver}");
@@ -49,7 +49,7 @@ fn kernels_compile_without_a_gpu() {
         assert_eq!((kernel["spills"].as_u64(), kernel["scratch"].as_u64()), (Some(0), Some(0)), "{kernel}");
         let at_least = |name: &str, least: u64| kernel[name].as_u64().is_some_and(|value| value >= least);
         assert!(at_least("vgprs", 4) && at_least("instructions", 20) && at_least("vmem", 2), "{kernel}");
-        // The compiler's latency comes out of the listing, as it does only if blocks are weighed as the compiler does.
+        // The listing's weights reproduce the compiler's latency only if they are the compiler's.
         assert!(kernel["weights"].as_f64().is_some_and(|ratio| !newer || (ratio - 1.0).abs() < 0.02), "{kernel}");
     }
 }

@@ -5,7 +5,7 @@ use data::{Dataset, LoadOptions, folder};
 
 use crate::made::{jpeg, png};
 
-/// A path in a folder, and the bytes that are there.
+/// A path in a folder, and the file's bytes.
 type Placed<'a> = (&'a str, Vec<u8>);
 
 /// A folder of images.
@@ -139,7 +139,7 @@ fn imagenet_is_found_under_the_data_directory_or_in_it() {
     assert!(error.contains("imagenet has no folder train"), "{error}");
 }
 
-/// Real images, where they lie beside the project.
+/// Test on real images, if they lie beside the project.
 #[test]
 fn real_images_decode_without_exception() {
     let root: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/tiny-imagenet-20");

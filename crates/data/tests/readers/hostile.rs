@@ -1,6 +1,7 @@
-//! Right files with random damage: a reader gives images or one sentence, never a panic, and never takes much memory.
+//! Valid files with random damage: a reader returns images or a one-sentence error, never panics, and never takes
+//! much memory.
 //!
-//! `ONFLY_HOSTILE_CASES` says how many damaged files each property tries.
+//! `ONFLY_HOSTILE_CASES` sets the number of damaged files for each property.
 
 use std::fs;
 use std::path::Path;
@@ -13,13 +14,13 @@ use proptest::test_runner::{Config, TestRunner};
 
 use crate::made::{compressed, gzip, idx, jpeg, mat, png, variable, x, y};
 
-/// Damaged files of each property unless the environment says otherwise.
+/// Default number of damaged files for each property.
 const CASES: u32 = 400;
 
-/// No file here decodes to more, in bytes, and no test takes half of it.
+/// Limit on memory. No file here decodes to more bytes, and no test takes half of it.
 const MOST_MEMORY: u64 = 1 << 30;
 
-/// A place in a file. Headers are where the numbers are, so every other place is near the beginning.
+/// A position in a file. The numbers are in headers, so every other position is near the beginning.
 #[derive(Debug, Clone, Copy)]
 struct Place(bool, usize);
 
@@ -35,7 +36,7 @@ impl Place {
 enum Damage {
     Set(Place, u8),
     Flip(Place, u8),
-    /// Sets four bytes to what a length or a count might be, in either byte order.
+    /// Sets four bytes to a plausible length or count, in either byte order.
     Number(Place, u32, bool),
     Cut(Place),
     Append(u8, u16),
@@ -89,7 +90,7 @@ fn damage() -> impl Strategy<Value = Vec<Damage>> {
     prop::collection::vec(one, 1..4)
 }
 
-/// The most memory that this process has used, where the system tells.
+/// The peak memory of this process, if the system tells it.
 fn peak_memory() -> u64 {
     let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));

@@ -15,7 +15,7 @@ use crate::made::slope;
 
 const SIZE: usize = 8;
 
-/// Two classes of seven training and five test images, of several shapes; `broken` ones are no images.
+/// Two classes of seven training and five test images, of several shapes; the `broken` ones are not images.
 fn folder(broken: &[&str]) -> tempfile::TempDir {
     let root = tempfile::tempdir().expect("temporary folder");
     for (split, count) in [("train", 7), ("val", 5)] {
@@ -71,7 +71,7 @@ fn epochs(pictures: &Arc<Pictures>, workers: usize, pause: Duration) -> Vec<Batc
 
 #[test]
 fn what_a_batch_holds_depends_neither_on_workers_nor_on_how_far_they_are_ahead() {
-    // An image that its place is taken of, and one that takes it and is broken itself.
+    // A broken image whose successor is good, and one whose successor is broken, too.
     let root = folder(&["train/a/3.png", "train/b/5.png", "train/b/6.png"]);
     let drawn = |workers, pause| {
         let pictures = Arc::new(Pictures::Files(files(root.path(), false).0));
@@ -88,7 +88,7 @@ fn what_a_batch_holds_depends_neither_on_workers_nor_on_how_far_they_are_ahead()
         assert!(equal(&alone, &drawn(workers, Duration::ZERO)), "{workers} workers");
         assert!(equal(&alone, &drawn(workers, Duration::from_millis(3))), "{workers} workers, far ahead");
     }
-    // Every epoch crops anew.
+    // Every epoch draws new crops.
     assert!(!equal(&alone[..4], &alone[4..8]));
 }
 
@@ -101,7 +101,7 @@ fn a_run_that_is_resumed_in_an_epoch_gets_the_batches_that_it_missed() {
     let mut loader = Loader::new(Arc::clone(&pictures), Missing::Replace, 3).expect("threads");
     loader.seek(&sampler.epoch(1), 2);
     assert!(equal(&take(&mut loader, 2).expect("drawn"), &all[6..8]));
-    // Back and forth, while workers are busy with what comes next.
+    // Seeks back and forth while workers are busy with the next batches.
     for (number, step) in [(0, 1), (2, 0), (2, 3), (0, 0)] {
         loader.seek(&sampler.epoch(number), step);
         assert!(equal(&take(&mut loader, 1).expect("drawn"), &all[4 * number + step..][..1]), "{number}, {step}");
@@ -114,7 +114,7 @@ fn packed(pixels: &[u32]) -> Vec<u32> {
     packed
 }
 
-/// The picks' images, as they are decoded at once.
+/// The picks' images, decoded directly.
 fn expected(images: &Images, epoch: &Epoch) -> Vec<(Vec<u32>, Vec<u32>)> {
     let batch = |picks: &[data::Pick]| {
         let indices: Vec<usize> = picks.iter().map(|pick| pick[0] as usize).collect();
@@ -154,7 +154,7 @@ fn a_broken_image_makes_way_for_the_next_of_its_class_in_training_and_for_none_i
     let (train_images, test_images) = (whole(train), whole(test));
     let (train, test) = files(root.path(), false);
 
-    // Of the class a, the last is broken, and the first takes its place.
+    // The last image of class a is broken, and the first replaces it.
     let index = 12;
     let epoch = Sampler::new(0, 14, 14, Augmentation::None).expect("fits").epoch(0);
     let place = epoch.step(0).iter().position(|pick| pick[0] == index).expect("every image has its turn");
@@ -221,7 +221,7 @@ fn workers_stop_when_two_batches_are_full_and_end_with_their_loader() {
     let mut glances = 0;
     loader.next(|| glances += 1).expect("drawn");
     assert_eq!(glances, 0, "it was there");
-    // In the midst of work.
+    // Seek while workers are busy.
     loader.seek(&sampler.epoch(1), 3);
 }
 

@@ -1,4 +1,4 @@
-//! Files as the authors of datasets write them, but small.
+//! Files in the formats of the datasets' authors, but small.
 
 use std::fs;
 use std::io::Write;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
 
-/// A folder that is removed at the end, and a path in it.
+/// A folder that is removed at the end, and the path of a file in it.
 pub fn file(name: &str, bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().expect("temporary folder");
     let path = folder.path().join(name);
@@ -29,7 +29,7 @@ pub fn idx(dimensions: &[u32], values: &[u8]) -> Vec<u8> {
     file
 }
 
-/// An element of a MATLAB file: small ones stand in their tags.
+/// An element of a MATLAB file; a small one stands in its tag.
 pub fn element(kind: u32, data: &[u8]) -> Vec<u8> {
     let length = data.len() as u32;
     let mut bytes = Vec::new();
@@ -46,7 +46,7 @@ pub fn element(kind: u32, data: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A variable of a MATLAB file: class and element type as MATLAB numbers them.
+/// A variable of a MATLAB file; class and element type have MATLAB's numbers.
 pub fn variable(name: &str, class: u8, dimensions: &[u32], kind: u32, data: &[u8]) -> Vec<u8> {
     let dimensions: Vec<u8> = dimensions.iter().flat_map(|dimension| dimension.to_le_bytes()).collect();
     let parts = [
@@ -58,7 +58,7 @@ pub fn variable(name: &str, class: u8, dimensions: &[u32], kind: u32, data: &[u8
     element(14, &parts.concat())
 }
 
-/// The same, compressed.
+/// The same element, compressed.
 pub fn compressed(variable: &[u8]) -> Vec<u8> {
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(variable).expect("in memory");
@@ -75,17 +75,17 @@ pub fn mat(variables: &[Vec<u8>]) -> Vec<u8> {
     file
 }
 
-/// Pixel bytes of SVHN's `X`: the value at each place tells the place.
+/// Pixel bytes of SVHN's `X`; each value identifies its position.
 pub fn digits(count: usize) -> Vec<u8> {
     (0..count * 3072).map(|i| (i * 7 + i / 3072 * 31) as u8).collect()
 }
 
-/// `X` of so many images.
+/// `X` of `count` images.
 pub fn x(count: u32) -> Vec<u8> {
     variable("X", 9, &[32, 32, 3, count], 2, &digits(count as usize))
 }
 
-/// `y` of these labels, as MATLAB stores small whole numbers of class double.
+/// `y` of these labels, in MATLAB's storage of small integers of class double.
 pub fn y(labels: &[u8]) -> Vec<u8> {
     variable("y", 6, &[labels.len() as u32, 1], 2, labels)
 }
@@ -100,8 +100,8 @@ pub fn png(width: u32, height: u32, rgb: [u8; 3]) -> Vec<u8> {
     file
 }
 
-/// A JPEG that Pillow wrote: 24 x 16 pixels, the left half (200, 30, 60), the right half (20, 160, 220), as `kind`
-/// says.
+/// A JPEG that Pillow wrote, of the given `kind`: 24 x 16 pixels, the left half (200, 30, 60), the right half (20,
+/// 160, 220).
 pub fn jpeg(kind: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(format!("{kind}.jpg"));
     fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))

@@ -1,4 +1,4 @@
-//! The readers of datasets, on files that are made here: right ones, wrong ones, and right ones with random damage.
+//! Tests of the datasets' readers on generated files: valid ones, invalid ones, and valid ones with random damage.
 
 mod fashion_mnist;
 mod folder;

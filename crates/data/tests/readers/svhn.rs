@@ -92,7 +92,7 @@ fn wrong_files_are_errors_that_say_what_is_wrong() {
 
 #[test]
 fn a_small_file_cannot_claim_much() {
-    // 4 GiB of X in a compressed element of a few bytes, and a count beyond that of the extra set with real zeros.
+    // A compressed element of a few bytes claims 4 GiB of X; real zeros claim a count beyond that of the extra set.
     let mut claim = variable("X", 9, &[32, 32, 3, 531_131], 2, &[]);
     let length = claim.len();
     claim[length - 4..].copy_from_slice(&(531_131_u32 * 3072).to_le_bytes());

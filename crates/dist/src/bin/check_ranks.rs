@@ -1,8 +1,8 @@
 //! Checks and times the collectives between the ranks that a launcher started: `mpirun -n 4 target/debug/check_ranks`.
 //!
-//! Without an argument it checks all collectives, and rank 0 prints a digest of all sums: it is the same in every run
-//! with as many ranks. `tests/mpirun.rs` starts it so, and with the names of what can go wrong. `time [LENGTH]` times
-//! sums, and `time-mpi [LENGTH]` those of MPI itself (MPI_Allreduce).
+//! Without an argument it checks all collectives, and rank 0 prints a digest of all sums, which is the same in every
+//! run with the same number of ranks. `tests/mpirun.rs` runs it that way, and with the names of possible failures.
+//! `time [LENGTH]` times sums, and `time-mpi [LENGTH]` those of MPI itself (MPI_Allreduce).
 
 use std::process::{self, ExitCode};
 use std::sync::Arc;
@@ -47,15 +47,15 @@ fn main() -> ExitCode {
         }
     };
     let Err(error) = result else { return ExitCode::SUCCESS };
-    // In one piece: the launcher passes on the pieces of all ranks as they come.
+    // In one piece: the launcher forwards the output of all ranks piece by piece.
     let line = format!("rank {}: {error}\n", ranks.rank());
     eprint!("{line}");
-    // Every rank gets to say what it saw before the first one ends them all.
+    // Every rank gets time to report its error before the first one ends them all.
     thread::sleep(Duration::from_secs(2));
     ranks.abort(7)
 }
 
-/// The value of a rank at a place: exponents and signs differ widely, so that the order of a sum tells.
+/// The value of a rank at an index: exponents and signs differ widely, so that the order of a sum shows.
 fn value(rank: usize, index: usize) -> f32 {
     let mut bits =
         (rank as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (index as u64).wrapping_mul(0xd134_2543_de82_ef95);
@@ -73,7 +73,7 @@ fn sum(ranks: impl Iterator<Item = usize>, index: usize) -> f32 {
     ranks.map(|rank| value(rank, index)).reduce(|sum, value| sum + value).unwrap_or_default()
 }
 
-/// All collectives, at lengths on which a division among the ranks could fail.
+/// Checks all collectives, at lengths on which a division among the ranks could fail.
 fn check(ranks: &dyn Communicator) -> Result<()> {
     let size = ranks.size();
     let mut digest = 0xcbf2_9ce4_8422_2325_u64;
@@ -84,7 +84,7 @@ fn check(ranks: &dyn Communicator) -> Result<()> {
             sums.iter().fold(digest, |digest, sum| (digest ^ u64::from(sum.to_bits())).wrapping_mul(0x100_0000_01b3));
         check_bytes(ranks, len)?;
     }
-    // More than goes as one message.
+    // More than fits into one message.
     check_bytes(ranks, (1 << 26) + 5)?;
     check_pending(ranks)?;
     let digests = ranks.all_gather(digest.to_le_bytes().to_vec())?;
@@ -109,7 +109,7 @@ fn check_sums(size: usize, len: usize, sums: &[f32]) {
     }
 }
 
-/// Blocks of different lengths, by rank, and rank 0's bytes on all.
+/// Checks blocks of different lengths, gathered by rank, and rank 0's bytes on all ranks.
 fn check_bytes(ranks: &dyn Communicator, len: usize) -> Result<()> {
     let block = |rank: usize, len: usize| -> Vec<u8> { (0..len).map(|i| (i * 31 + rank * 7) as u8).collect() };
     let sent = ranks.broadcast(if ranks.rank() == 0 { block(0, len) } else { vec![9; 3] })?;
@@ -123,7 +123,7 @@ fn check_bytes(ranks: &dyn Communicator, len: usize) -> Result<()> {
     Ok(())
 }
 
-/// Several sums at once, with another collective behind them.
+/// Checks several sums at once, followed by another collective.
 fn check_pending(ranks: &dyn Communicator) -> Result<()> {
     let lengths = [70_001, 3, 0, 250_000, 1];
     let begun = lengths.map(|len| ranks.start_all_reduce(values(ranks.rank(), len)));
@@ -135,7 +135,7 @@ fn check_pending(ranks: &dyn Communicator) -> Result<()> {
     Ok(())
 }
 
-/// The last rank hangs, and all others are to name it, twice.
+/// Checks that all other ranks name the last one, which hangs, and name it twice.
 fn silent(ranks: &dyn Communicator, last: bool) -> Result<()> {
     ranks.all_reduce(vec![1.0; 10])?;
     ranks.set_time_limit(Some(Duration::from_secs(1)));
@@ -151,7 +151,7 @@ fn silent(ranks: &dyn Communicator, last: bool) -> Result<()> {
     Err(first)
 }
 
-/// The last rank never comes, and while rank 0 waits for it, another thread of rank 0 ends all.
+/// Checks that another thread of rank 0 ends all ranks while rank 0 waits for the last one, which never answers.
 fn abort(ranks: &Arc<dyn Communicator>, last: bool) -> Result<()> {
     if last {
         thread::sleep(Duration::from_secs(120));
@@ -171,7 +171,7 @@ fn panic_of(ranks: &dyn Communicator, last: bool) -> Result<()> {
     ranks.all_gather(Vec::new()).map(drop)
 }
 
-/// All tell their process, and then rank 0 computes without an end, while the others wait for it.
+/// Prints the processes of all ranks; then rank 0 sleeps for long while the others wait for it.
 fn wait(ranks: &dyn Communicator) -> Result<()> {
     let pids = ranks.all_gather(process::id().to_string().into_bytes())?;
     if ranks.rank() == 0 {

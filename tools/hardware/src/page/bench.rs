@@ -1,4 +1,4 @@
-//! Images/s of this program, and what tuning gained.
+//! Images/s of this program, and the gain from tuning.
 
 use super::missing;
 use crate::folder::{Part, Results};
@@ -36,7 +36,7 @@ fn about(bench: &Bench) -> String {
     paragraph(&words)
 }
 
-/// A network with its branches, as tables name it.
+/// A network with its branches, in the form of the tables.
 pub fn net(net: &str, branches: u64) -> String {
     let branches = if branches == 1 { "alone".to_owned() } else { format!("{branches} branches") };
     format!("{}, {branches}", cell(net))
@@ -103,7 +103,7 @@ fn figures(row: &BenchRow, training: &BenchTraining, peaks: Option<Peaks>) -> [S
     ]
 }
 
-/// The rows that were measured before and after tuning.
+/// The rows measured before and after tuning.
 fn tuning(results: &Results) -> String {
     let Some(untuned) = results.untuned.get() else {
         return missing(&results.untuned, "What there was before tuning was not measured.");

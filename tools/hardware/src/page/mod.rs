@@ -13,7 +13,7 @@ use crate::folder::{Part, Results};
 use crate::headline::Headline;
 use crate::table::{Table, cell, paragraph};
 
-/// The page as Markdown. What there is no file for is left out, with a sentence.
+/// The page as Markdown. A section whose file is missing is replaced by a sentence.
 pub fn page(results: &Results) -> String {
     let mut text = format!("# {}\n\n", cell(&name(results)));
     text += &paragraph(
@@ -47,7 +47,7 @@ pub fn page(results: &Results) -> String {
     text + "\n"
 }
 
-/// What the adapter is called.
+/// Name of the adapter.
 pub fn name(results: &Results) -> String {
     match results.head() {
         Some(head) => head.device.name,
@@ -55,7 +55,7 @@ pub fn name(results: &Results) -> String {
     }
 }
 
-/// A date as the files give it: words, or seconds since 1970, which are left as they are.
+/// A date from the files: words, or seconds since 1970, which are left as they are.
 pub fn date(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
@@ -90,8 +90,8 @@ fn words(parts: [&Option<String>; 2]) -> String {
     parts.into_iter().flatten().cloned().collect::<Vec<_>>().join(", commit ")
 }
 
-/// The sentence in place of a section whose file is not there; nothing where it is, and nothing where it is damaged,
-/// which was said further up.
+/// The sentence that replaces a section whose file is missing; nothing if the file is present, and nothing if it is
+/// damaged, which is reported further up.
 fn missing<T>(part: &Part<T>, sentence: &str) -> String {
     if matches!(part, Part::Missing) { paragraph(sentence) } else { String::new() }
 }

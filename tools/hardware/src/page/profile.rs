@@ -1,4 +1,4 @@
-//! Where the time of a training step goes, against the adapter's measured peaks.
+//! Times of a training step's kernels, against the adapter's measured peaks.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ use crate::folder::Results;
 use crate::formats::{Profile, ProfileKernel};
 use crate::table::{Table, cell, milliseconds, paragraph, percent};
 
-/// Lines of a table at most; the rest is one line.
+/// Most lines of a table; the rest is one line.
 const SHOWN: usize = 14;
 
 /// The section.

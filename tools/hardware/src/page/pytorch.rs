@@ -31,7 +31,7 @@ pub fn section(results: &Results) -> String {
     text + &paragraph(&words) + &table(results, true)
 }
 
-/// Tells whether two names are those of one card: one of them is part of the other.
+/// Tells whether two names are those of one card: one is part of the other.
 fn is_same(one: &str, other: &str) -> bool {
     let [one, other] = [one, other].map(str::to_lowercase);
     one.contains(&other) || other.contains(&one)

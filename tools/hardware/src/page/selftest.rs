@@ -1,4 +1,4 @@
-//! Whether every kernel computes what its reference says.
+//! Results of the comparison of every kernel with its reference.
 
 use serde_json::Value;
 
@@ -8,10 +8,10 @@ use crate::formats::{Failure, Selftest};
 use crate::headline::verdict;
 use crate::table::{Table, cell, duration, or_dash, paragraph, percent};
 
-/// Failures that are shown at most.
+/// Most failures that are shown.
 const SHOWN: usize = 20;
 
-/// The section: of the whole selftest if it came to its end, else of the quick one.
+/// The section: of the whole selftest if it was completed, else of the quick one.
 pub fn section(results: &Results) -> String {
     let text = "## Selftest\n\n".to_owned();
     match (&results.selftest, &results.quick) {

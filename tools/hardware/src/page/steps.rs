@@ -1,4 +1,4 @@
-//! What ran, what failed, and what was left out.
+//! Steps that ran, failed or were skipped.
 
 use crate::folder::{Call, Results, Step};
 use crate::table::{Table, cell, duration, or_dash, paragraph};
@@ -53,7 +53,7 @@ fn table(steps: &[&Step]) -> String {
             "cut" => "**cut at its limit**".to_owned(),
             other => cell(other),
         };
-        // What a step said last matters where it did not end well.
+        // The last line of a step's output matters if the step failed.
         let note = if step.outcome == "ok" { String::new() } else { cell(&step.note) };
         let (time, limit) = (or_dash(step.seconds, duration), or_dash(step.limit, duration));
         table.row(&[cell(&step.name), outcome, time, limit, note]);

@@ -8,7 +8,7 @@ use crate::table::{Table, cell, duration, large, or_dash, paragraph};
 
 /// Epochs of the paper.
 const PAPER: f64 = 300.0;
-/// Epochs of which the test error is shown.
+/// Number of epochs whose test error is shown.
 const SHOWN: usize = 12;
 
 /// The section.
@@ -63,7 +63,7 @@ fn errors(last: &[f64]) -> String {
     errors.join(" / ") + " %"
 }
 
-/// Test errors of branch 0 on the way.
+/// Test errors of branch 0 in the course of training.
 fn curves(runs: &[Trained]) -> String {
     let longest = runs.iter().map(|run| run.curve.len()).max().unwrap_or_default();
     let every = longest.div_ceil(SHOWN).max(1);
