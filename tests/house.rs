@@ -170,6 +170,11 @@ const QUESTIONS: [&str; 7] = ["What", "Whether", "How", "Has", "Have", "Is", "Ar
 /// Phrases that have a plainer word: instead of, in alternation, expensive, a count by its name, your own.
 const PHRASES: [&str; 6] = ["in place of", "by turns", "is dear", "as ever", "so many", "of one's own"];
 
+/// Tells whether a text has these words, and not only as the beginning of longer ones.
+fn has_words(text: &str, words: &str) -> bool {
+    text.match_indices(words).any(|(at, _)| !text[at + words.len()..].starts_with(char::is_alphabetic))
+}
+
 /// The text of a line that is a comment and nothing else.
 fn comment(line: &str) -> Option<&str> {
     line.trim_start().strip_prefix("//").map(|text| text.trim_start_matches(['/', '!']).trim())
@@ -219,7 +224,7 @@ fn prose_is_plain() {
         let is_page = file.extension().is_some_and(|extension| extension == "md");
         for (index, line) in text.lines().enumerate() {
             let words = if is_page { Some(line) } else { comment(line).or(line.trim_start().strip_prefix('#')) };
-            if let Some(phrase) = words.and_then(|words| PHRASES.into_iter().find(|phrase| words.contains(phrase))) {
+            if let Some(phrase) = words.and_then(|words| PHRASES.into_iter().find(|phrase| has_words(words, phrase))) {
                 found.push(format!("{}:{}: {phrase}", file.display(), index + 1));
             }
         }

@@ -75,7 +75,8 @@ struct Args {
     predict: bool,
     /// Write the text of every shader of the networks and the cases into this folder, all candidates and passes, and
     /// compile nothing
-    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["filters", "isa", "listing", "check", "predict", "update"])]
+    #[arg(long, value_name = "FOLDER")]
+    #[arg(conflicts_with_all = ["filters", "isa", "listing", "check", "predict", "update"])]
     wgsl: Option<PathBuf>,
     /// Write docs/kernel-stats.tsv
     #[arg(long, conflicts_with_all = ["isa", "listing", "cases", "candidates", "check", "filters"])]
