@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, bail};
 
-use crate::args::{ExportArgs, Format, Saved};
 use crate::failure::usage;
+use crate::formats::{fold, onnx};
+use crate::options::args::{ExportArgs, Format, SavedState};
 use crate::output::line;
-use crate::overview::grouped;
-use crate::run_dir::{RunDir, check_target, write_atomically};
-use crate::trained::Trained;
-use crate::{checkpoint, fold, onnx};
+use crate::run::checkpoint;
+use crate::run::directory::RunDir;
+use crate::run::files::{check_target, write_atomically};
+use crate::show::words::grouped;
+use crate::step::pretrained::Trained;
 
 /// Writes one branch as a network of its own, or all of them with the gate.
 ///
@@ -64,8 +66,8 @@ fn source(args: &ExportArgs) -> Result<PathBuf> {
         return Err(usage(format!("--to {} is a file of the run itself: give another name", args.to.display())));
     }
     let file = match args.checkpoint {
-        Saved::Last => run.last(),
-        Saved::Best => run.best(),
+        SavedState::Last => run.last(),
+        SavedState::Best => run.best(),
     };
     if !file.exists() {
         bail!("the run has not saved {} yet: train on with --resume {}", file.display(), dir.display());

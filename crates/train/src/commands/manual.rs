@@ -7,7 +7,7 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use crate::args::Cli;
+use crate::options::args::Cli;
 use crate::output::ClosedOutput;
 
 /// Prints the completions of a shell.

@@ -10,17 +10,18 @@ use nets::{Model, NamedTensor};
 use one::LossWeights;
 use tensor::{DType, Device, Kind, Rng};
 
-use super::eval::Subject;
-use crate::args::{EvalArgs, PerturbArgs};
-use crate::evaluation::{Evaluated, evaluate};
+use super::eval_input::EvalInput;
 use crate::failure::usage;
 use crate::interrupt;
+use crate::options::args::{EvalArgs, PerturbArgs};
 use crate::output::line;
-use crate::overview::{describe, describe_device, grouped};
-use crate::plot::{self, Line, Panel, Point};
-use crate::programs::{EvaluationProgram, Recipe};
-use crate::progress::Measurement;
-use crate::run_dir::write_atomically;
+use crate::run::files::write_atomically;
+use crate::show::plot::{self, Line, Panel, Point};
+use crate::show::progress::Measurement;
+use crate::show::words::{describe, describe_device, grouped};
+use crate::step::evaluated::Evaluated;
+use crate::step::evaluation::evaluate;
+use crate::step::programs::{EvaluationProgram, StepSpec};
 
 /// The splits, in the order of everything below.
 const SPLITS: [&str; 2] = ["train", "test"];
@@ -33,11 +34,11 @@ const SPLITS: [&str; 2] = ["train", "test"];
 pub fn run(args: &EvalArgs) -> Result<()> {
     let options = &args.perturbation;
     let files = Files::new(options, &args.weights)?;
-    let subject = Subject::load(args, options.limit_train)?;
-    let images = [subject.dataset.train.len(), subject.dataset.test.len()];
-    let name = subject.dataset.name.clone();
-    let network = subject.network.alone();
-    let mut landscape = Landscape::new(subject, &args.weights, args.batch)?;
+    let input = EvalInput::load(args, options.limit_train)?;
+    let images = [input.dataset.train.len(), input.dataset.test.len()];
+    let name = input.dataset.name.clone();
+    let network = input.network.alone();
+    let mut landscape = Landscape::new(input, &args.weights, args.batch)?;
     line(format!(
         "{}, {name}, {} training and {} test images, {}",
         describe(&network),
@@ -222,11 +223,11 @@ struct Landscape {
 
 impl Landscape {
     /// Takes branch 0 of the checkpoint, which was read from `weights`; steps have `batch` images.
-    fn new(subject: Subject, weights: &Path, batch: usize) -> Result<Self> {
-        let Subject { checkpoint, network, device, dataset, normalisation, workers } = subject;
+    fn new(input: EvalInput, weights: &Path, batch: usize) -> Result<Self> {
+        let EvalInput { checkpoint, network, device, dataset, normalisation, workers } = input;
         let method = one::Config::independent(1, dataset.classes.len());
         let architecture = network.architecture()?;
-        let recipe = Recipe {
+        let spec = StepSpec {
             architecture: &*architecture,
             method: &method,
             normalisation,
@@ -238,8 +239,8 @@ impl Landscape {
             part: (0, 1),
         };
         let mut model = Model::new();
-        let train = EvaluationProgram::new(&device, &mut model, recipe, dataset.train)?;
-        let test = EvaluationProgram::new(&device, &mut model, recipe, dataset.test)?;
+        let train = EvaluationProgram::new(&device, &mut model, spec, dataset.train)?;
+        let test = EvaluationProgram::new(&device, &mut model, spec, dataset.test)?;
         let deployed = nets::deployed(&checkpoint.state, 0);
         model.load(&device, &deployed).with_context(|| format!("cannot use {}", weights.display()))?;
         let trained = model.params().entries().iter().map(|param| matches!(param.kind, Kind::Trained { .. }));
@@ -316,10 +317,10 @@ mod tests {
     use data::{LoadOptions, Pictures};
 
     use super::*;
-    use crate::args::Shortcut;
-    use crate::checkpoint::Checkpoint;
-    use crate::config::Network;
-    use crate::feeding::Normalisation;
+    use crate::options::args::Shortcut;
+    use crate::options::config::Network;
+    use crate::run::checkpoint::Checkpoint;
+    use crate::step::feeding::Normalisation;
 
     #[test]
     fn directions_have_unit_length_and_are_functions_of_seed_and_number() {
@@ -353,7 +354,7 @@ mod tests {
         let mut state = Vec::new();
         let mut plain = |images| -> Result<Evaluated> {
             let mut model = Model::new();
-            let recipe = Recipe {
+            let spec = StepSpec {
                 architecture: &*architecture,
                 method: &method,
                 normalisation,
@@ -364,7 +365,7 @@ mod tests {
                 sharing: None,
                 part: (0, 1),
             };
-            let mut program = EvaluationProgram::new(&device, &mut model, recipe, images)?;
+            let mut program = EvaluationProgram::new(&device, &mut model, spec, images)?;
             model.initialize(&device, 3)?;
             state = model.state(&device)?;
             Ok(evaluate(&mut program, LossWeights::default(), |_| ())?.expect("nobody interrupts"))
@@ -372,8 +373,8 @@ mod tests {
         let expected = [plain(Arc::clone(&dataset.train))?, plain(Arc::clone(&dataset.test))?];
         let checkpoint =
             Checkpoint { header: None, state, velocities: Vec::new(), totals: Vec::new(), loss_scale: None };
-        let subject = Subject { checkpoint, network, device, dataset, normalisation, workers: 0 };
-        Ok((Landscape::new(subject, Path::new("weights"), 8)?, expected))
+        let input = EvalInput { checkpoint, network, device, dataset, normalisation, workers: 0 };
+        Ok((Landscape::new(input, Path::new("weights"), 8)?, expected))
     }
 
     #[test]

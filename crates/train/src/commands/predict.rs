@@ -10,13 +10,13 @@ use one::{Heads, Network};
 use serde::Serialize;
 use tensor::{Device, Graph, Program, Spec, Var};
 
-use crate::args::{Augmentation, PredictArgs};
-use crate::checkpoint::Header;
 use crate::interrupt;
+use crate::options::args::{Augmentation, PredictArgs};
 use crate::output::{line, note};
-use crate::outputs::softmax;
-use crate::overview::{describe_device, grouped};
-use crate::trained::Trained;
+use crate::run::checkpoint::Header;
+use crate::show::words::{describe_device, grouped};
+use crate::step::logits::softmax;
+use crate::step::pretrained::Trained;
 
 /// Channels of an image as the network takes it: three, and one of zeros.
 const CHANNELS: usize = 4;

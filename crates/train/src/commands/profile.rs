@@ -6,14 +6,15 @@ use anyhow::{Context, Result};
 use serde_json::json;
 use tensor::{Device, Peaks, Program};
 
-use crate::about;
-use crate::args::{ProfileArgs, TrainArgs};
-use crate::commands::{refuse_options_of_runs, train};
+use crate::commands::refuse_options_of_runs;
+use crate::machine::about;
+use crate::machine::choices::Tuning;
+use crate::machine::timing::Spent;
+use crate::options::args::{ProfileArgs, TrainArgs};
 use crate::output;
 use crate::ranks::Ranks;
-use crate::timing::Spent;
-use crate::training::{Trainer, workers};
-use crate::tuned::Tuning;
+use crate::show::words::workers;
+use crate::training::{Trainer, setup};
 
 /// How long to measure, about, and how many steps at most.
 const TIME: Duration = Duration::from_secs(3);
@@ -45,7 +46,7 @@ pub fn run(args: &ProfileArgs) -> Result<()> {
 /// # Errors
 /// As [`run`].
 pub fn measure(args: &TrainArgs, form: Form) -> Result<()> {
-    let mut trainer = train::begun(args, !form.json, &Ranks::alone())?;
+    let mut trainer = setup::new_trainer(args, !form.json, &Ranks::alone())?;
     let peaks = Peaks::measure(&trainer.device).context("cannot measure what the device can do")?;
     let steps = step_times(&mut trainer)?;
     let runs = (TIME.as_secs_f64() / steps.training.as_secs_f64().max(1e-6)).clamp(1.0, MOST_RUNS.into()) as u32;

@@ -12,13 +12,14 @@ use serde_json::{Value, json};
 use tensor::device::{GpuOptions, open_with};
 use tensor::{DType, Device, Target};
 
-use crate::args::SelftestArgs;
 use crate::failure::usage;
+use crate::interrupt;
+use crate::machine::{about, calendar};
+use crate::options::args::SelftestArgs;
 use crate::output::line;
-use crate::overview::{describe_device, grouped};
-use crate::progress::Measurement;
-use crate::run_dir::{check_target, write_atomically};
-use crate::{about, date, interrupt};
+use crate::run::files::{check_target, write_atomically};
+use crate::show::progress::Measurement;
+use crate::show::words::{describe_device, grouped};
 
 /// Failures that are printed at most.
 const MOST_LINES: usize = 20;
@@ -222,7 +223,7 @@ impl Found {
         json!({
             "program": about::program(),
             "device": about::device(&self.device),
-            "date": date::today(),
+            "date": calendar::today(),
             "quick": args.quick,
             "case": args.case,
             "complete": !self.interrupted,

@@ -6,7 +6,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use crate::plot::{INK, Line, text};
+use crate::show::plot::{INK, Line, text};
 
 /// Width and height of a chart.
 const SIZE: (u32, u32) = (520, 310);
@@ -232,7 +232,7 @@ pub fn stacked(rows: &[(String, Vec<f64>)]) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plot::Point;
+    use crate::show::plot::Point;
 
     #[test]
     fn labels_have_the_digits_that_tell_them_apart() {

@@ -11,13 +11,15 @@ use nets::Model;
 use one::{LossWeights, Network};
 use tensor::{DType, Device};
 
-use crate::checkpoint;
-use crate::config::{Config, processors};
-use crate::evaluation::{Evaluated, evaluate};
-use crate::feeding::Normalisation;
-use crate::programs::{EvaluationProgram, Recipe};
+use crate::machine::processors;
+use crate::options::config::Config;
 use crate::report::runs::Run;
-use crate::source::{self, Purpose};
+use crate::run::checkpoint;
+use crate::step::evaluated::Evaluated;
+use crate::step::evaluation::evaluate;
+use crate::step::feeding::Normalisation;
+use crate::step::programs::{EvaluationProgram, StepSpec};
+use crate::step::source::{self, Purpose};
 
 /// Pairs of classes that are shown, and images of each.
 const PAIRS: usize = 6;
@@ -107,7 +109,7 @@ impl<'a> Loader<'a> {
             bail!("its weights tell {} classes apart, and the data have {}", header.classes, dataset.classes.len());
         }
         let (architecture, method) = (header.network.architecture()?, header.method_config()?);
-        let recipe = Recipe {
+        let spec = StepSpec {
             architecture: &*architecture,
             method: &method,
             normalisation: Normalisation { mean: header.mean, std: header.std },
@@ -119,7 +121,7 @@ impl<'a> Loader<'a> {
             part: (0, 1),
         };
         let mut model = Model::new();
-        let mut program = EvaluationProgram::new(&self.device, &mut model, recipe, Arc::clone(&dataset.test))?;
+        let mut program = EvaluationProgram::new(&self.device, &mut model, spec, Arc::clone(&dataset.test))?;
         model.load(&self.device, &checkpoint.state).with_context(|| format!("cannot use {}", weights.display()))?;
         program.gather_outputs();
         let Some(found) = evaluate(&mut program, LossWeights::default(), |_| ())? else { return Ok(None) };

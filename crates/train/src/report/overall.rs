@@ -2,11 +2,11 @@
 
 use anyhow::Result;
 
-use crate::overview::{flops, grouped};
-use crate::plot::{Line, Point};
 use crate::report::charts;
 use crate::report::html::{figure, figures, remark, table};
 use crate::report::runs::{Group, Row, Run, Spread};
+use crate::show::plot::{Line, Point};
+use crate::show::words::{flops, grouped};
 
 /// The table of results, and, of several runs, their curves.
 ///

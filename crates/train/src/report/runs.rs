@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde::Deserialize;
 
-use crate::args::Method;
-use crate::commands::train::SNAPSHOTS;
-use crate::config::{Config, FREE};
-use crate::overview::{Cost, cost, describe};
-use crate::run_dir::RunDir;
-use crate::sessions::Session;
+use crate::options::args::Method;
+use crate::options::config::{Config, FREE};
+use crate::run::directory::{RunDir, SNAPSHOTS};
+use crate::run::sessions::SessionRecord;
+use crate::show::words::describe;
+use crate::step::cost::{Cost, cost};
 
 /// An object of `metrics.jsonl`. What a line does not have is empty.
 #[derive(Debug, Clone, Deserialize)]
@@ -40,7 +40,7 @@ pub struct Run {
     /// The same as `config.toml` has it.
     pub settings: toml::Table,
     pub rows: Vec<Row>,
-    pub sessions: Vec<Session>,
+    pub sessions: Vec<SessionRecord>,
     /// The best weights, or else the last ones, if any are there.
     pub weights: Option<PathBuf>,
     pub cost: Cost,

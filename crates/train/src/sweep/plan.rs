@@ -23,8 +23,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::config::Config;
-use crate::recipe;
+use crate::options::config::Config;
+use crate::options::recipe;
 use crate::sweep::figures::Quantity;
 
 /// Stands for the sweep's directory in options that name files.

@@ -10,9 +10,9 @@ use anyhow::{Context, Result};
 
 use crate::interrupt;
 use crate::output::line;
-use crate::progress::duration;
 use crate::report::Run;
-use crate::run_dir::RunDir;
+use crate::run::directory::{PERTURBED, RunDir};
+use crate::show::words::duration;
 use crate::sweep::figures::directory;
 use crate::sweep::plan::{Plan, Planned};
 
@@ -20,8 +20,6 @@ use crate::sweep::plan::{Plan, Planned};
 const LOOK: Duration = Duration::from_millis(100);
 /// What a run wrote to stdout and stderr, in its directory.
 const LOG: &str = "log.txt";
-/// The plot of an optimum's width, in the run's directory.
-pub const PERTURBED: &str = "perturb.svg";
 
 /// How a run stands.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,12 +3,13 @@
 use std::time::{Duration, Instant};
 
 use super::Trainer;
-use crate::feeding::{Stream, Supply};
 use crate::interrupt;
-use crate::progress::Display;
 use crate::ranks::{Ranks, Traffic};
-use crate::run_dir::RunDir;
-use crate::tensorboard::Events;
+use crate::run::directory::RunDir;
+use crate::show::progress::Display;
+use crate::show::tensorboard::Events;
+use crate::show::words::workers;
+use crate::step::feeding::{Stream, Supply};
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,14 +100,5 @@ impl Trainer {
             1e3 * waited.as_secs_f64() / steps,
             100.0 * waited.as_secs_f64() / session.training.as_secs_f64().max(1e-9)
         )
-    }
-}
-
-/// Worker threads in words.
-pub fn workers(count: usize) -> String {
-    match count {
-        0 => "the step itself".to_owned(),
-        1 => "1 worker".to_owned(),
-        _ => format!("{count} workers"),
     }
 }

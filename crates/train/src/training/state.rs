@@ -6,12 +6,14 @@ use anyhow::{Context, Result, anyhow, bail};
 use nets::Loaded;
 
 use super::{Session, Trainer};
-use crate::checkpoint::{self, Checkpoint, Header, Position};
-use crate::divergence::{self, first_not_finite};
 use crate::failure::Agreed;
-use crate::programs::EvaluationProgram;
-use crate::run_dir::{self, RunDir};
-use crate::{output, same};
+use crate::output;
+use crate::ranks::same;
+use crate::run::checkpoint::{self, Checkpoint, Header, Position};
+use crate::run::directory::RunDir;
+use crate::run::files;
+use crate::step::programs::EvaluationProgram;
+use crate::training::divergence::{self, first_not_finite};
 
 impl Trainer {
     /// Has all ranks begin from the state of rank 0, whether it is new or was read; `kinds` are those of the ranks'
@@ -19,7 +21,7 @@ impl Trainer {
     ///
     /// # Errors
     /// When a rank cannot be reached any more, or the device fails.
-    pub fn begin_together(&mut self, kinds: &[String]) -> Result<()> {
+    pub fn share_state(&mut self, kinds: &[String]) -> Result<()> {
         if self.ranks.is_alone() {
             return Ok(());
         }
@@ -76,7 +78,7 @@ impl Trainer {
     ///
     /// # Errors
     /// When they do not fit the network.
-    pub fn begin_with(&mut self, weights: &Checkpoint) -> Result<Loaded> {
+    pub fn start_from(&mut self, weights: &Checkpoint) -> Result<Loaded> {
         Ok(self.model.load_start(&self.device, &weights.state)?)
     }
 
@@ -122,7 +124,7 @@ impl Trainer {
             return Ok(());
         }
         if holds_it(&files.previous) {
-            return run_dir::bring_back(&files);
+            return files::bring_back(&files);
         }
         if self.header.position == (Position { epoch: best.epoch, epoch_step: 0, ..self.header.position }) {
             return self.save_best(run);
