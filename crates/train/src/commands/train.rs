@@ -10,7 +10,7 @@ use crate::failure::{self, Agreed, Divergence, usage};
 use crate::machine::choices::Tuning;
 use crate::machine::processors;
 use crate::options::args::{Method, TrainArgs, Ui};
-use crate::options::config::Config;
+use crate::options::config::{self, Config};
 use crate::ranks::Ranks;
 use crate::run::checkpoint::{self, Checkpoint, Damaged, Header};
 use crate::run::directory::{RunDir, SNAPSHOTS};
@@ -23,9 +23,6 @@ use crate::show::{overview, table, words};
 use crate::training::setup::{Variants, load_initial_weights, new_trainer_with, prepare, read_initial_weights};
 use crate::training::{Outcome, Session, Trainer, snapshots};
 use crate::{commands, interrupt, output};
-
-/// How long a rank may keep the others waiting, unless that is said, in seconds.
-const PATIENCE: usize = 300;
 
 /// Trains. Of several processes that were started together, `ranks` becomes what connects them.
 ///
@@ -198,7 +195,7 @@ fn train(trainer: &mut Trainer, mut session: Session<'_>, args: &TrainArgs) -> R
     };
     if !ranks.is_alone() {
         say(format!("{:<12} {}", "ranks", overview::describe_ranks(&trainer.config, &devices)));
-        ranks.set_time_limit(Duration::from_secs(args.rank_timeout.unwrap_or(PATIENCE) as u64));
+        ranks.set_time_limit(Duration::from_secs(args.rank_timeout.unwrap_or(config::RANK_TIMEOUT) as u64));
     }
     say(format!("{:<12} {dir}", "run"));
     if position.step > 0 {

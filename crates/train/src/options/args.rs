@@ -1,11 +1,14 @@
 //! The command line's options, as clap reads them. What they default to stands in [`crate::options::config`].
 
+use std::ops::Not;
 use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValuesParser, RangedU64ValueParser};
-use clap::{Args, Parser, Subcommand};
+use clap::{Arg, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use serde::{Serialize, Serializer};
 
+use crate::options::config::{self, Config};
 use crate::options::schedule::Schedule;
 pub use crate::options::values::{
     Augmentation, Branches, Decay, Format, Method, Precision, SaveEvery, SavedState, Shortcut, Streaming, Ui,
@@ -67,17 +70,17 @@ pub enum Command {
 }
 
 /// Options of a network.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Network")]
+#[derive(Debug, Args, Serialize)]
+#[command(next_help_heading = "Network", mut_args(with_defaults))]
 pub struct NetworkArgs {
     /// resnet20, 32, 44, 56, 110 (basic blocks), resnet164 (bottlenecks), resnext29-8x64d, densenet-bc-190-40; for
-    /// ImageNet resnet18, resnet34, resnet50, resnext50-32x4d; or other valid depths and widths [default: resnet32]
+    /// ImageNet resnet18, resnet34, resnet50, resnext50-32x4d; or other valid depths and widths [default: {}]
     #[arg(long, value_name = "NAME")]
     pub net: Option<String>,
-    /// Shortcuts of residual networks where shapes change [default: b]
+    /// Shortcuts of residual networks where shapes change [default: {}]
     #[arg(long, value_enum)]
     pub shortcut: Option<Shortcut>,
-    /// Branches, the target network counted; of --method dml and ensemble, whole networks [default: 3; dml 2]
+    /// Branches, the target network counted; of --method dml and ensemble, whole networks [default: {}; dml {dml}]
     #[arg(long, value_name = "K", value_parser = count(one::MAX_BRANCHES as u64))]
     pub branches: Option<usize>,
     /// Stage at which branches begin, by its name or number; `input` shares nothing [default: the last stage]
@@ -86,11 +89,11 @@ pub struct NetworkArgs {
 }
 
 /// Options of a dataset's test split, and of where and how it is read.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Data")]
+#[derive(Debug, Args, Serialize)]
+#[command(next_help_heading = "Data", mut_args(with_defaults))]
 pub struct DataArgs {
     /// cifar10, cifar100, svhn, fashion-mnist, imagenet, shapes; or a folder of images, with train/CLASS/* and
-    /// val/CLASS/* in it, JPEG or PNG [default: cifar10]
+    /// val/CLASS/* in it, JPEG or PNG [default: {}]
     #[arg(long, value_name = "NAME|DIR", value_parser = dataset)]
     pub data: Option<String>,
     /// Folder that holds one folder per dataset [default: datasets]
@@ -105,9 +108,10 @@ pub struct DataArgs {
     pub image_size: Option<usize>,
     /// Stop at the first image of a folder that cannot be decoded, in place of skipping it
     #[arg(long)]
+    #[serde(skip_serializing_if = "Not::not")]
     pub strict: bool,
     /// Whether images come to the device batch by batch, prepared ahead of it, or all before the first step [default:
-    /// auto]
+    /// {}]
     #[arg(long, value_enum)]
     pub stream: Option<Streaming>,
     /// Threads that prepare batches; 0 prepares each within its step [default: as many as there are processors]
@@ -124,12 +128,16 @@ pub struct DataArgs {
     pub std: Option<[f64; 3]>,
 }
 
-/// Options of training.
-#[derive(Debug, Args)]
+/// Options of training. As a table, it holds the settings that were given, under the names that they have in
+/// [`Config`].
+#[derive(Debug, Args, Serialize)]
+#[command(mut_args(with_defaults))]
 pub struct TrainArgs {
     #[command(flatten)]
+    #[serde(flatten)]
     pub network: NetworkArgs,
     #[command(flatten)]
+    #[serde(flatten)]
     pub dataset: DataArgs,
     /// Train on the first N images only
     #[arg(long, value_name = "N", value_parser = count(u32::MAX.into()), help_heading = "Data")]
@@ -138,7 +146,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "N", value_parser = count(u32::MAX.into()), help_heading = "Data")]
     pub validation: Option<usize>,
     /// Activations in 16 bits take half the memory and its bandwidth; the loss is scaled so that gradients do not
-    /// vanish [default: f32]
+    /// vanish [default: {}]
     #[arg(long, value_enum, help_heading = "Training")]
     pub precision: Option<Precision>,
     /// How training images are changed, anew in each epoch [default: none for svhn and shapes, imagenet for
@@ -157,20 +165,22 @@ pub struct TrainArgs {
     pub teacher_net: Option<String>,
     /// Do not distil the ensemble into the branches
     #[arg(long, help_heading = "Method")]
+    #[serde(rename = "distill", serialize_with = "inverted", skip_serializing_if = "Not::not")]
     pub no_distill: bool,
     /// Take the plain mean of the branches as the ensemble, in place of the gate's
     #[arg(long, help_heading = "Method")]
+    #[serde(rename = "gate", serialize_with = "inverted", skip_serializing_if = "Not::not")]
     pub no_gate: bool,
-    /// Cycles of the learning rate, for --method snapshot and --schedule cyclic [default: 5]
+    /// Cycles of the learning rate, for --method snapshot and --schedule cyclic [default: {}]
     #[arg(long, value_name = "N", value_parser = count(one::MAX_BRANCHES as u64), help_heading = "Method")]
     pub cycles: Option<usize>,
-    /// Weight of the distillation term [default: 1]
+    /// Weight of the distillation term [default: {}]
     #[arg(long, value_name = "W", value_parser = not_negative, help_heading = "Method")]
     pub distillation_weight: Option<f64>,
-    /// Weight of the cross-entropy terms [default: 1]
+    /// Weight of the cross-entropy terms [default: {}]
     #[arg(long, value_name = "W", value_parser = not_negative, help_heading = "Method")]
     pub cross_entropy_weight: Option<f64>,
-    /// Temperature of the distillation [default: 3; dml 1]
+    /// Temperature of the distillation [default: {}; dml {dml}]
     #[arg(long, value_name = "T", value_parser = positive, help_heading = "Method")]
     pub temperature: Option<f64>,
     /// Epochs over which the distillation term grows to its full weight; 0 for none [default: none]
@@ -178,37 +188,41 @@ pub struct TrainArgs {
     pub kl_ramp: Option<usize>,
 
     /// Options of Method and Optimiser under one name: paper, authors, strong, or a TOML file such as those in
-    /// crates/train/recipes; options on the command line override it [default: paper]
+    /// crates/train/recipes; options on the command line override it [default: {recipe}]
     #[arg(long, value_name = "NAME|FILE", help_heading = "Optimiser")]
+    #[serde(skip)]
     pub recipe: Option<String>,
-    /// Epochs [default: 300]
+    /// Epochs [default: {}]
     #[arg(long, value_name = "N", value_parser = count(1_000_000), help_heading = "Optimiser")]
     pub epochs: Option<usize>,
-    /// Images in a step; of several ranks, of all of them together [default: 128]
+    /// Images in a step; of several ranks, of all of them together [default: {}]
     #[arg(long, value_name = "N", value_parser = count(1 << 20), help_heading = "Optimiser")]
     pub batch: Option<usize>,
-    /// Initial learning rate [default: 0.1]
+    /// Initial learning rate [default: {}]
     #[arg(long, value_name = "RATE", value_parser = positive, help_heading = "Optimiser")]
     pub lr: Option<f64>,
-    /// Take --lr as the rate for a batch of 128: it is multiplied by --batch / 128, after a warm-up of 5 epochs
+    /// Take --lr as the rate for a batch of {usual}: it is multiplied by --batch / {usual}, after a warm-up of
+    /// {warmup} epochs
     #[arg(long, help_heading = "Optimiser")]
+    #[serde(skip_serializing_if = "Not::not")]
     pub scale_lr: bool,
-    /// Epochs over which the learning rate grows to its value, step by step [default: 0; with --scale-lr 5]
+    /// Epochs over which the learning rate grows to its value, step by step [default: 0; with --scale-lr
+    /// {warmup}]
     #[arg(long, value_name = "EPOCHS", help_heading = "Optimiser")]
     pub warmup: Option<usize>,
-    /// Momentum [default: 0.9]
+    /// Momentum [default: {}]
     #[arg(long, value_name = "M", value_parser = fraction, help_heading = "Optimiser")]
     pub momentum: Option<f64>,
-    /// Nesterov's momentum, or plain [default: true]
+    /// Nesterov's momentum, or plain [default: {}]
     #[arg(long, value_name = "BOOL", help_heading = "Optimiser")]
     pub nesterov: Option<bool>,
-    /// Weight decay [default: 1e-4]
+    /// Weight decay [default: {}]
     #[arg(long, value_name = "W", value_parser = not_negative, help_heading = "Optimiser")]
     pub weight_decay: Option<f64>,
-    /// What it applies to: all parameters, or the weights of convolutions and linear layers [default: all]
+    /// What it applies to: all parameters, or the weights of convolutions and linear layers [default: {}]
     #[arg(long, value_enum, help_heading = "Optimiser")]
     pub decay: Option<Decay>,
-    /// How the learning rate falls [default: steps; snapshot cyclic]
+    /// How the learning rate falls [default: {}; snapshot {snapshot}]
     #[arg(long, value_enum, help_heading = "Optimiser")]
     pub schedule: Option<Schedule>,
 
@@ -220,25 +234,29 @@ pub struct TrainArgs {
         help_heading = "Ranks (mpirun)",
         conflicts_with = "batch"
     )]
+    #[serde(skip)]
     pub batch_per_rank: Option<usize>,
     /// Normalise over the batches of all ranks together, as one process would [default: each rank over its own]
     #[arg(long, help_heading = "Ranks (mpirun)")]
+    #[serde(skip_serializing_if = "Not::not")]
     pub sync_bn: bool,
-    /// Parts in which gradients are summed over the ranks, each as soon as it is there [default: 1]
+    /// Parts in which gradients are summed over the ranks, each as soon as it is there [default: {}]
     #[arg(long, value_name = "N", value_parser = count(256), help_heading = "Ranks (mpirun)")]
     pub gradient_parts: Option<usize>,
-    /// How long a rank may keep the others waiting before the run is ended [default: 300]
+    /// How long a rank may keep the others waiting before the run is ended [default: {timeout}]
     #[arg(long, value_name = "SECONDS", value_parser = count(1 << 20), help_heading = "Ranks (mpirun)")]
+    #[serde(skip)]
     pub rank_timeout: Option<usize>,
 
     /// auto (a hardware GPU, else the CPU), gpu, cpu, or a part of an adapter's name; several, separated by commas, are
-    /// those of a host's ranks in turn [default: auto]
+    /// those of a host's ranks in turn [default: {}]
     #[arg(long, value_name = "NAME", help_heading = "Run")]
     pub device: Option<String>,
     /// Run the variants of kernels that a static rule takes, whatever was found on this adapter, and measure none
     #[arg(long, help_heading = "Run")]
+    #[serde(skip)]
     pub untuned: bool,
-    /// Determines initial weights, order and augmentation [default: 0]
+    /// Determines initial weights, order and augmentation [default: {}]
     #[arg(
         long,
         value_name = "N",
@@ -255,6 +273,7 @@ pub struct TrainArgs {
     pub eval_batch: Option<usize>,
     /// Directory of the run; it must not hold one [default: runs/NET[-METHOD]-BRANCHES-DATA-seedSEED, numbered]
     #[arg(long, value_name = "DIR", help_heading = "Run", conflicts_with = "resume")]
+    #[serde(skip)]
     pub out: Option<PathBuf>,
     /// Save within epochs, too: every so many steps, as 500, or minutes, as 10m
     #[arg(long, value_name = "WHEN", help_heading = "Run")]
@@ -262,20 +281,24 @@ pub struct TrainArgs {
     /// What is seen of the run: a bar or lines now and then; a screen with curves and keys, on a terminal; nothing but
     /// the table [default: plain]
     #[arg(long, value_enum, value_name = "UI", help_heading = "Run")]
+    #[serde(skip)]
     pub ui: Option<Ui>,
-    /// Go on with the run in this directory; only --device, --data-dir, --save-every, --stream, --workers and
-    /// --gradient-parts may differ, and the number of ranks
+    /// Go on with the run in this directory; only {free} may differ, and the number of ranks
     #[arg(long, value_name = "DIR", help_heading = "Run")]
+    #[serde(skip)]
     pub resume: Option<PathBuf>,
     /// Stop after so many steps, as Ctrl-C would
     #[arg(long, value_name = "STEPS", value_parser = count(u32::MAX.into()), help_heading = "Run")]
+    #[serde(skip)]
     pub stop_after: Option<usize>,
     /// Look at every value that every kernel writes, and stop at the first that is not finite; memory begins as NaN.
     /// The same result, many times slower
     #[arg(long, help_heading = "Run", conflicts_with = "profile")]
+    #[serde(skip)]
     pub checks: bool,
     /// As `train profile`: print where a training step spends its time, and end
     #[arg(long, help_heading = "Run", conflicts_with_all = ["resume", "out"])]
+    #[serde(skip)]
     pub profile: bool,
 }
 
@@ -562,6 +585,48 @@ pub struct InfoArgs {
     /// Images in a step, for the memory
     #[arg(long, value_name = "N", default_value = "128", value_parser = count(1 << 20))]
     pub batch: usize,
+}
+
+/// A switch that turns a setting off.
+fn inverted<S: Serializer>(switch: &bool, serializer: S) -> Result<S::Ok, S::Error> {
+    (!switch).serialize(serializer)
+}
+
+/// Has the help of an option tell its default: `{}` stands for that, `{METHOD}` for that of a method.
+fn with_defaults(option: Arg) -> Arg {
+    let Some(help) = option.get_help().map(ToString::to_string) else { return option };
+    let mut text = help.clone();
+    let default_of = |method: Method| {
+        let defaults = toml::Table::try_from(Config::of_method(method)).unwrap_or_default();
+        defaults.get(option.get_id().as_str()).map_or_else(String::new, shown)
+    };
+    let constants = [
+        ("{recipe}", config::RECIPE.to_owned()),
+        ("{usual}", config::USUAL_BATCH.to_string()),
+        ("{warmup}", config::SCALED_WARMUP.to_string()),
+        ("{timeout}", config::RANK_TIMEOUT.to_string()),
+        ("{free}", config::free_options()),
+        ("{}", default_of(Method::One)),
+    ];
+    for (place, value) in constants {
+        text = text.replace(place, &value);
+    }
+    for method in Method::value_variants() {
+        text = text.replace(&format!("{{{}}}", method.name()), &default_of(*method));
+    }
+    if text == help { option } else { option.help(text) }
+}
+
+/// A value as it can be typed, in as few digits as tell it.
+fn shown(value: &toml::Value) -> String {
+    match value {
+        toml::Value::String(text) => text.clone(),
+        toml::Value::Float(number) => {
+            let (plain, scientific) = (number.to_string(), format!("{number:e}"));
+            if scientific.len() < plain.len() { scientific } else { plain }
+        }
+        other => other.to_string(),
+    }
 }
 
 fn count(most: u64) -> RangedU64ValueParser<usize> {

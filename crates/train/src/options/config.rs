@@ -6,7 +6,8 @@ use anyhow::Result;
 use data::{Dataset, Pictures};
 use nets::Architecture;
 use one::{LossWeights, Teacher};
-use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::failure::usage;
 use crate::machine::choices::Tuning;
@@ -17,122 +18,180 @@ use crate::options::args::{
 use crate::options::recipe;
 use crate::options::schedule::{Schedule, distillation_weight, warmed};
 
-/// Options that may be given anew when a run is resumed: they do not change what it computes.
-pub const FREE: [&str; 7] = ["device", "data_dir", "save_every", "stream", "workers", "ranks", "gradient_parts"];
+/// Settings that may be given anew when a run is resumed, since they do not change what it computes; and whether the
+/// ranks of a run may have different ones.
+const FREE: [(&str, bool); 7] = [
+    ("device", true),
+    ("data_dir", true),
+    ("save_every", false),
+    ("stream", true),
+    ("workers", true),
+    ("gradient_parts", false),
+    (RANKS, true),
+];
+/// The free setting that is no option: mpirun tells it.
+const RANKS: &str = "ranks";
+
+/// Tells whether a setting may be given anew when a run is resumed.
+pub fn is_free(key: &str) -> bool {
+    FREE.iter().any(|(free, _)| *free == key)
+}
+
+/// Tells whether the ranks of a run may have different values of a setting.
+pub fn may_differ_between_ranks(key: &str) -> bool {
+    FREE.iter().any(|&(free, differs)| free == key && differs)
+}
+
+/// The options that may be given anew when a run is resumed, in words.
+pub fn free_options() -> String {
+    let options = FREE.iter().filter(|(key, _)| *key != RANKS).map(|(key, _)| format!("--{}", key.replace('_', "-")));
+    let options: Vec<String> = options.collect();
+    options.split_last().map_or_else(String::new, |(last, others)| format!("{} and {last}", others.join(", ")))
+}
 
 /// Options that the data settle where they are not given, and the tuning, which the device does.
 const SETTLED: [&str; 6] = ["classes", "image_size", "augment", "mean", "std", "tuning"];
 
-/// A network and the branches around it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Network {
-    /// The architecture's name.
-    pub net: String,
-    /// Shortcuts where shapes change.
-    pub shortcut: Shortcut,
-    /// Number of branches, or of whole networks; one is the plain network.
-    pub branches: usize,
-    /// Name of the stage at which branches begin; `input` where nothing is shared.
-    pub fan_out: String,
+/// Declares settings, each with its default.
+macro_rules! settings {
+    (
+        $(#[$meta:meta])*
+        pub struct $name:ident {
+            $($(#[$field_meta:meta])* pub $field:ident: $type:ty = $default:expr,)*
+        }
+    ) => {
+        $(#[$meta])*
+        pub struct $name {
+            $($(#[$field_meta])* pub $field: $type,)*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+    };
 }
 
-/// Everything that determines a run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Config {
-    #[serde(flatten)]
-    pub network: Network,
-    pub method: Method,
-    pub distill: bool,
-    pub gate: bool,
-    /// The trained network that is distilled, and what network it is of if its file does not say.
-    pub teacher: Option<PathBuf>,
-    pub teacher_net: Option<String>,
-    /// Of the learning rate, in cyclic schedules.
-    pub cycles: usize,
-    pub distillation_weight: f64,
-    pub cross_entropy_weight: f64,
-    pub temperature: f64,
-    /// Epochs of the distillation term's ramp.
-    pub kl_ramp: Option<usize>,
-    /// Weights that a new run begins with.
-    pub init: Option<PathBuf>,
+settings! {
+    /// A network and the branches around it.
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    pub struct Network {
+        /// The architecture's name.
+        pub net: String = "resnet32".to_owned(),
+        /// Shortcuts where shapes change.
+        pub shortcut: Shortcut = Shortcut::B,
+        /// Number of branches, or of whole networks; one is the plain network. The method has the default.
+        pub branches: usize = Method::One.default_branches(),
+        /// Name of the stage at which branches begin; `input` where nothing is shared. The architecture has the default.
+        pub fan_out: String = String::new(),
+    }
+}
 
-    pub data: String,
-    pub data_dir: Option<PathBuf>,
-    pub limit_train: Option<usize>,
-    pub limit_test: Option<usize>,
-    /// Training images that are held out.
-    pub validation: Option<usize>,
-    /// True if an image that cannot be decoded stops the run.
-    #[serde(default)]
-    pub strict: bool,
-    #[serde(default)]
-    pub stream: Streaming,
-    /// Threads that prepare batches.
-    pub workers: Option<usize>,
-    /// Known once the dataset is loaded, as are those below.
-    pub classes: Option<usize>,
-    pub image_size: Option<usize>,
-    pub augment: Option<Augmentation>,
-    pub mean: Option<[f64; 3]>,
-    pub std: Option<[f64; 3]>,
+settings! {
+    /// Everything that determines a run. The defaults are those of the method ONE.
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    pub struct Config {
+        #[serde(flatten)]
+        pub network: Network = Network::default(),
+        pub method: Method = Method::One,
+        pub distill: bool = true,
+        pub gate: bool = true,
+        /// The trained network that is distilled, and its architecture if its file does not say.
+        pub teacher: Option<PathBuf> = None,
+        pub teacher_net: Option<String> = None,
+        /// Cycles of the learning rate, in cyclic schedules.
+        pub cycles: usize = 5,
+        pub distillation_weight: f64 = 1.0,
+        pub cross_entropy_weight: f64 = 1.0,
+        pub temperature: f64 = 3.0,
+        /// Epochs of the distillation term's ramp; 0 epochs are none.
+        #[serde(default, deserialize_with = "none_if_zero")]
+        pub kl_ramp: Option<usize> = None,
+        /// Weights that a new run begins with.
+        pub init: Option<PathBuf> = None,
 
-    #[serde(default)]
-    pub precision: Precision,
-    pub epochs: usize,
-    pub batch: usize,
-    pub lr: f64,
-    pub momentum: f64,
-    pub nesterov: bool,
-    pub weight_decay: f64,
-    pub decay: Decay,
-    pub schedule: Schedule,
-    /// True if `lr` is the rate for a batch of [`USUAL_BATCH`].
-    #[serde(default)]
-    pub scale_lr: bool,
-    /// Epochs of the warm-up.
-    #[serde(default)]
-    pub warmup: Option<usize>,
+        pub data: String = "cifar10".to_owned(),
+        pub data_dir: Option<PathBuf> = None,
+        pub limit_train: Option<usize> = None,
+        pub limit_test: Option<usize> = None,
+        /// Training images that are held out.
+        pub validation: Option<usize> = None,
+        /// True if an image that cannot be decoded stops the run.
+        #[serde(default)]
+        pub strict: bool = false,
+        #[serde(default)]
+        pub stream: Streaming = Streaming::default(),
+        /// Threads that prepare batches.
+        pub workers: Option<usize> = None,
+        /// Known once the dataset is loaded, as are those below.
+        pub classes: Option<usize> = None,
+        pub image_size: Option<usize> = None,
+        pub augment: Option<Augmentation> = None,
+        pub mean: Option<[f64; 3]> = None,
+        pub std: Option<[f64; 3]> = None,
 
-    /// How many processes train together; the batch is that of all.
-    #[serde(default = "one_rank")]
-    pub ranks: usize,
-    /// True if batch-norms normalise over the batches of all ranks.
-    #[serde(default)]
-    pub sync_bn: bool,
-    /// Parts in which the gradients are summed over the ranks.
-    #[serde(default = "one_rank")]
-    pub gradient_parts: usize,
+        #[serde(default)]
+        pub precision: Precision = Precision::default(),
+        pub epochs: usize = 300,
+        pub batch: usize = 128,
+        pub lr: f64 = 0.1,
+        pub momentum: f64 = 0.9,
+        pub nesterov: bool = true,
+        pub weight_decay: f64 = 1e-4,
+        pub decay: Decay = Decay::All,
+        pub schedule: Schedule = Schedule::Steps,
+        /// True if `lr` is the rate for a batch of [`USUAL_BATCH`].
+        #[serde(default)]
+        pub scale_lr: bool = false,
+        /// Epochs of the warm-up.
+        #[serde(default)]
+        pub warmup: Option<usize> = None,
 
-    pub device: String,
-    pub seed: u64,
-    pub eval_batch: usize,
-    pub save_every: Option<SaveEvery>,
-    /// The variants of kernels that were chosen by measuring them; nothing where the static rule chose all. A table, so
-    /// last.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tuning: Option<Tuning>,
+        /// Number of processes that train together; the batch is that of all.
+        #[serde(default = "one")]
+        pub ranks: usize = one(),
+        /// True if batch-norms normalise over the batches of all ranks.
+        #[serde(default)]
+        pub sync_bn: bool = false,
+        /// Parts in which the gradients are summed over the ranks.
+        #[serde(default = "one")]
+        pub gradient_parts: usize = one(),
+
+        pub device: String = "auto".to_owned(),
+        pub seed: u64 = 0,
+        /// Images in an evaluation step, of all ranks; a new run takes as many as in a training step.
+        pub eval_batch: usize = 0,
+        pub save_every: Option<SaveEvery> = None,
+        /// The variants of kernels that were chosen by measuring them; nothing where the static rule chose all. A table,
+        /// so last.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub tuning: Option<Tuning> = None,
+    }
 }
 
 /// The batch that learning rates are meant for where they are scaled: that of the paper.
-const USUAL_BATCH: usize = 128;
+pub const USUAL_BATCH: usize = 128;
 /// Epochs of the warm-up where the rate is scaled (Goyal et al., "Accurate, large minibatch SGD", 2017).
-const SCALED_WARMUP: usize = 5;
+pub const SCALED_WARMUP: usize = 5;
+/// Seconds that a rank may keep the others waiting.
+pub const RANK_TIMEOUT: usize = 300;
+/// The recipe that a run follows.
+pub const RECIPE: &str = "paper";
 
-fn one_rank() -> usize {
+fn one() -> usize {
     1
 }
 
-fn assign<T: Clone>(target: &mut T, given: &Option<T>) {
-    if let Some(value) = given {
-        target.clone_from(value);
-    }
+fn none_if_zero<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.filter(|&count| count > 0))
 }
 
-fn assign_some<T: Clone>(target: &mut Option<T>, given: &Option<T>) {
-    if given.is_some() {
-        target.clone_from(given);
-    }
+/// Settings with those in their places that `given` holds.
+fn overlaid<T: Serialize + DeserializeOwned>(settings: &T, given: &impl Serialize) -> Result<T> {
+    let mut table = toml::Table::try_from(settings)?;
+    table.extend(toml::Table::try_from(given)?);
+    Ok(table.try_into()?)
 }
 
 /// The decimal that a single-precision number is written as.
@@ -146,19 +205,24 @@ impl Network {
     /// # Errors
     /// When there is no such network or stage.
     pub fn new(args: &NetworkArgs, method: Method) -> Result<Self> {
-        let mut network = Self {
-            net: args.net.clone().unwrap_or_else(|| "resnet32".to_owned()),
-            shortcut: args.shortcut.unwrap_or(Shortcut::B),
-            branches: args.branches.unwrap_or(method.default_branches()),
-            fan_out: String::new(),
-        };
+        let network = Self { branches: method.default_branches(), ..Self::default() };
+        let mut network: Self = overlaid(&network, args)?;
         let architecture = network.architecture()?;
-        let stage = if method.copies_networks() { 0 } else { architecture.default_fan_out() };
-        network.fan_out = stage_name(&*architecture, stage);
-        if let Some(stage) = &args.fan_out {
-            network.fan_out = stage_name(&*architecture, stage_index(&*architecture, stage)?);
+        if args.fan_out.is_none() {
+            let stage = if method.copies_networks() { 0 } else { architecture.default_fan_out() };
+            network.fan_out = stage_name(&*architecture, stage);
         }
+        network.resolve_fan_out(args)?;
         Ok(network)
+    }
+
+    /// Brings a stage that was given by its number to its name.
+    fn resolve_fan_out(&mut self, args: &NetworkArgs) -> Result<()> {
+        let architecture = self.architecture()?;
+        if let Some(stage) = &args.fan_out {
+            self.fan_out = stage_name(&*architecture, stage_index(&*architecture, stage)?);
+        }
+        Ok(())
     }
 
     /// The architecture of this name.
@@ -193,17 +257,6 @@ impl Network {
             Method::Vanilla | Method::Ensemble | Method::Snapshot => one::Config::independent(self.branches, classes),
         })
     }
-
-    fn apply(&mut self, args: &NetworkArgs) -> Result<()> {
-        assign(&mut self.net, &args.net);
-        assign(&mut self.shortcut, &args.shortcut);
-        assign(&mut self.branches, &args.branches);
-        let architecture = self.architecture()?;
-        if let Some(stage) = &args.fan_out {
-            self.fan_out = stage_name(&*architecture, stage_index(&*architecture, stage)?);
-        }
-        Ok(())
-    }
 }
 
 fn stage_name(architecture: &dyn Architecture, index: usize) -> String {
@@ -230,65 +283,32 @@ impl Config {
     /// # Errors
     /// When they contradict each other, or name what there is not.
     pub fn new(args: &TrainArgs) -> Result<Self> {
-        let recipe = recipe::load(args.recipe.as_deref().unwrap_or("paper"))?;
+        let recipe = recipe::load(args.recipe.as_deref().unwrap_or(RECIPE))?;
         let alone = args.network.branches == Some(1);
         let method = args.method.or(recipe.method).unwrap_or(if alone { Method::Vanilla } else { Method::One });
         let network = Network::new(&args.network, method)?;
-        let teaches = method == Method::One;
-        let batch = args.batch.or(recipe.batch).unwrap_or(128);
-        let mut config = Self {
-            network,
-            method,
-            distill: teaches || matches!(method, Method::Dml | Method::Kd),
-            gate: teaches,
-            teacher: None,
-            teacher_net: None,
-            cycles: 5,
-            distillation_weight: 1.0,
-            cross_entropy_weight: 1.0,
-            temperature: if method == Method::Dml { 1.0 } else { 3.0 },
-            kl_ramp: None,
-            init: None,
-            data: "cifar10".to_owned(),
-            data_dir: None,
-            limit_train: None,
-            limit_test: None,
-            validation: None,
-            strict: false,
-            stream: Streaming::Auto,
-            workers: None,
-            classes: None,
-            image_size: None,
-            augment: None,
-            mean: None,
-            std: None,
-            precision: Precision::F32,
-            epochs: 300,
-            batch,
-            lr: 0.1,
-            momentum: 0.9,
-            nesterov: true,
-            weight_decay: 1e-4,
-            decay: Decay::All,
-            schedule: Schedule::Steps,
-            scale_lr: false,
-            warmup: None,
-            ranks: 1,
-            sync_bn: false,
-            gradient_parts: 1,
-            device: "auto".to_owned(),
-            seed: 0,
-            eval_batch: batch,
-            save_every: None,
-            tuning: None,
-        };
-        config.apply(&recipe)?;
+        let mut config = Self { network, ..Self::of_method(method) }.with(&recipe)?;
         if method == Method::Snapshot {
             config.schedule = Schedule::Cyclic;
         }
-        config.apply(args)?;
+        config = config.with(args)?;
+        config.eval_batch = args.eval_batch.unwrap_or(config.batch);
         config.check()?;
         Ok(config)
+    }
+
+    /// The defaults of a method.
+    pub fn of_method(method: Method) -> Self {
+        let defaults = Self::default();
+        Self {
+            method,
+            distill: matches!(method, Method::One | Method::Dml | Method::Kd),
+            gate: method == Method::One,
+            temperature: if method == Method::Dml { 1.0 } else { defaults.temperature },
+            schedule: if method == Method::Snapshot { Schedule::Cyclic } else { defaults.schedule },
+            network: Network { branches: method.default_branches(), ..Network::default() },
+            ..defaults
+        }
     }
 
     /// Has the run trained by so many ranks, which share its batch, or bring `batch_per_rank` images each.
@@ -341,19 +361,18 @@ impl Config {
     pub fn resumed(&self, args: &TrainArgs, ranks: usize) -> Result<Self> {
         let mut config = self.clone();
         if let Some(recipe) = &args.recipe {
-            config.apply(&recipe::load(recipe)?)?;
+            config = config.with(&recipe::load(recipe)?)?;
         }
-        config.apply(args)?;
+        config = config.with(args)?;
         config.share_among(ranks, args.batch_per_rank)?;
         let (saved, given) = (toml::Table::try_from(self)?, toml::Table::try_from(&config)?);
-        let changed = given.iter().find(|(key, value)| !FREE.contains(&key.as_str()) && saved.get(*key) != Some(value));
+        let changed = given.iter().find(|(key, value)| !is_free(key) && saved.get(*key) != Some(value));
         if let Some((key, value)) = changed {
             let was = saved.get(key).map_or_else(|| "not set".to_owned(), ToString::to_string);
+            let free = free_options();
             return Err(usage(format!(
-                "this run has {key} = {was}, and resuming it with {value} would make it another run: leave the \
-                 option out, \
-                 or start anew (only --device, --data-dir, --save-every, --stream, --workers and --gradient-parts \
-                 may differ)"
+                "this run has {key} = {was}, and resuming it with {value} would make it another run: leave the option \
+                 out, or start anew (only {free} may differ)"
             )));
         }
         Ok(config)
@@ -367,67 +386,24 @@ impl Config {
     pub fn same_run(&self, other: &Self) -> Result<()> {
         let (saved, given) = (toml::Table::try_from(self)?, toml::Table::try_from(other)?);
         let left_open = |key: &str| SETTLED.contains(&key) && !given.contains_key(key);
-        let differs =
-            |key: &&String| !FREE.contains(&key.as_str()) && !left_open(key) && saved.get(*key) != given.get(*key);
+        let differs = |key: &&String| !is_free(key) && !left_open(key) && saved.get(*key) != given.get(*key);
         let Some(key) = saved.keys().chain(given.keys()).find(differs) else { return Ok(()) };
         let value = |table: &toml::Table| table.get(key).map_or_else(|| "not set".to_owned(), ToString::to_string);
         Err(usage(format!("{key} is {} there, and {} here", value(&saved), value(&given))))
     }
 
-    fn apply(&mut self, args: &TrainArgs) -> Result<()> {
-        self.network.apply(&args.network)?;
-        assign(&mut self.method, &args.method);
-        self.distill &= !args.no_distill;
-        self.gate &= !args.no_gate;
-        assign_some(&mut self.teacher, &args.teacher);
-        assign_some(&mut self.teacher_net, &args.teacher_net);
-        assign(&mut self.cycles, &args.cycles);
-        assign(&mut self.distillation_weight, &args.distillation_weight);
-        assign(&mut self.cross_entropy_weight, &args.cross_entropy_weight);
-        assign(&mut self.temperature, &args.temperature);
-        if let Some(epochs) = args.kl_ramp {
-            self.kl_ramp = Some(epochs).filter(|&epochs| epochs > 0);
-        }
-        assign_some(&mut self.init, &args.init);
-        let dataset = &args.dataset;
-        assign(&mut self.data, &dataset.data);
-        assign_some(&mut self.data_dir, &dataset.data_dir);
-        assign_some(&mut self.limit_train, &args.limit_train);
-        assign_some(&mut self.limit_test, &dataset.limit_test);
-        assign_some(&mut self.validation, &args.validation);
-        self.strict |= dataset.strict;
-        assign(&mut self.stream, &dataset.stream);
-        assign_some(&mut self.workers, &dataset.workers);
-        assign_some(&mut self.classes, &dataset.classes);
-        assign_some(&mut self.image_size, &dataset.image_size);
-        assign_some(&mut self.augment, &args.augment);
-        assign_some(&mut self.mean, &dataset.mean);
-        assign_some(&mut self.std, &dataset.std);
-        assign(&mut self.precision, &args.precision);
-        assign(&mut self.epochs, &args.epochs);
-        assign(&mut self.batch, &args.batch);
-        assign(&mut self.lr, &args.lr);
-        assign(&mut self.momentum, &args.momentum);
-        assign(&mut self.nesterov, &args.nesterov);
-        assign(&mut self.weight_decay, &args.weight_decay);
-        assign(&mut self.decay, &args.decay);
-        assign(&mut self.schedule, &args.schedule);
-        self.scale_lr |= args.scale_lr;
-        assign_some(&mut self.warmup, &args.warmup);
-        self.sync_bn |= args.sync_bn;
-        assign(&mut self.gradient_parts, &args.gradient_parts);
-        assign(&mut self.device, &args.device);
-        assign(&mut self.seed, &args.seed);
-        assign(&mut self.eval_batch, &args.eval_batch);
-        assign_some(&mut self.save_every, &args.save_every);
-        if self.method != Method::One && (args.no_distill || args.no_gate) {
+    /// These settings with the given options in their places.
+    fn with(&self, args: &TrainArgs) -> Result<Self> {
+        let mut config: Self = overlaid(self, args)?;
+        config.network.resolve_fan_out(&args.network)?;
+        if config.method != Method::One && (args.no_distill || args.no_gate) {
             return Err(usage(format!(
                 "--no-distill and --no-gate are ablations of --method one, not of {}: leave them out, or give it \
                  several branches",
-                self.method.name()
+                config.method.name()
             )));
         }
-        Ok(())
+        Ok(config)
     }
 
     fn check(&self) -> Result<()> {
@@ -493,12 +469,12 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::{CommandFactory, Parser};
 
-    use super::Config;
+    use super::*;
     use crate::options::args::Cli;
 
-    fn config(line: &str) -> anyhow::Result<Config> {
+    fn config(line: &str) -> Result<Config> {
         Config::new(&Cli::try_parse_from(line.split_whitespace()).expect("valid options").train)
     }
 
@@ -532,6 +508,63 @@ mod tests {
             "train --fan-out 1",
         ] {
             resume(line).expect_err(line);
+        }
+    }
+
+    /// The recipe that runs follow repeats the defaults for its readers.
+    #[test]
+    fn the_usual_recipe_is_the_default() {
+        let network = config("train").expect("valid").network;
+        let defaults = Config::default();
+        assert_eq!(config("train").expect("valid"), Config { network, eval_batch: defaults.batch, ..defaults });
+    }
+
+    /// An option that no setting takes up would be ignored.
+    #[test]
+    fn every_option_is_a_setting_or_is_known_not_to_be_one() {
+        let settings = toml::Table::try_from(Config {
+            teacher: Some("x".into()),
+            teacher_net: Some("x".into()),
+            kl_ramp: Some(1),
+            init: Some("x".into()),
+            data_dir: Some("x".into()),
+            limit_train: Some(1),
+            limit_test: Some(1),
+            validation: Some(1),
+            workers: Some(1),
+            classes: Some(1),
+            image_size: Some(1),
+            augment: Some(Augmentation::None),
+            mean: Some([0.0; 3]),
+            std: Some([1.0; 3]),
+            warmup: Some(1),
+            save_every: Some(SaveEvery::Steps(1)),
+            ..Config::default()
+        });
+        let settings = settings.expect("a table");
+        let others = [
+            "no_distill",
+            "no_gate",
+            "recipe",
+            "batch_per_rank",
+            "rank_timeout",
+            "untuned",
+            "out",
+            "ui",
+            "resume",
+            "stop_after",
+            "checks",
+            "profile",
+        ];
+        let line =
+            "train --net resnet20 --no-gate --no-distill --strict --sync-bn --scale-lr --out x --seed 7 --checks";
+        let given = Cli::try_parse_from(line.split(' ')).expect("valid options").train;
+        for key in toml::Table::try_from(given).expect("a table").keys() {
+            assert!(settings.contains_key(key), "{key}");
+        }
+        for option in Cli::command().get_arguments().filter(|option| option.get_help_heading().is_some()) {
+            let id = option.get_id().as_str();
+            assert!(settings.contains_key(id) != others.contains(&id), "{id}");
         }
     }
 

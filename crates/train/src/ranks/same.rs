@@ -13,7 +13,7 @@ use tensor::{Bank, Device};
 
 use crate::failure::Agreed;
 use crate::options::args::TrainArgs;
-use crate::options::config::{Config, FREE};
+use crate::options::config::{Config, may_differ_between_ranks};
 use crate::ranks::Ranks;
 
 /// What a rank is about to do, by name.
@@ -36,9 +36,11 @@ fn fingerprint(bytes: &[u8]) -> u64 {
 /// When the program's file cannot be read.
 pub fn facts(config: &Config, args: &TrainArgs) -> Result<Facts> {
     let options = toml::Table::try_from(config)?;
-    let may_differ = |key: &str| FREE.contains(&key) && key != "save_every" && key != "gradient_parts";
-    let mut facts: Facts =
-        options.into_iter().filter(|(key, _)| !may_differ(key)).map(|(key, value)| (key, value.to_string())).collect();
+    let mut facts: Facts = options
+        .into_iter()
+        .filter(|(key, _)| !may_differ_between_ranks(key))
+        .map(|(key, value)| (key, value.to_string()))
+        .collect();
     facts.insert("stop_after".to_owned(), args.stop_after.map_or_else(|| "not set".to_owned(), |n| n.to_string()));
     facts.insert("checks".to_owned(), args.checks.to_string());
     let program = env::current_exe().and_then(fs::read).context("cannot read this program's own file")?;

@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde::Deserialize;
 
 use crate::options::args::Method;
-use crate::options::config::{Config, FREE};
+use crate::options::config::{Config, is_free};
 use crate::run::directory::{RunDir, SNAPSHOTS};
 use crate::run::sessions::SessionRecord;
 use crate::show::words::describe;
@@ -144,7 +144,7 @@ impl Run {
     /// What the runs of a group have in common: all settings but the seed and those that do not change what is
     /// computed.
     fn key(&self) -> toml::Table {
-        let differs = |key: &str| ["seed", "tuning"].contains(&key) || FREE.contains(&key);
+        let differs = |key: &str| ["seed", "tuning"].contains(&key) || is_free(key);
         self.settings.iter().filter(|(key, _)| !differs(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 }
