@@ -3,7 +3,6 @@
 use anyhow::{Context, Result, bail};
 use nets::Model;
 use one::LossWeights;
-use tensor::DType;
 
 use crate::commands::eval_input::EvalInput;
 use crate::commands::perturb;
@@ -36,17 +35,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     };
     let architecture = network.architecture()?;
     let mut model = Model::new();
-    let spec = StepSpec {
-        architecture: &*architecture,
-        method: &method,
-        normalisation,
-        batch: args.batch,
-        workers,
-        precision: DType::F32,
-        checks: false,
-        sharing: None,
-        part: (0, 1),
-    };
+    let spec = StepSpec::evaluation(&*architecture, &method, normalisation, args.batch, workers);
     let cost = cost(&network, &method, dataset.test.size())?;
     let mut program = EvaluationProgram::new(&device, &mut model, spec, dataset.test)?;
     model.load(&device, &checkpoint.state).with_context(|| format!("cannot use {}", args.weights.display()))?;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use nets::{Model, NamedTensor};
 use one::LossWeights;
-use tensor::{DType, Device, Kind, Rng};
+use tensor::{Device, Kind, Rng};
 
 use super::eval_input::EvalInput;
 use crate::failure::usage;
@@ -227,17 +227,7 @@ impl Landscape {
         let EvalInput { checkpoint, network, device, dataset, normalisation, workers } = input;
         let method = one::Config::independent(1, dataset.classes.len());
         let architecture = network.architecture()?;
-        let spec = StepSpec {
-            architecture: &*architecture,
-            method: &method,
-            normalisation,
-            batch,
-            workers,
-            precision: DType::F32,
-            checks: false,
-            sharing: None,
-            part: (0, 1),
-        };
+        let spec = StepSpec::evaluation(&*architecture, &method, normalisation, batch, workers);
         let mut model = Model::new();
         let train = EvaluationProgram::new(&device, &mut model, spec, dataset.train)?;
         let test = EvaluationProgram::new(&device, &mut model, spec, dataset.test)?;
@@ -354,17 +344,7 @@ mod tests {
         let mut state = Vec::new();
         let mut plain = |images| -> Result<Evaluated> {
             let mut model = Model::new();
-            let spec = StepSpec {
-                architecture: &*architecture,
-                method: &method,
-                normalisation,
-                batch: 8,
-                workers: 0,
-                precision: DType::F32,
-                checks: false,
-                sharing: None,
-                part: (0, 1),
-            };
+            let spec = StepSpec::evaluation(&*architecture, &method, normalisation, 8, 0);
             let mut program = EvaluationProgram::new(&device, &mut model, spec, images)?;
             model.initialize(&device, 3)?;
             state = model.state(&device)?;

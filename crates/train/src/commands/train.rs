@@ -6,13 +6,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::commands::profile::Form;
-use crate::failure::{self, Agreed, Divergence, usage};
+use crate::failure::{self, Agreed, Divergence};
 use crate::machine::choices::Tuning;
-use crate::machine::processors;
 use crate::options::args::{Method, TrainArgs, Ui};
 use crate::options::config::{self, Config};
 use crate::ranks::Ranks;
-use crate::run::checkpoint::{self, Checkpoint, Damaged, Header};
+use crate::run::checkpoint::{self, Best, Checkpoint, Damaged, Header, Position};
 use crate::run::directory::{RunDir, SNAPSHOTS};
 use crate::run::files::{Kept, bring_back};
 use crate::run::sessions::SessionRecord;
@@ -30,10 +29,6 @@ use crate::{commands, interrupt, output};
 /// When anything that was asked for is not there or cannot be done; and when the run was interrupted, after saving it.
 pub fn run(args: &TrainArgs, ranks: &mut Ranks) -> Result<()> {
     *ranks = Ranks::start()?;
-    if !ranks.is_alone() {
-        output::set_rank(ranks.rank());
-        tensor::device::limit_threads((processors() / ranks.place().sharing).max(1))?;
-    }
     match &args.resume {
         Some(dir) => resume_run(args, dir, ranks),
         None => begin_run(args, ranks),
@@ -42,10 +37,8 @@ pub fn run(args: &TrainArgs, ranks: &mut Ranks) -> Result<()> {
 
 fn begin_run(args: &TrainArgs, ranks: &Ranks) -> Result<()> {
     if args.profile {
-        return match ranks.is_alone() {
-            true => commands::profile::measure(args, Form::default()),
-            false => ranks.together(Err(usage("--profile measures one process: start it without mpirun"))),
-        };
+        ranks.refuse_several("--profile measures one process: start it without mpirun")?;
+        return commands::profile::measure(args, Form::default());
     }
     let mut trainer = new_trainer_with(args, true, ranks, Variants::Measured)?;
     let run = if ranks.is_root() { RunDir::create(args.out.as_deref(), &trainer.config).map(Some) } else { Ok(None) };
@@ -56,20 +49,14 @@ fn begin_run(args: &TrainArgs, ranks: &Ranks) -> Result<()> {
 /// The directory of a run, which rank 0 has: the others only know where it is.
 fn directory(ranks: &Ranks, own: Result<Option<RunDir>>) -> Result<RunDir> {
     let own = ranks.together(own)?;
-    if ranks.is_alone() {
-        return own.context("a run without a directory");
-    }
-    let path = ranks.of_root(own.as_ref().map(|run| run.path().to_owned()).as_ref())?;
+    let path = ranks.of_root(own.as_ref().map(|run| run.path().to_owned()))?;
     Ok(own.unwrap_or_else(|| RunDir::of_another(path)))
 }
 
 fn resume_run(args: &TrainArgs, dir: &Path, ranks: &Ranks) -> Result<()> {
     let opened = ranks.together(if ranks.is_root() { RunDir::open(dir).map(Some) } else { Ok(None) })?;
     let (run, saved) = opened.unzip();
-    let saved = match saved {
-        Some(config) if ranks.is_alone() => config,
-        saved => ranks.of_root(saved.as_ref())?,
-    };
+    let saved = ranks.of_root(saved)?;
     let run = directory(ranks, Ok(run))?;
     let config = ranks.together(saved.resumed(args, ranks.count()))?;
     // A run that was ended before its first checkpoint begins anew.
@@ -185,82 +172,80 @@ fn train(trainer: &mut Trainer, mut session: Session<'_>, args: &TrainArgs) -> R
     let ranks = trainer.ranks.clone();
     let devices = ranks.gather(&words::describe_device(&trainer.device))?;
     trainer.share_state(&devices)?;
+    ranks.set_time_limit(Duration::from_secs(args.rank_timeout.unwrap_or(config::RANK_TIMEOUT) as u64));
     let run = session.run;
-    let dir = run.path().display();
-    let position = trainer.position();
-    let steps = trainer.sampler.steps();
-    let say = |text: String| {
-        // A run goes on when nobody reads what it prints.
-        let _ = output::line(text);
-    };
-    if !ranks.is_alone() {
-        say(format!("{:<12} {}", "ranks", overview::describe_ranks(&trainer.config, &devices)));
-        ranks.set_time_limit(Duration::from_secs(args.rank_timeout.unwrap_or(config::RANK_TIMEOUT) as u64));
-    }
-    say(format!("{:<12} {dir}", "run"));
-    if position.step > 0 {
-        say(format!(
-            "{:<12} after step {} (epoch {}, step {} of {steps})",
-            "resumed",
-            position.step,
-            position.epoch + 1,
-            position.epoch_step
-        ));
-    }
-    let (validated, streamed) = (trainer.validation.is_some(), trainer.training.stream.is_some());
-    say(format!("\n{}", table::heading(trainer.config.network.branches, trainer.config.method, validated, streamed)));
+    announce(trainer, run, &devices);
     session.display = Display::None;
     if run.writes() {
-        run.append_session(&SessionRecord::new(position.step, words::devices(&devices)))?;
+        let step = trainer.position().step;
+        run.append_session(&SessionRecord::new(step, words::devices(&devices)))?;
         session.display = display(args.ui.unwrap_or_default(), trainer, run)?;
-        session.events = Some(Events::begin(run.path(), &trainer.config, position.step)?);
+        session.events = Some(Events::begin(run.path(), &trainer.config, step)?);
     }
     let outcome = trainer.run(&mut session);
     // The screen is as it was before anything else is printed.
     session.display = Display::None;
     let (speed, broken) = trainer.report_supply(&session);
     broken.iter().for_each(output::note);
-    let outcome = outcome.map_err(|error| with_what_is_saved(error, trainer, run))?;
-    let position = trainer.position();
-    match outcome {
-        Outcome::Interrupted => {
-            let sentence = format!(
-                "interrupted after step {} (epoch {} of {}): everything is saved, and `train --resume {dir}` goes on",
-                position.step,
-                position.epoch + 1,
-                trainer.config.epochs
-            );
-            Err(Agreed { sentence, usage: false }.into())
-        }
+    match outcome.map_err(|error| with_what_is_saved(error, trainer, run))? {
+        Outcome::Interrupted => Err(interrupted(trainer, run)),
         Outcome::Complete => {
             if let Some(events) = &mut session.events {
-                events.end(position.step)?;
+                events.end(trainer.position().step)?;
             }
-            if let Some(error) = trainer.header().last_error {
-                say(format!("\nlast test error {error:.2} % (branch 0): {}", run.last().display()));
-            }
-            if let Some(best) = trainer.best() {
-                let chosen = best
-                    .validation_error
-                    .map_or_else(String::new, |error| format!(" where the validation error was lowest, {error:.2} %"));
-                say(format!(
-                    "best test error {:.2} % (branch 0, epoch {}){chosen}: {}",
-                    best.error,
-                    best.epoch,
-                    run.best().display()
-                ));
-            }
-            if let Some(speed) = speed {
-                say(speed);
-            }
-            if !ranks.is_alone() {
-                say(trainer.report_traffic(&session));
-            }
+            report_errors(trainer, run);
+            speed.into_iter().chain(trainer.report_traffic(&session)).for_each(say);
             if trainer.config.method == Method::Snapshot && run.writes() {
                 report_snapshots(trainer, run)?;
             }
             Ok(())
         }
+    }
+}
+
+/// Prints a line. A run goes on when nobody reads what it prints.
+fn say(text: String) {
+    let _ = output::line(text);
+}
+
+/// Prints where the run lies and where it begins, and the heading of its table.
+fn announce(trainer: &Trainer, run: &RunDir, devices: &[String]) {
+    let Trainer { config, .. } = trainer;
+    if let Some(ranks) = overview::describe_ranks(config, devices) {
+        say(format!("{:<12} {ranks}", "ranks"));
+    }
+    say(format!("{:<12} {}", "run", run.path().display()));
+    let Position { epoch, epoch_step, step } = trainer.position();
+    if step > 0 {
+        let (epoch, steps) = (epoch + 1, trainer.sampler.steps());
+        say(format!("{:<12} after step {step} (epoch {epoch}, step {epoch_step} of {steps})", "resumed"));
+    }
+    let (validated, streamed) = (trainer.validation.is_some(), trainer.training.stream.is_some());
+    say(format!("\n{}", table::heading(config.network.branches, config.method, validated, streamed)));
+}
+
+/// The error of a run that was ended before its last epoch.
+fn interrupted(trainer: &Trainer, run: &RunDir) -> anyhow::Error {
+    let Position { epoch, step, .. } = trainer.position();
+    let sentence = format!(
+        "interrupted after step {step} (epoch {} of {}): everything is saved, and `train --resume {}` goes on",
+        epoch + 1,
+        trainer.config.epochs,
+        run.path().display()
+    );
+    Agreed { sentence, usage: false }.into()
+}
+
+/// Prints the last test error and the best one, and the files of their weights.
+fn report_errors(trainer: &Trainer, run: &RunDir) {
+    if let Some(error) = trainer.header().last_error {
+        say(format!("\nlast test error {error:.2} % (branch 0): {}", run.last().display()));
+    }
+    if let Some(Best { error, validation_error, epoch }) = trainer.best() {
+        let chosen = validation_error
+            .map_or_else(String::new, |error| format!(" where the validation error was lowest, {error:.2} %"));
+        let file = run.best();
+        say(format!("best test error {error:.2} % (branch 0, epoch {epoch}){chosen}: {}", file.display()));
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use tensor::Device;
 use tensor::tuning::{Candidate, Measured, Outcome};
 
 use crate::commands::refuse_options_of_runs;
@@ -70,25 +71,35 @@ pub fn run(args: &TuneArgs) -> Result<()> {
     let chosen = results.iter().flatten().filter(|measured| measured.choice > 0).count();
     report(&verdict, &varied_kernels, chosen, &found)?;
     let Some(path) = &args.json else { return Ok(()) };
-    let rows: Vec<Value> =
-        varied_kernels.iter().zip(&results).map(|(varied, result)| row(varied, result, &verdict)).collect();
-    let config = &trainer.config;
-    let head = json!({
+    let rows =
+        varied_kernels.iter().zip(&results).map(|(varied, result)| row(varied, result, &verdict)).collect::<Vec<_>>();
+    write(path, &as_json(&device, &trainer.config, &found, &verdict, &rows, begun.elapsed()))
+}
+
+/// What was measured, for programs.
+fn as_json(
+    device: &Device,
+    config: &Config,
+    found: &Tuned,
+    verdict: &Verdict,
+    rows: &[Value],
+    time: Duration,
+) -> Value {
+    json!({
         "program": about::program(),
-        "device": about::device(&device),
+        "device": about::device(device),
         "date": today(),
         "net": config.network.net,
         "branches": config.network.branches,
         "method": config.method.name(),
         "precision": config.precision,
         "batch": config.batch,
-        "seconds": begun.elapsed().as_secs_f64(),
+        "seconds": time.as_secs_f64(),
         "file": found.path(),
         "kept": verdict.kept,
         "steps": verdict.steps.map(steps),
         "kernels": rows,
-    });
-    write(path, &head)
+    })
 }
 
 fn write(path: &Path, value: &Value) -> Result<()> {

@@ -2,7 +2,7 @@
 //! each other. One process alone is a rank of one, to which nothing of this happens.
 //!
 //! All ranks do the same in the same order: whatever one of them decides by the clock, a signal or a key is asked for
-//! ([`Ranks::ask`]), and done by all once it came back with the sums of a step ([`Ranks::agreed`]).
+//! ([`Ranks::ask`]), and done by all once it came back with the sums of a step ([`Ranks::decided`]).
 
 pub mod same;
 
@@ -18,7 +18,9 @@ use serde::{Deserialize, Serialize};
 use tensor::Exchange;
 use tensor::sharing::Failure;
 
-use crate::failure::{Agreed, is_wrong_usage};
+use crate::failure::{Agreed, is_wrong_usage, usage};
+use crate::machine::processors;
+use crate::output;
 
 /// The ranks of a run. Copies are of the same.
 #[derive(Debug, Clone)]
@@ -131,12 +133,17 @@ impl Ranks {
         Self(Arc::new(Inner { communicator: Arc::new(Single), place, state: Mutex::default() }))
     }
 
-    /// The processes that were started together with this one.
+    /// The processes that were started together with this one. They share its processors, and the first one prints.
     ///
     /// # Errors
     /// When they cannot be reached, or this program is built without what reaches them.
     pub fn start() -> Result<Self> {
-        Self::over(dist::start()?)
+        let ranks = Self::over(dist::start()?)?;
+        if !ranks.is_alone() {
+            output::set_rank(ranks.rank());
+            tensor::device::limit_threads((processors() / ranks.place().sharing).max(1))?;
+        }
+        Ok(ranks)
     }
 
     /// The processes that a communicator connects.
@@ -184,18 +191,27 @@ impl Ranks {
         (!self.is_alone()).then(|| Arc::clone(&self.0) as Arc<dyn Exchange>)
     }
 
-    /// Asks all to do something after the next step that has not begun. Alone, it is agreed at once.
+    /// Asks all to do something after the next step that has not begun. One process alone asks nobody.
     pub fn ask(&self, requests: Requests) {
-        let mut state = self.0.state();
-        state.asked = requests;
-        if self.is_alone() {
-            state.agreed = requests;
-        }
+        self.0.state().asked = requests;
     }
 
-    /// What all do now.
-    pub fn agreed(&self) -> Requests {
-        self.0.state().agreed
+    /// What all do now: what they agreed on with the last step, or, of one process alone, what it wants now.
+    pub fn decided(&self, own: impl FnOnce() -> Requests) -> Requests {
+        if self.is_alone() { own() } else { self.0.state().agreed }
+    }
+
+    /// Refuses, by a sentence, what only one process alone can do.
+    ///
+    /// # Errors
+    /// Wrong usage, where there are several.
+    pub fn refuse_several(&self, sentence: &str) -> Result<()> {
+        if self.is_alone() { Ok(()) } else { self.together(Err(usage(sentence))) }
+    }
+
+    /// A rank's name in front of what is told of it; none where there is one rank only.
+    pub fn prefix(&self, rank: usize) -> String {
+        if self.is_alone() { String::new() } else { format!("rank {rank}: ") }
     }
 
     /// What was exchanged so far.
@@ -235,8 +251,11 @@ impl Ranks {
     ///
     /// # Errors
     /// When a rank cannot be reached any more.
-    pub fn of_root<T: Serialize + DeserializeOwned>(&self, own: Option<&T>) -> Result<T> {
-        let sent = own.filter(|_| self.is_root()).map(serde_json::to_vec).transpose()?;
+    pub fn of_root<T: Serialize + DeserializeOwned>(&self, own: Option<T>) -> Result<T> {
+        if self.is_alone() {
+            return own.context("rank 0 has nothing to send");
+        }
+        let sent = own.as_ref().filter(|_| self.is_root()).map(serde_json::to_vec).transpose()?;
         let bytes = self.0.communicator.broadcast(sent.unwrap_or_default())?;
         serde_json::from_slice(&bytes).context("rank 0 sent what cannot be read")
     }
@@ -248,6 +267,15 @@ impl Ranks {
     pub fn words_of_root(&self, own: &[u32]) -> Result<Vec<u32>> {
         let sent = if self.is_root() { bytes(own) } else { Vec::new() };
         Ok(words(&self.0.communicator.broadcast(sent)?))
+    }
+
+    /// Rank 0's numbers, bit by bit.
+    ///
+    /// # Errors
+    /// When a rank cannot be reached any more.
+    pub fn floats_of_root(&self, own: &[f32]) -> Result<Vec<f32>> {
+        let own: Vec<u32> = own.iter().map(|value| value.to_bits()).collect();
+        Ok(self.words_of_root(&own)?.into_iter().map(f32::from_bits).collect())
     }
 
     /// Goes on if all can: what one could not do is an error of all, which rank 0 tells.
@@ -387,9 +415,7 @@ mod tests {
         let sums: Vec<f32> =
             asked.to_floats().iter().zip(Requests::default().to_floats()).map(|(a, b)| a + b).collect();
         assert_eq!(Requests::from_sums(&sums), asked);
-        let ranks = Ranks::alone();
-        ranks.ask(asked);
-        assert_eq!(ranks.agreed(), asked);
+        assert_eq!(Ranks::alone().decided(|| asked), asked);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::options::config::{Config, may_differ_between_ranks};
 use crate::ranks::Ranks;
 
 /// What a rank is about to do, by name.
-pub type Facts = BTreeMap<String, String>;
+type Facts = BTreeMap<String, String>;
 
 /// The most that parameters of a rank may have drifted from rank 0's where their devices round differently, of the root
 /// of their mean square, from one comparison to the next.
@@ -30,11 +30,34 @@ fn fingerprint(bytes: &[u8]) -> u64 {
     hasher.finish()
 }
 
+/// Makes sure that all ranks have the same options and the same program.
+///
+/// # Errors
+/// When one has not, naming the rank and the difference, or the program's file cannot be read.
+pub fn check_options(ranks: &Ranks, config: &Config, args: &TrainArgs) -> Result<()> {
+    if ranks.is_alone() {
+        return Ok(());
+    }
+    let facts = ranks.together(facts(config, args))?;
+    check(ranks, &facts, "start all ranks with the same program and options")
+}
+
+/// Makes sure that all ranks have the same data.
+///
+/// # Errors
+/// When one has not, naming the rank and the difference.
+pub fn check_data(ranks: &Ranks, dataset: &Dataset<Pictures>, validation: Option<&Pictures>) -> Result<()> {
+    if ranks.is_alone() {
+        return Ok(());
+    }
+    check(ranks, &data_facts(dataset, validation), "all ranks need the same data")
+}
+
 /// What the options and the program are.
 ///
 /// # Errors
 /// When the program's file cannot be read.
-pub fn facts(config: &Config, args: &TrainArgs) -> Result<Facts> {
+fn facts(config: &Config, args: &TrainArgs) -> Result<Facts> {
     let options = toml::Table::try_from(config)?;
     let mut facts: Facts = options
         .into_iter()
@@ -58,7 +81,7 @@ pub fn facts(config: &Config, args: &TrainArgs) -> Result<Facts> {
 const PROGRAM: &str = "the program";
 
 /// What the data are.
-pub fn data_facts(dataset: &Dataset<Pictures>, validation: Option<&Pictures>) -> Facts {
+fn data_facts(dataset: &Dataset<Pictures>, validation: Option<&Pictures>) -> Facts {
     let splits =
         [("training images", Some(&dataset.train)), ("test images", Some(&dataset.test)), ("held out", validation)];
     let mut facts: Facts =
@@ -82,10 +105,7 @@ fn describe(pictures: &Pictures) -> String {
 ///
 /// # Errors
 /// When one has not, naming the rank and the difference.
-pub fn check(ranks: &Ranks, own: &Facts, what_to_do: &str) -> Result<()> {
-    if ranks.is_alone() {
-        return Ok(());
-    }
+fn check(ranks: &Ranks, own: &Facts, what_to_do: &str) -> Result<()> {
     match difference(&ranks.gather(own)?) {
         None => Ok(()),
         Some(difference) => Err(Agreed { sentence: format!("{difference}: {what_to_do}"), usage: true }.into()),
@@ -112,11 +132,39 @@ pub fn banks(model: &Model) -> [&Bank; 3] {
     [params.values(), params.velocities(), params.running()]
 }
 
+/// Gives all ranks the banks of rank 0.
+///
+/// # Errors
+/// When a rank cannot be reached any more, or the device fails.
+pub fn share_banks(ranks: &Ranks, device: &Device, banks: [&Bank; 3]) -> Result<()> {
+    if ranks.is_alone() {
+        return Ok(());
+    }
+    for bank in banks {
+        let words = ranks.words_of_root(&bank.read(device)?)?;
+        bank.write(device, 0, &words)?;
+    }
+    Ok(())
+}
+
+/// The first rank whose banks are not those of the others, if there is one. Where the ranks' devices round differently
+/// (`mixed`), they take rank 0's banks if theirs are close to them.
+///
+/// # Errors
+/// When a rank cannot be reached any more, or the device fails.
+pub fn odd_rank(ranks: &Ranks, device: &Device, banks: [&Bank; 3], mixed: bool) -> Result<Option<usize>> {
+    match mixed {
+        _ if ranks.is_alone() => Ok(None),
+        true => take_roots(ranks, device, banks),
+        false => other_than_most(ranks, device, banks),
+    }
+}
+
 /// The first rank whose banks are not those of most, if there is one.
 ///
 /// # Errors
 /// When a rank cannot be reached any more, or the device fails.
-pub fn other_than_most(ranks: &Ranks, device: &Device, banks: [&Bank; 3]) -> Result<Option<usize>> {
+fn other_than_most(ranks: &Ranks, device: &Device, banks: [&Bank; 3]) -> Result<Option<usize>> {
     let mut own = DefaultHasher::new();
     for bank in banks {
         bank.read(device)?.hash(&mut own);
@@ -128,7 +176,7 @@ pub fn other_than_most(ranks: &Ranks, device: &Device, banks: [&Bank; 3]) -> Res
 ///
 /// # Errors
 /// When a rank cannot be reached any more, or the device fails.
-pub fn take_roots(ranks: &Ranks, device: &Device, banks: [&Bank; 3]) -> Result<Option<usize>> {
+fn take_roots(ranks: &Ranks, device: &Device, banks: [&Bank; 3]) -> Result<Option<usize>> {
     let mut close = true;
     for bank in banks {
         let own = bank.read(device)?;
@@ -150,7 +198,7 @@ fn distance(own: &[u32], expected: &[u32]) -> f64 {
 }
 
 /// The rank whose number is not that of most, if there is one; of two, it is not rank 0.
-pub fn odd_one(numbers: &[u64]) -> Option<usize> {
+fn odd_one(numbers: &[u64]) -> Option<usize> {
     let count = |number: u64| numbers.iter().filter(|&&other| other == number).count();
     let usual = numbers.iter().copied().rev().max_by_key(|&number| count(number))?;
     numbers.iter().position(|&number| number != usual)

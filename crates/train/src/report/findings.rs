@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use data::{DataError, Dataset, LoadOptions, Pictures, folder};
 use nets::Model;
 use one::{LossWeights, Network};
-use tensor::{DType, Device};
+use tensor::Device;
 
 use crate::machine::processors;
 use crate::options::config::Config;
@@ -109,17 +109,13 @@ impl<'a> Loader<'a> {
             bail!("its weights tell {} classes apart, and the data have {}", header.classes, dataset.classes.len());
         }
         let (architecture, method) = (header.network.architecture()?, header.method_config()?);
-        let spec = StepSpec {
-            architecture: &*architecture,
-            method: &method,
-            normalisation: Normalisation { mean: header.mean, std: header.std },
-            precision: DType::F32,
-            batch: run.config.eval_batch,
-            workers: run.config.workers.unwrap_or_else(processors),
-            checks: false,
-            sharing: None,
-            part: (0, 1),
-        };
+        let spec = StepSpec::evaluation(
+            &*architecture,
+            &method,
+            Normalisation { mean: header.mean, std: header.std },
+            run.config.eval_batch,
+            run.config.workers.unwrap_or_else(processors),
+        );
         let mut model = Model::new();
         let mut program = EvaluationProgram::new(&self.device, &mut model, spec, Arc::clone(&dataset.test))?;
         model.load(&self.device, &checkpoint.state).with_context(|| format!("cannot use {}", weights.display()))?;

@@ -1,14 +1,12 @@
 //! What runs: the lines that every run begins with.
 
-use std::fmt::Write;
-
 use anyhow::Result;
 use tensor::Device;
 
 use crate::options::args::Method;
 use crate::options::config::Config;
 use crate::show::words::{byte_size, describe, describe_device, devices, flops, grouped, mebibytes, workers};
-use crate::step::cost::cost;
+use crate::step::cost::{Cost, cost};
 use crate::step::programs::{EvaluationProgram, TrainingProgram};
 
 /// The method in words.
@@ -32,10 +30,14 @@ fn describe_method(config: &Config) -> String {
     }
 }
 
-/// How ranks share a run, in words.
-pub fn describe_ranks(config: &Config, names: &[String]) -> String {
+/// How ranks share a run, in words; nothing where there is one.
+pub fn describe_ranks(config: &Config, names: &[String]) -> Option<String> {
+    if names.len() == 1 {
+        return None;
+    }
     let statistics = if config.sync_bn { "over all ranks" } else { "within each rank" };
-    format!("{}: {}; batch {} each, batch-norm {statistics}", config.ranks, devices(names), config.own_batch())
+    let batch = config.own_batch();
+    Some(format!("{}: {}; batch {batch} each, batch-norm {statistics}", config.ranks, devices(names)))
 }
 
 /// The images of a run.
@@ -58,68 +60,70 @@ pub struct ImageCounts {
 pub fn overview(
     device: &Device,
     config: &Config,
-    ImageCounts { train, validation, test, size }: ImageCounts,
+    images: ImageCounts,
     (training, evaluation): (&TrainingProgram, &EvaluationProgram),
     need: u64,
 ) -> Result<String> {
-    let classes = config.classes.unwrap_or_default();
-    let method = config.method_config(classes)?;
-    let cost = cost(&config.network, &method, size)?;
-    let activations = training.program.memory();
-    let mut text = String::new();
-    let mut line = |what: &str, is: String| {
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "{what:<12} {is}");
-    };
-    line("device", describe_device(device));
-    line("network", describe(&config.network));
-    line("method", describe_method(config));
-    line(
-        "parameters",
-        format!(
-            "{} deployed, {} in training",
-            grouped(cost.deployed_parameters),
-            grouped(cost.training_parameters + cost.gate_parameters)
+    let method = config.method_config(config.classes.unwrap_or_default())?;
+    let cost = cost(&config.network, &method, images.size)?;
+    let mut lines = vec![
+        ("device", describe_device(device)),
+        ("network", describe(&config.network)),
+        ("method", describe_method(config)),
+        ("parameters", describe_parameters(&cost)),
+        (
+            "FLOPs",
+            format!("{} deployed, {} in training (one image, forward)", flops(cost.deployed), flops(cost.training)),
         ),
-    );
-    line(
-        "FLOPs",
-        format!("{} deployed, {} in training (one image, forward)", flops(cost.deployed), flops(cost.training)),
-    );
+        ("data", describe_data(config, images)),
+    ];
+    lines.extend(describe_place(training, evaluation, config).map(|place| ("images", place)));
+    lines.push(("step", describe_step(config, images, training, evaluation)));
+    lines.push(("memory", describe_memory(training, need)));
+    Ok(lines.iter().map(|(what, is)| format!("{what:<12} {is}")).collect::<Vec<_>>().join("\n"))
+}
+
+fn describe_parameters(cost: &Cost) -> String {
+    let training = cost.training_parameters + cost.gate_parameters;
+    format!("{} deployed, {} in training", grouped(cost.deployed_parameters), grouped(training))
+}
+
+fn describe_data(config: &Config, images: ImageCounts) -> String {
+    let ImageCounts { train, validation, test, size } = images;
     let held_out = if validation == 0 { String::new() } else { format!(", {} validation", grouped(validation)) };
-    line(
-        "data",
-        format!(
-            "{}: {} training{held_out} and {} test images of {size}x{size}, {classes} classes",
-            config.data,
-            grouped(train),
-            grouped(test)
-        ),
-    );
-    if let Some(place) = describe_place(training, evaluation, config) {
-        line("images", place);
-    }
-    line(
-        "step",
-        format!(
-            "batch {}, {} steps per epoch, {} epochs, {} dispatches ({} in evaluation)",
-            config.batch,
-            train / config.batch,
-            config.epochs,
-            training.program.dispatches(),
-            evaluation.program.dispatches()
-        ),
-    );
-    line(
-        "memory",
-        format!(
-            "{}, of which {} are the training step's activations ({} without sharing)",
-            byte_size(need),
-            mebibytes(activations.planned),
-            mebibytes(activations.unshared)
-        ),
-    );
-    Ok(text.trim_end().to_owned())
+    format!(
+        "{}: {} training{held_out} and {} test images of {size}x{size}, {} classes",
+        config.data,
+        grouped(train),
+        grouped(test),
+        config.classes.unwrap_or_default()
+    )
+}
+
+fn describe_step(
+    config: &Config,
+    images: ImageCounts,
+    training: &TrainingProgram,
+    evaluation: &EvaluationProgram,
+) -> String {
+    format!(
+        "batch {}, {} steps per epoch, {} epochs, {} dispatches ({} in evaluation)",
+        config.batch,
+        images.train / config.batch,
+        config.epochs,
+        training.program.dispatches(),
+        evaluation.program.dispatches()
+    )
+}
+
+fn describe_memory(training: &TrainingProgram, need: u64) -> String {
+    let activations = training.program.memory();
+    format!(
+        "{}, of which {} are the training step's activations ({} without sharing)",
+        byte_size(need),
+        mebibytes(activations.planned),
+        mebibytes(activations.unshared)
+    )
 }
 
 /// How images come to the device, where that is not before the first step.

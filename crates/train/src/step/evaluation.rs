@@ -8,8 +8,8 @@ use crate::ranks::Ranks;
 use crate::step::evaluated::Evaluated;
 use crate::step::programs::EvaluationProgram;
 
-/// Measures the split together with other ranks, each its part of it; all get what is found of the whole. It is not
-/// interrupted.
+/// Measures the split together with other ranks, each its part of it; all get what is found of the whole. Several ranks
+/// are not interrupted; one process alone is, as in [`evaluate`].
 ///
 /// # Errors
 /// When the device fails, or a rank cannot be reached any more.
@@ -18,7 +18,10 @@ pub fn evaluate_together(
     ranks: &Ranks,
     weights: LossWeights,
     mut advance: impl FnMut(usize),
-) -> Result<Evaluated> {
+) -> Result<Option<Evaluated>> {
+    if ranks.is_alone() {
+        return evaluate(program, weights, advance);
+    }
     let mut images = 0;
     for index in 0..program.steps() {
         images += program.run(index, images, weights)?;
@@ -34,7 +37,7 @@ pub fn evaluate_together(
     }
     let rows: Vec<u32> = predictions.rows().iter().map(|value| value.to_bits()).collect();
     let rows = ranks.gather_words(&rows)?.concat().into_iter().map(f32::from_bits).collect();
-    Ok(Evaluated { metrics, predictions: predictions.with_rows(rows), ensemble })
+    Ok(Some(Evaluated { metrics, predictions: predictions.with_rows(rows), ensemble }))
 }
 
 /// Numbers as pairs of words, whatever their bits.

@@ -33,7 +33,28 @@ pub struct StepSpec<'a> {
     pub part: (usize, usize),
 }
 
-impl StepSpec<'_> {
+impl<'a> StepSpec<'a> {
+    /// The evaluation of a whole split by this process alone, in 32 bits, with steps of `batch` images.
+    pub fn evaluation(
+        architecture: &'a dyn Architecture,
+        method: &'a one::Config,
+        normalisation: Normalisation,
+        batch: usize,
+        workers: usize,
+    ) -> Self {
+        Self {
+            architecture,
+            method,
+            normalisation,
+            precision: DType::F32,
+            batch,
+            workers,
+            checks: false,
+            sharing: None,
+            part: (0, 1),
+        }
+    }
+
     /// Images in a step of all ranks.
     fn rows(&self) -> usize {
         self.batch * self.sharing.map_or(1, |sharing| sharing.exchange.processes())

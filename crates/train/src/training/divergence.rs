@@ -147,14 +147,11 @@ impl Finding {
 /// What is to be said of a finding, by all ranks alike: that of the rank where it began, with its number. Not every one
 /// has to have found something.
 fn tell(ranks: &Ranks, own: Option<&Finding>) -> Result<Option<Divergence>> {
-    if ranks.is_alone() {
-        return Ok(own.map(|finding| Divergence(finding.to_string())));
-    }
     let all: Vec<Option<((usize, usize), String)>> =
         ranks.gather(&own.map(|finding| (finding.began(), finding.to_string())))?;
     let found = all.into_iter().enumerate().filter_map(|(rank, told)| Some((rank, told?)));
     let first = found.min_by_key(|(_, (began, _))| *began);
-    Ok(first.map(|(rank, (_, sentence))| Divergence(format!("rank {rank}: {sentence}"))))
+    Ok(first.map(|(rank, (_, sentence))| Divergence(ranks.prefix(rank) + &sentence)))
 }
 
 /// A number in as few digits as tell it.

@@ -11,7 +11,7 @@ mod state;
 pub mod variants;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use data::{Dataset, Epoch, Pictures, Sampler};
@@ -20,14 +20,14 @@ use one::{LossWeights, Metrics};
 use tensor::{Choices, Device, Error, Form, Program, Sharing};
 
 use crate::options::config::Config;
-use crate::ranks::{Ranks, Requests};
+use crate::ranks::Ranks;
 use crate::run::checkpoint::{Best, Header, Position};
 use crate::show::progress::{Progress, Span};
 use crate::show::table::{self, Moment};
 use crate::show::words::byte_size;
 use crate::step::evaluated::Evaluated;
-use crate::step::evaluation::{evaluate, evaluate_together};
-use crate::step::feeding::Normalisation;
+use crate::step::evaluation::evaluate_together;
+use crate::step::feeding::{Normalisation, Supply};
 use crate::step::memory::{self, Need};
 use crate::step::programs::{EvalImages, EvaluationProgram, StepSettings, StepSpec, TrainingProgram, footprint};
 use crate::step::teacher::Teacher;
@@ -39,6 +39,21 @@ pub use session::{Outcome, Session};
 
 /// Steps from one comparison of the ranks' parameters to the next.
 const COMPARE_EVERY: usize = 100;
+
+/// The training steps of an epoch.
+struct Trained {
+    metrics: Metrics,
+    images_per_second: f64,
+    time: Duration,
+    /// The host's part in them, where images are streamed.
+    supply: Option<Supply>,
+}
+
+/// The evaluation of an epoch.
+struct Measured {
+    validation: Option<Evaluated>,
+    test: Evaluated,
+}
 
 /// A network in training.
 #[derive(Debug)]
@@ -102,39 +117,15 @@ impl Trainer {
             sharing: sharing.as_ref(),
             part: (ranks.rank(), ranks.count()),
         };
-        let (own_batch, own_eval_batch) = (config.own_batch(), config.own_eval_batch());
-        let need = memory::check(&device, own_batch, &ranks, |batch| {
-            let evaluated = if batch == own_batch { own_eval_batch } else { own_eval_batch.min(batch) };
-            let measured: Vec<&Pictures> =
-                [&dataset.test].into_iter().chain(&validation).map(|split| &**split).collect();
-            let (train, test) = ((spec(batch), &*dataset.train), (spec(evaluated), measured.as_slice()));
-            let (programs, model) = footprint(&device, train, test, teacher.as_ref())?;
-            let splits: Vec<(&Pictures, usize)> = [(&*dataset.train, batch)]
-                .into_iter()
-                .chain(measured.iter().map(|&split| (split, evaluated)))
-                .collect();
-            Ok(Need::new(programs, model.params(), &splits, &device))
-        })?;
-        // What the check cannot know, a GPU says while it allocates.
-        let whole = |error: anyhow::Error| match error.downcast_ref() {
-            Some(Error::Device { .. }) => {
-                error.context(format!("a batch of {own_batch} needs {} in all", byte_size(need.total())))
-            }
-            _ => error,
-        };
-        let (nesterov, teacher) = (config.nesterov, teacher.as_ref());
+        let need = needed_memory(&device, &ranks, &config, (&dataset, &validation), spec, teacher.as_ref())?;
+        let specs = [spec(config.own_batch()), spec(config.own_eval_batch())];
         let Dataset { train, test, .. } = dataset;
-        // Before the step takes its memory: what is on the device needs none of the host's any more.
-        let upload = |images| EvalImages::upload(&device, images).map_err(whole);
-        let (test, validation) = (upload(test)?, validation.map(upload).transpose()?);
-        let training =
-            TrainingProgram::new(&device, &mut model, spec(own_batch), train, nesterov, teacher).map_err(whole)?;
-        let mut evaluate = |images| training.evaluation(&mut model, spec(own_eval_batch), images).map_err(whole);
-        let evaluation = evaluate(test)?;
-        let validation = validation.map(evaluate).transpose()?;
+        let programs = Programs::compile(&device, &mut model, specs, [train, test], validation, (&config, &teacher));
+        let programs = programs.map_err(|error| with_need(error, &config, &need))?;
+        let Programs { training, evaluation, validation } = programs;
         model.initialize(&device, config.seed)?;
-        let good = GoodState::new(&model);
         Ok(Self {
+            good: GoodState::new(&model),
             config,
             device,
             model,
@@ -144,7 +135,6 @@ impl Trainer {
             sampler,
             header,
             saved: None,
-            good,
             checks,
             need: need.total(),
             ranks,
@@ -214,20 +204,14 @@ impl Trainer {
             let mut progress = Progress::new(span, &session.display);
             let outcome = self.epoch(session, &mut progress);
             progress.finish();
-            match outcome? {
-                Some(line) => {
-                    // A run goes on when nobody reads its table.
-                    let _ = output::line(line);
-                    let asked = interrupt::requested_after_epoch();
-                    let asked = if self.ranks.is_alone() { asked } else { self.ranks.agreed().stop_after_epoch };
-                    if asked && self.header.position.epoch < self.config.epochs {
-                        return Ok(Outcome::Interrupted);
-                    }
-                }
-                None => {
-                    self.save(session)?;
-                    return Ok(Outcome::Interrupted);
-                }
+            let Some(line) = outcome? else {
+                self.save(session)?;
+                return Ok(Outcome::Interrupted);
+            };
+            // A run goes on when nobody reads its table.
+            let _ = output::line(line);
+            if self.decided(session).stop_after_epoch && self.header.position.epoch < self.config.epochs {
+                return Ok(Outcome::Interrupted);
             }
         }
         Ok(Outcome::Complete)
@@ -236,111 +220,140 @@ impl Trainer {
     /// Trains the rest of an epoch and evaluates it: the line of the table, or nothing when the end was asked for.
     fn epoch(&mut self, session: &mut Session<'_>, progress: &mut Progress) -> Result<Option<String>> {
         let started = Instant::now();
-        let number = self.header.position.epoch;
-        let picks = self.order(number);
+        let Some(trained) = self.train_steps(session, progress)? else { return Ok(None) };
+        self.prepare_next_epoch();
+        self.compare_parameters()?;
+        let Some(evaluated) = self.evaluate(session, progress)? else { return Ok(None) };
+        self.conclude(session, progress, &trained, &evaluated, started).map(Some)
+    }
+
+    /// The steps of an epoch that are left; nothing when the end was asked for.
+    fn train_steps(&mut self, session: &mut Session<'_>, progress: &mut Progress) -> Result<Option<Trained>> {
+        let picks = self.order(self.header.position.epoch);
         let (supplied, traffic) = (self.supply(), self.ranks.traffic());
         self.look()?;
         while self.header.position.epoch_step < picks.steps() {
-            if session.must_stop(&self.ranks) {
+            if self.must_stop(session) {
                 return Ok(None);
             }
-            self.ask(session);
+            self.ranks.ask(self.requests(session, 1));
             self.step(&picks)?;
             snapshots::save_if_due(self, session.run)?;
             session.steps += 1;
-            let step = self.header.position.epoch_step;
-            if step.is_multiple_of(divergence::LOOK_EVERY) {
-                self.look()?;
-            }
-            if !self.ranks.is_alone() && self.header.position.step.is_multiple_of(COMPARE_EVERY) {
-                self.compare_parameters()?;
-            }
-            if progress.advance(step) {
-                // Losses that are not finite any more are explained at the next look, by all ranks together.
-                let totals = self.training.step.totals(&self.device)?;
-                let metrics = self.means_of(&totals);
-                progress.show(step, &metrics, metrics.loss(self.weights()));
-            }
-            if self.ranks.is_alone() {
-                self.ask(session);
-            }
+            self.check_state()?;
+            self.show(progress)?;
             // At its end, an epoch is saved in any case.
-            if self.ranks.agreed().save && step < picks.steps() {
-                self.save(session)?;
-                if interrupt::take_save() {
-                    progress.say(format!("saved after step {}", self.header.position.step));
-                }
+            if self.decided(session).save && self.header.position.epoch_step < picks.steps() {
+                self.save_as_asked(session, progress)?;
             }
         }
-        let train = self.metrics()?;
-        let images_per_second = progress.rate(picks.steps());
-        let (time, supplied) =
-            (progress.elapsed(), supplied.zip(self.supply()).map(|(before, now)| now.since(&before)));
+        let metrics = self.metrics()?;
+        let (images_per_second, time) = (progress.rate(picks.steps()), progress.elapsed());
+        let supply = supplied.zip(self.supply()).map(|(before, now)| now.since(&before));
         session.training += time;
         session.traffic.add(self.ranks.traffic().since(&traffic));
-        if session.must_stop(&self.ranks) {
-            return Ok(None);
-        }
-        if number + 1 < self.config.epochs {
-            let next = self.order(number + 1);
-            self.training.stream.iter_mut().for_each(|stream| stream.prepare(&next, 0));
-        }
-        if !self.ranks.is_alone() {
-            self.compare_parameters()?;
-        }
+        let trained = Trained { metrics, images_per_second, time, supply };
+        Ok(if self.must_stop(session) { None } else { Some(trained) })
+    }
 
-        let evaluating = Instant::now();
+    /// Looks at the losses, and compares the ranks' parameters, every so often.
+    fn check_state(&mut self) -> Result<()> {
+        let Position { epoch_step, step, .. } = self.header.position;
+        if epoch_step.is_multiple_of(divergence::LOOK_EVERY) {
+            self.look()?;
+        }
+        if step.is_multiple_of(COMPARE_EVERY) { self.compare_parameters() } else { Ok(()) }
+    }
+
+    /// Shows the losses of the epoch so far, when it is time to.
+    fn show(&self, progress: &mut Progress) -> Result<()> {
+        let step = self.header.position.epoch_step;
+        if progress.advance(step) {
+            // Losses that are not finite any more are explained at the next look, by all ranks together.
+            let metrics = self.means_of(&self.training.step.totals(&self.device)?);
+            progress.show(step, &metrics, metrics.loss(self.weights()));
+        }
+        Ok(())
+    }
+
+    /// Saves within an epoch, and says so if a key asked for it.
+    fn save_as_asked(&mut self, session: &mut Session<'_>, progress: &Progress) -> Result<()> {
+        self.save(session)?;
+        if interrupt::take_save() {
+            progress.say(format!("saved after step {}", self.header.position.step));
+        }
+        Ok(())
+    }
+
+    /// Has workers prepare the first batches of the next epoch during the evaluation.
+    fn prepare_next_epoch(&mut self) {
+        let next = self.header.position.epoch + 1;
+        if next < self.config.epochs {
+            let order = self.order(next);
+            self.training.stream.iter_mut().for_each(|stream| stream.prepare(&order, 0));
+        }
+    }
+
+    /// Measures the held-out images and the test images; nothing when the end was asked for.
+    fn evaluate(&mut self, session: &mut Session<'_>, progress: &Progress) -> Result<Option<Measured>> {
+        let started = Instant::now();
         let weights = self.weights();
         let held_out = self.validation.as_ref().map_or(0, EvaluationProgram::steps);
         let steps = held_out + self.evaluation.steps();
-        let context = || format!("in the evaluation of epoch {}", number + 1);
-        let mut validation = None;
-        if let Some(program) = &mut self.validation {
-            let advance = |step| progress.evaluating(step, steps);
-            validation = measure(program, &self.ranks, weights, advance).with_context(context)?;
-            if validation.is_none() {
-                return Ok(None);
-            }
-        }
-        let advance = |step| progress.evaluating(held_out + step, steps);
-        let evaluated = measure(&mut self.evaluation, &self.ranks, weights, advance).with_context(context)?;
-        let Some(test) = evaluated else { return Ok(None) };
-        session.evaluation = evaluating.elapsed();
+        let epoch = self.header.position.epoch + 1;
+        let ranks = &self.ranks;
+        let measure = |program: &mut EvaluationProgram, done: usize| {
+            evaluate_together(program, ranks, weights, |step| progress.evaluating(done + step, steps))
+                .with_context(|| format!("in the evaluation of epoch {epoch}"))
+        };
+        let validation = match &mut self.validation {
+            None => None,
+            Some(program) => match measure(program, 0)? {
+                None => return Ok(None),
+                found => found,
+            },
+        };
+        let Some(test) = measure(&mut self.evaluation, held_out)? else { return Ok(None) };
+        session.evaluation = started.elapsed();
+        Ok(Some(Measured { validation, test }))
+    }
 
-        let learning_rate = self.rate(0);
+    /// Records and saves what an epoch came to, which began at `started`, and goes on to the next. Returns its line of
+    /// the table.
+    fn conclude(
+        &mut self,
+        session: &mut Session<'_>,
+        progress: &Progress,
+        trained: &Trained,
+        measured: &Measured,
+        started: Instant,
+    ) -> Result<String> {
+        let Measured { validation, test } = measured;
+        let (learning_rate, weights) = (self.rate(0), self.weights());
         self.training.step.take_totals(&self.device)?;
-        self.header.position = Position { epoch: number + 1, epoch_step: 0, step: self.header.position.step };
-        let moment = Moment { learning_rate, weights, images_per_second, ..self.moment() };
-        let epoch = table::Epoch {
+        let Position { epoch, step, .. } = self.header.position;
+        self.header.position = Position { epoch: epoch + 1, epoch_step: 0, step };
+        let moment = Moment { learning_rate, weights, images_per_second: trained.images_per_second, ..self.moment() };
+        let row = table::Epoch {
             moment,
-            train: &train,
+            train: &trained.metrics,
             validation: validation.as_ref(),
-            test: &test,
-            supply: supplied.map(|supply| (supply, time)),
+            test,
+            supply: trained.supply.map(|supply| (supply, trained.time)),
             time: started.elapsed(),
         };
         // The metrics come first: what is beyond the checkpoint is dropped on resuming, what is missing is lost. The
         // best weights come last: while they are those of this checkpoint, they can be had from it.
-        let records = epoch.records();
+        let records = row.records();
         session.run.append_metrics(&records)?;
         if let Some(events) = &mut session.events {
-            events.epoch(moment.step, &records, test.predictions.shares())?;
+            events.epoch(step, &records, test.predictions.shares())?;
         }
-        progress.done(number + 1, &train, &test);
-        let line = epoch.line();
-        let error = test.top1_errors()[0];
-        let validation_error = validation.as_ref().map(|found| found.top1_errors()[0]);
-        self.header.last_error = Some(error);
-        let beats = |best: Best| validation_error.unwrap_or(error) < best.validation_error.unwrap_or(best.error);
-        let better = self.header.best.is_none_or(beats);
-        if better {
-            self.header.best = Some(Best { error, validation_error, epoch: number + 1 });
-        }
-        self.save(session)?;
-        if better {
-            self.save_best(session.run)?;
-        }
-        Ok(Some(line))
+        progress.done(epoch + 1, &trained.metrics, test);
+        let line = row.line();
+        let error = |found: &Evaluated| found.top1_errors()[0];
+        self.save_epoch(session, error(test), validation.as_ref().map(error))?;
+        Ok(line)
     }
 
     /// Where the run stands, for its records.
@@ -365,18 +378,6 @@ impl Trainer {
 
     fn rate(&self, step: usize) -> f64 {
         self.config.rate((self.header.position.epoch, step), self.sampler.steps())
-    }
-
-    /// Asks for what the clock, a signal or a key wants done after the step that comes, or, alone, now.
-    fn ask(&self, session: &Session<'_>) {
-        let coming = if self.ranks.is_alone() { 0 } else { 1 };
-        let step = self.header.position.step + coming;
-        let due = |every: crate::options::args::SaveEvery| every.is_due(step, session.saved.elapsed());
-        self.ranks.ask(Requests {
-            stop: interrupt::requested(),
-            save: interrupt::save_requested() || self.config.save_every.is_some_and(due),
-            stop_after_epoch: interrupt::requested_after_epoch(),
-        });
     }
 
     fn weights(&self) -> LossWeights {
@@ -447,15 +448,61 @@ impl Trainer {
     }
 }
 
-/// Measures a split, alone or with the other ranks; `None` when the end was asked for meanwhile.
-fn measure(
-    program: &mut EvaluationProgram,
-    ranks: &Ranks,
-    weights: LossWeights,
-    advance: impl FnMut(usize),
-) -> Result<Option<Evaluated>> {
-    if ranks.is_alone() {
-        return evaluate(program, weights, advance);
+/// The programs of a run.
+struct Programs {
+    training: TrainingProgram,
+    evaluation: EvaluationProgram,
+    validation: Option<EvaluationProgram>,
+}
+
+impl Programs {
+    /// Compiles the steps of training and of evaluation, with these specifications, for training images and test images,
+    /// and images held out.
+    fn compile(
+        device: &Device,
+        model: &mut Model,
+        [train, evaluate]: [StepSpec<'_>; 2],
+        [images, test]: [Arc<Pictures>; 2],
+        validation: Option<Arc<Pictures>>,
+        (config, teacher): (&Config, &Option<Teacher>),
+    ) -> Result<Self> {
+        // Before the step takes its memory: what is on the device needs none of the host's any more.
+        let upload = |images| EvalImages::upload(device, images);
+        let (test, validation) = (upload(test)?, validation.map(upload).transpose()?);
+        let training = TrainingProgram::new(device, model, train, images, config.nesterov, teacher.as_ref())?;
+        let mut evaluation = |images| training.evaluation(model, evaluate, images);
+        let (evaluation, validation) = (evaluation(test)?, validation.map(evaluation).transpose()?);
+        Ok(Self { training, evaluation, validation })
     }
-    evaluate_together(program, ranks, weights, advance).map(Some)
+}
+
+/// Adds what a run needs to an error of the device: what [`needed_memory`] cannot know, a GPU says while it allocates.
+fn with_need(error: anyhow::Error, config: &Config, need: &Need) -> anyhow::Error {
+    match error.downcast_ref() {
+        Some(Error::Device { .. }) => {
+            error.context(format!("a batch of {} needs {} in all", config.own_batch(), byte_size(need.total())))
+        }
+        _ => error,
+    }
+}
+
+/// The memory that a run needs, which fits.
+fn needed_memory<'a>(
+    device: &Device,
+    ranks: &Ranks,
+    config: &Config,
+    (dataset, validation): (&Dataset<Arc<Pictures>>, &Option<Arc<Pictures>>),
+    spec: impl Fn(usize) -> StepSpec<'a>,
+    teacher: Option<&Teacher>,
+) -> Result<Need> {
+    let (own_batch, own_eval_batch) = (config.own_batch(), config.own_eval_batch());
+    let train: &Pictures = &dataset.train;
+    let evaluated: Vec<&Pictures> = [&dataset.test].into_iter().chain(validation).map(|split| &**split).collect();
+    memory::check(device, own_batch, ranks, |batch| {
+        let eval_batch = if batch == own_batch { own_eval_batch } else { own_eval_batch.min(batch) };
+        let (programs, model) = footprint(device, (spec(batch), train), (spec(eval_batch), &evaluated), teacher)?;
+        let evaluated = evaluated.iter().map(|&split| (split, eval_batch));
+        let splits: Vec<(&Pictures, usize)> = [(train, batch)].into_iter().chain(evaluated).collect();
+        Ok(Need::new(programs, model.params(), &splits, device))
+    })
 }

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::Trainer;
 use crate::interrupt;
-use crate::ranks::{Ranks, Traffic};
+use crate::options::values::SaveEvery;
+use crate::ranks::{Requests, Traffic};
 use crate::run::directory::RunDir;
 use crate::show::progress::Display;
 use crate::show::tensorboard::Events;
@@ -56,14 +57,34 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Tells whether the end was asked for, by all ranks alike.
-    pub(super) fn must_stop(&self, ranks: &Ranks) -> bool {
-        let asked = if ranks.is_alone() { interrupt::requested() } else { ranks.agreed().stop };
-        asked || self.stop_after.is_some_and(|steps| self.steps >= steps)
+    /// Tells whether as many steps are done as the session is to do.
+    fn is_over(&self) -> bool {
+        self.stop_after.is_some_and(|steps| self.steps >= steps)
     }
 }
 
 impl Trainer {
+    /// What the clock, a signal or a key wants done after a step, `coming` steps from now.
+    pub(super) fn requests(&self, session: &Session<'_>, coming: usize) -> Requests {
+        let step = self.position().step + coming;
+        let due = |every: SaveEvery| every.is_due(step, session.saved.elapsed());
+        Requests {
+            stop: interrupt::requested(),
+            save: interrupt::save_requested() || self.config.save_every.is_some_and(due),
+            stop_after_epoch: interrupt::requested_after_epoch(),
+        }
+    }
+
+    /// What all ranks do now.
+    pub(super) fn decided(&self, session: &Session<'_>) -> Requests {
+        self.ranks.decided(|| self.requests(session, 0))
+    }
+
+    /// Tells whether the end was asked for, by all ranks alike.
+    pub(super) fn must_stop(&self, session: &Session<'_>) -> bool {
+        self.decided(session).stop || session.is_over()
+    }
+
     /// What was measured of the host's part in the training steps so far, where images are streamed.
     pub(super) fn supply(&self) -> Option<Supply> {
         self.training.stream.as_ref().map(Stream::supply)
@@ -90,15 +111,18 @@ impl Trainer {
     }
 
     /// What a session exchanged with other ranks, and how long this one waited for it, in a sentence.
-    pub fn report_traffic(&self, session: &Session<'_>) -> String {
+    pub fn report_traffic(&self, session: &Session<'_>) -> Option<String> {
+        if self.ranks.is_alone() {
+            return None;
+        }
         let steps = session.steps.max(1) as f64;
         let Traffic { waited, bytes } = session.traffic;
-        format!(
+        Some(format!(
             "{:<12} a step gave {:.2} MB to sums, and waited {:.1} ms for them: {:.1} % of the training time",
             "exchange",
             bytes as f64 / steps / 1e6,
             1e3 * waited.as_secs_f64() / steps,
             100.0 * waited.as_secs_f64() / session.training.as_secs_f64().max(1e-9)
-        )
+        ))
     }
 }

@@ -72,10 +72,7 @@ pub enum Variants {
 
 /// Opens the device, with the choices that were made for it, loads the data, and compiles the programs.
 pub fn prepare(config: Config, args: &TrainArgs, say: bool, ranks: &Ranks, variants: Variants) -> Result<Trainer> {
-    if !ranks.is_alone() {
-        let facts = ranks.together(same::facts(&config, args))?;
-        same::check(ranks, &facts, "start all ranks with the same program and options")?;
-    }
+    same::check_options(ranks, &config, args)?;
     let recorded = config.tuning.clone();
     let wanted = match (&recorded, variants) {
         _ if args.untuned => Wanted::Rule,
@@ -126,10 +123,7 @@ pub fn build(mut config: Config, device: Device, checks: bool, say: bool, ranks:
     let classes = dataset.classes.len();
     let validation = config.validation.map(|n| dataset.train.hold_out(n, classes)).transpose();
     let validation = ranks.together(validation.map_err(Into::into))?;
-    if !ranks.is_alone() {
-        let facts = same::data_facts(&dataset, validation.as_ref());
-        same::check(ranks, &facts, "all ranks need the same data")?;
-    }
+    same::check_data(ranks, &dataset, validation.as_ref())?;
     let counts = overview::ImageCounts {
         train: dataset.train.len(),
         validation: validation.as_ref().map_or(0, Pictures::len),

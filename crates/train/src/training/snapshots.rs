@@ -71,15 +71,14 @@ pub fn finish(trainer: &Trainer, run: &RunDir) -> Result<Option<(PathBuf, Evalua
     let architecture = header.network.architecture()?;
     let method = one::Config::independent(count, header.classes);
     let spec = StepSpec {
-        architecture: &*architecture,
-        method: &method,
-        normalisation: Normalisation { mean: header.mean, std: header.std },
         precision: trainer.config.precision.into(),
-        batch: trainer.config.eval_batch,
-        workers: trainer.config.worker_threads(),
-        checks: false,
-        sharing: None,
-        part: (0, 1),
+        ..StepSpec::evaluation(
+            &*architecture,
+            &method,
+            Normalisation { mean: header.mean, std: header.std },
+            trainer.config.eval_batch,
+            trainer.config.worker_threads(),
+        )
     };
     let mut model = Model::new();
     let mut program = trainer.evaluation.of_another(&mut model, spec)?;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nets::{Layer, Mode, Model, NamedTensor, own_name};
-use safetensors::tensor::{Dtype, SafeTensors};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use tensor::{Graph, Spec};
 
@@ -207,6 +207,12 @@ pub struct Damaged {
 }
 
 impl Damaged {
+    fn new(file: &Path, what: &str) -> Self {
+        // Names stand in sentences, which are of one line.
+        let what = what.split(char::is_control).collect::<Vec<_>>().join(" ");
+        Self { file: file.to_owned(), what }
+    }
+
     /// What is wrong, without advice.
     pub fn finding(&self) -> String {
         format!("the checkpoint {} is damaged: {}", self.file.display(), self.what)
@@ -332,47 +338,65 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
         bail!("cannot read the checkpoint {file}: it is no file");
     }
     let bytes = std::fs::read(path).with_context(context)?;
-    // Names stand in sentences, which are of one line.
-    let damaged = |what: String| {
-        let what = what.split(char::is_control).collect::<Vec<_>>().join(" ");
-        anyhow::Error::new(Damaged { file: path.to_owned(), what })
-    };
+    let damaged = |what: String| anyhow::Error::new(Damaged::new(path, &what));
     let tensors = SafeTensors::deserialize(&bytes).map_err(|error| damaged(error.to_string()))?;
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| damaged(error.to_string()))?;
     let text = metadata.metadata().as_ref().and_then(|map| map.get(KEY));
-    let header = match text {
-        None => None,
-        Some(text) => {
-            // The format is looked at first: another one may have other fields.
-            let value: serde_json::Value = serde_json::from_str(text).map_err(|error| damaged(error.to_string()))?;
-            if value.get("format") != Some(&FORMAT.into()) {
-                bail!("the checkpoint {file} is of another version of this program: use the version that wrote it");
-            }
-            Some(serde_json::from_value::<Header>(value).map_err(|error| damaged(error.to_string()))?)
-        }
-    };
+    let header = text.map(|text| read_header(path, text)).transpose()?;
     let mut names: Vec<&str> = tensors.names();
     names.sort_unstable();
     if let Some(name) = names.iter().find(|name| name.contains(char::is_control)) {
         return Err(damaged(format!("it has a tensor of the name {name:?}")));
     }
-    let mut checkpoint =
-        Checkpoint { header, state: Vec::new(), velocities: Vec::new(), totals: Vec::new(), loss_scale: None };
     let mut views = Vec::with_capacity(names.len());
     for name in names {
         views.push((name, tensors.tensor(name).map_err(|error| damaged(error.to_string()))?));
     }
-    if let Some((header, text)) = checkpoint.header.as_ref().zip(text) {
-        let table = views.iter().map(|(name, view)| (*name, view.dtype(), view.shape()));
-        let unsealed = text.replace(&sealed(&header.seal), &sealed(""));
-        let wrong_seal = !header.seal.is_empty() && header.seal != seal(&unsealed, table);
-        if wrong_seal || header.checksum != checksum(views.iter().map(|(_, view)| view.data())) {
+    if let Some((header, text)) = header.as_ref().zip(text) {
+        if !is_whole(header, text, &views) {
             return Err(damaged("its checksum is wrong".to_owned()));
         }
+        if let Some(problem) = header.problem() {
+            return Err(damaged(problem));
+        }
     }
-    if let Some(problem) = checkpoint.header.as_ref().and_then(Header::problem) {
-        return Err(damaged(problem));
+    let mut checkpoint = sorted(path, &views)?;
+    if let Some(mut header) = header {
+        if header.folded {
+            let unfolded = fold::unfold(&header.layers()?, std::mem::take(&mut checkpoint.state));
+            checkpoint.state = unfolded.map_err(damaged)?;
+            header.folded = false;
+        }
+        checkpoint.header = Some(header);
     }
+    Ok(checkpoint)
+}
+
+/// The header in the metadata of the file `path`.
+fn read_header(path: &Path, text: &str) -> Result<Header> {
+    let damaged = |error: serde_json::Error| Damaged::new(path, &error.to_string());
+    // The format is looked at first: another one may have other fields.
+    let value: serde_json::Value = serde_json::from_str(text).map_err(damaged)?;
+    if value.get("format") != Some(&FORMAT.into()) {
+        let file = path.display();
+        bail!("the checkpoint {file} is of another version of this program: use the version that wrote it");
+    }
+    Ok(serde_json::from_value(value).map_err(damaged)?)
+}
+
+/// Tells whether a header, which is `text` in its file, and the tensors are as they were sealed.
+fn is_whole(header: &Header, text: &str, views: &[(&str, TensorView<'_>)]) -> bool {
+    let table = views.iter().map(|(name, view)| (*name, view.dtype(), view.shape()));
+    let unsealed = text.replace(&sealed(&header.seal), &sealed(""));
+    let right_seal = header.seal.is_empty() || header.seal == seal(&unsealed, table);
+    right_seal && header.checksum == checksum(views.iter().map(|(_, view)| view.data()))
+}
+
+/// The tensors of the file `path`, each where it belongs.
+fn sorted(path: &Path, views: &[(&str, TensorView<'_>)]) -> Result<Checkpoint> {
+    let file = path.display();
+    let mut checkpoint =
+        Checkpoint { header: None, state: Vec::new(), velocities: Vec::new(), totals: Vec::new(), loss_scale: None };
     let mut origins: HashMap<String, &str> = HashMap::with_capacity(views.len());
     for (name, view) in views.iter().filter(|(name, _)| !name.ends_with(STEPS_SEEN)) {
         let Some(data) = tensor_file::decode(view) else {
@@ -387,8 +411,9 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
         } else if *name == TOTALS {
             checkpoint.totals = data;
         } else if *name == LOSS_SCALE {
-            let state = data.try_into().map_err(|_| damaged(format!("{LOSS_SCALE} has not four values")))?;
-            checkpoint.loss_scale = Some(state);
+            let state = data.try_into();
+            let damaged = |_| Damaged::new(path, &format!("{LOSS_SCALE} has not four values"));
+            checkpoint.loss_scale = Some(state.map_err(damaged)?);
         } else {
             let own = own_name(name);
             if let Some(other) = origins.insert(own.clone(), name) {
@@ -396,11 +421,6 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
             }
             checkpoint.state.push(NamedTensor { name: own, shape, data });
         }
-    }
-    if let Some(header) = checkpoint.header.as_mut().filter(|header| header.folded) {
-        let unfolded = fold::unfold(&header.layers()?, std::mem::take(&mut checkpoint.state));
-        checkpoint.state = unfolded.map_err(damaged)?;
-        header.folded = false;
     }
     Ok(checkpoint)
 }
