@@ -59,7 +59,7 @@ fn silence_mesa_without_a_session() {
     }
 }
 
-/// How long rank 0 has to tell what the others have found out, too, before they do.
+/// Time that rank 0 has to report an error before the other ranks, which found it too, report it themselves.
 const TURN: Duration = Duration::from_secs(10);
 
 /// Prints the error and gives the exit status: 2 for wrong usage, 1 for anything else, 0 when nobody reads the output

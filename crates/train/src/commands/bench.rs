@@ -22,7 +22,7 @@ use crate::step::programs::StepSettings;
 use crate::training::setup::build;
 use crate::{interrupt, output};
 
-/// Of the time for a row: the shares of training steps, of evaluation steps, and of what the device and the host do for
+/// Shares of the time for a row: of training steps, of evaluation steps, and of what the device and the host do for
 /// one.
 const TRAINING: f64 = 0.5;
 const EVALUATION: f64 = 0.25;
@@ -52,7 +52,7 @@ struct Blocks {
     steps: usize,
 }
 
-/// What was measured of a row.
+/// Measurements of a row.
 #[derive(Debug)]
 struct Found {
     training: Blocks,
@@ -146,7 +146,7 @@ fn sentence(error: &anyhow::Error) -> String {
     format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Where the rows that were measured are.
+/// Names the file of the rows that were measured.
 fn kept(path: Option<&Path>) -> String {
     path.map_or_else(String::new, |path| format!(": {} holds them", path.display()))
 }

@@ -1,4 +1,4 @@
-//! Whether this machine is ready to train, and what is missing.
+//! Check whether this machine is ready to train, and what is missing.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! What `eval` measures: a checkpoint and the images of a dataset.
+//! Input of `eval`: a checkpoint and the images of a dataset.
 
 use std::sync::Arc;
 
@@ -48,7 +48,7 @@ impl EvalInput {
             ..LoadOptions::default()
         };
         let usual = header.and_then(|header| header.image_size).unwrap_or(network.architecture()?.image_size());
-        // Whether test images are seen as a whole is part of how a network was trained.
+        // The view of test images, whole or from nearer, is part of how a network was trained.
         let trained = header.filter(|header| header.data == name).and_then(|header| header.augment);
         let purpose = Purpose {
             device: &device,

@@ -1,4 +1,4 @@
-//! What a network costs.
+//! Cost of a network.
 
 use anyhow::Result;
 

@@ -1,4 +1,4 @@
-//! What helps at a shell: completions and the manual page, both made from the options themselves.
+//! Help at a shell: completions and the manual page, both made from the options themselves.
 
 use std::io::{self, Write};
 

@@ -61,7 +61,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     Ok(())
 }
 
-/// Where the results go.
+/// Files of the results.
 #[derive(Debug)]
 struct Files {
     plot: PathBuf,
@@ -84,7 +84,7 @@ impl Files {
     }
 }
 
-/// What is measured of one split: mean cross-entropy, and top-1 error in per cent.
+/// Measurement of one split: mean cross-entropy, and top-1 error in per cent.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Sample {
     cross_entropy: f64,
@@ -114,11 +114,11 @@ impl Spread {
     }
 }
 
-/// What is known of one distance.
+/// Measurements at one distance.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Row {
     distance: f64,
-    /// Of both splits.
+    /// One for each split.
     cross_entropy: [Spread; 2],
     error: [Spread; 2],
 }
@@ -217,7 +217,7 @@ struct Landscape {
     model: Model,
     /// The network's state, each tensor with whether it is trained.
     optimum: Vec<(NamedTensor, bool)>,
-    /// Of both splits.
+    /// One for each split.
     programs: [EvaluationProgram; 2],
 }
 
@@ -319,7 +319,7 @@ mod tests {
         let directions: Vec<Vec<f32>> = [(0, 0), (0, 1), (1, 0)].map(|(seed, n)| direction(seed, n, 10_000)).into();
         for (i, v) in directions.iter().enumerate() {
             assert!((length(v) - 1.0).abs() < 1e-6, "{}", length(v));
-            // Of independent ones, the cosine's standard deviation is 0.01.
+            // The cosine of independent directions has a standard deviation of 0.01.
             assert!(directions[..i].iter().all(|other| cosine(v, other).abs() < 0.05));
         }
         assert_eq!(directions[1], direction(0, 1, 10_000));

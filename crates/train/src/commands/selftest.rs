@@ -1,4 +1,4 @@
-//! Whether a device computes what it should: every kernel against its reference, and whole training steps.
+//! Check that a device computes what it should: every kernel against its reference, and whole training steps.
 
 use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
@@ -75,7 +75,7 @@ fn open(args: &SelftestArgs, checked: bool, target: Option<Target>) -> tensor::R
     open_with(&args.device, GpuOptions { checked, target })
 }
 
-/// What was found.
+/// Findings.
 struct Found {
     device: Device,
     outcomes: Vec<Outcome>,
@@ -125,7 +125,7 @@ fn find(args: &SelftestArgs, device: Device, cases: &[Case]) -> Result<Found> {
 struct StepRun {
     name: &'static str,
     precision: DType,
-    /// What the device is to be taken for, if not for what it is.
+    /// Target that the device is taken for, if not its own.
     target: Option<Target>,
     /// True if there is something to compare with.
     compared: bool,

@@ -19,7 +19,7 @@ use crate::show::dashboard::{self, Dashboard, View};
 use crate::show::progress::Display;
 use crate::show::tensorboard::Events;
 use crate::show::{overview, table, words};
-use crate::training::setup::{Variants, load_initial_weights, new_trainer_with, prepare, read_initial_weights};
+use crate::training::setup::{VariantPolicy, load_initial_weights, new_trainer_with, prepare, read_initial_weights};
 use crate::training::{Outcome, Session, Trainer, snapshots};
 use crate::{commands, interrupt, output};
 
@@ -40,7 +40,7 @@ fn begin_run(args: &TrainArgs, ranks: &Ranks) -> Result<()> {
         ranks.refuse_several("--profile measures one process: start it without mpirun")?;
         return commands::profile::measure(args, Form::default());
     }
-    let mut trainer = new_trainer_with(args, true, ranks, Variants::Measured)?;
+    let mut trainer = new_trainer_with(args, true, ranks, VariantPolicy::Measured)?;
     let run = if ranks.is_root() { RunDir::create(args.out.as_deref(), &trainer.config).map(Some) } else { Ok(None) };
     let run = directory(ranks, run)?;
     train(&mut trainer, Session::new(&run, args.stop_after), args)
@@ -67,7 +67,7 @@ fn resume_run(args: &TrainArgs, dir: &Path, ranks: &Ranks) -> Result<()> {
     };
     let (state, weights) = ranks.together(if run.writes() { found() } else { Ok((None, None)) })?;
     let tuning = config.tuning.clone();
-    let mut trainer = prepare(config, args, true, ranks, Variants::OfRun)?;
+    let mut trainer = prepare(config, args, true, ranks, VariantPolicy::OfRun)?;
     ranks.together(match &state {
         Some(state) => state.take_up(&mut trainer, &run, tuning.as_ref()),
         None => load_initial_weights(&mut trainer, weights.as_ref(), true),
@@ -91,9 +91,8 @@ fn say_of_other_ranks(before: &Config, now: &Config) {
         false => "batch-norms normalise over fewer or more images than before",
     };
     output::note(format!(
-        "this run was on {} and goes on with {}: a step still takes {} images, {} on each rank in place of {}; \
-         {statistics}, and \
-         sums are taken in another order, so its numbers go on, but not to the last bit as they would have",
+        "this run was on {} and goes on with {}: a step still takes {} images, {} on each rank instead of {}; \
+         {statistics}, and sums are taken in another order, so its numbers go on, but not to the last bit as they would have",
         ranks(before.ranks),
         ranks(now.ranks),
         now.batch,
@@ -107,7 +106,7 @@ struct ResumePoint {
     file: PathBuf,
     header: Header,
     checkpoint: Checkpoint,
-    /// Why it is not the last one, which is there.
+    /// Reason why the last one, which is there, is not used.
     trouble: Option<String>,
 }
 
@@ -159,8 +158,7 @@ fn warn_of_other_variants(before: Option<&Tuning>, trainer: &Trainer) {
         let name = |tuning: Option<&str>| tuning.map_or("untuned".to_owned(), |choices| format!("tuned ({choices})"));
         output::note(format!(
             "the kernels were {} when this run was saved, and are {} now: its numbers go on, but not to the last bit \
-             as \
-             they would have",
+             as they would have",
             name(before),
             name(now)
         ));
@@ -249,7 +247,7 @@ fn report_errors(trainer: &Trainer, run: &RunDir) {
     }
 }
 
-/// What shows the progress of a run: where there is no terminal, the dashboard is plain.
+/// Display of a run's progress: where there is no terminal, the dashboard is plain.
 fn display(ui: Ui, trainer: &Trainer, run: &RunDir) -> Result<Display> {
     Ok(match ui {
         Ui::None => Display::None,

@@ -22,7 +22,7 @@ use crate::show::progress::Measurement;
 use crate::training::setup;
 use crate::training::variants::{self, SLOWER, Steps, VariedKernel, Verdict};
 
-/// How long steps with what was chosen are measured, alternating with the others, about.
+/// Approximate time in which steps with what was chosen are measured, alternating with the others.
 const STEPS: Duration = Duration::from_secs(10);
 
 /// Measures the candidates of every kernel of a training step and an evaluation step, and keeps what is faster than the
@@ -76,7 +76,7 @@ pub fn run(args: &TuneArgs) -> Result<()> {
     write(path, &as_json(&device, &trainer.config, &found, &verdict, &rows, begun.elapsed()))
 }
 
-/// What was measured, for programs.
+/// The measurements, for programs.
 fn as_json(
     device: &Device,
     config: &Config,
@@ -133,7 +133,7 @@ fn told(progress: &Measurement, varied: &VariedKernel, outcome: &Outcome) -> Res
     Ok(measured.clone())
 }
 
-/// What became of the choices, and what whole steps gained.
+/// Prints what became of the choices, and what whole steps gained.
 fn report(verdict: &Verdict, varied_kernels: &[VariedKernel], chosen: usize, found: &Tuned) -> Result<()> {
     output::line(format!(
         "\n{chosen} of {} kernels have a faster variant: {}",
@@ -177,7 +177,7 @@ fn steps(steps: Steps) -> Value {
     json!({ "training": pair(steps.training), "evaluation": steps.evaluation.map(pair) })
 }
 
-/// What was found of a kernel, for programs.
+/// Results of a kernel, for programs.
 fn row(varied: &VariedKernel, result: &Result<Measured, String>, verdict: &Verdict) -> Value {
     let candidates = |measured: &Measured| -> Vec<Value> {
         let candidate = |(variant, candidate): (usize, &Candidate)| match candidate {

@@ -23,7 +23,7 @@ pub fn device(device: &Device) -> Value {
     })
 }
 
-/// What a device can do at most.
+/// The peaks of a device.
 pub fn peaks(peaks: &Peaks) -> Value {
     json!({
         "flops_per_second": peaks.flops,

@@ -1,8 +1,8 @@
-//! Which GPUs are in a machine, and by which command its system installs a driver that this program can use.
+//! The GPUs in a machine, and the command by which its system installs a driver that this program can use.
 
 use std::fs;
 
-/// Who made a GPU.
+/// Maker of a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Vendor {
     Amd,
@@ -25,7 +25,7 @@ pub enum System {
 }
 
 impl Vendor {
-    /// What it is called.
+    /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Amd => "AMD",
@@ -110,7 +110,7 @@ impl System {
         }
     }
 
-    /// What to do where there is no command for it.
+    /// Advice where there is no command for it.
     pub fn otherwise(self) -> &'static str {
         match self {
             Self::MacOs => "Metal is part of macOS: without an adapter, this is a virtual machine without one",

@@ -30,7 +30,7 @@ pub struct Cli {
     pub train: TrainArgs,
 }
 
-/// What there is beside training.
+/// Commands other than training.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Measure the test errors of a checkpoint, of each branch and of the ensemble
@@ -106,11 +106,11 @@ pub struct DataArgs {
     /// Height and width that the images of a folder are brought to [default: what the network is made for, 32 or 224]
     #[arg(long, value_name = "S", value_parser = count(4096))]
     pub image_size: Option<usize>,
-    /// Stop at the first image of a folder that cannot be decoded, in place of skipping it
+    /// Stop at the first image of a folder that cannot be decoded, instead of skipping it
     #[arg(long)]
     #[serde(skip_serializing_if = "Not::not")]
     pub strict: bool,
-    /// Whether images come to the device batch by batch, prepared ahead of it, or all before the first step [default:
+    /// Stream images to the device batch by batch, prepared ahead of it, or upload all before the first step [default:
     /// {}]
     #[arg(long, value_enum)]
     pub stream: Option<Streaming>,
@@ -149,25 +149,25 @@ pub struct TrainArgs {
     /// vanish [default: {}]
     #[arg(long, value_enum, help_heading = "Training")]
     pub precision: Option<Precision>,
-    /// How training images are changed, anew in each epoch [default: none for svhn and shapes, imagenet for
-    /// folders of images larger than 64, else standard]
+    /// Augmentation of training images, anew in each epoch [default: none for svhn and shapes, imagenet for folders of
+    /// images larger than 64, else standard]
     #[arg(long, value_enum, help_heading = "Data")]
     pub augment: Option<Augmentation>,
 
-    /// What is trained [default: one with several branches, vanilla with one]
+    /// Training method [default: one with several branches, vanilla with one]
     #[arg(long, value_enum, help_heading = "Method")]
     pub method: Option<Method>,
     /// The trained network that --method kd distils from: a checkpoint, or weights as PyTorch names them
     #[arg(long, value_name = "FILE", help_heading = "Method")]
     pub teacher: Option<PathBuf>,
-    /// What network the teacher is of, if its file does not say
+    /// Network of the teacher, if its file does not say
     #[arg(long, value_name = "NAME", help_heading = "Method", requires = "teacher")]
     pub teacher_net: Option<String>,
     /// Do not distil the ensemble into the branches
     #[arg(long, help_heading = "Method")]
     #[serde(rename = "distill", serialize_with = "inverted", skip_serializing_if = "Not::not")]
     pub no_distill: bool,
-    /// Take the plain mean of the branches as the ensemble, in place of the gate's
+    /// Take the plain mean of the branches as the ensemble, instead of the gate's
     #[arg(long, help_heading = "Method")]
     #[serde(rename = "gate", serialize_with = "inverted", skip_serializing_if = "Not::not")]
     pub no_gate: bool,
@@ -219,14 +219,14 @@ pub struct TrainArgs {
     /// Weight decay [default: {}]
     #[arg(long, value_name = "W", value_parser = not_negative, help_heading = "Optimiser")]
     pub weight_decay: Option<f64>,
-    /// What it applies to: all parameters, or the weights of convolutions and linear layers [default: {}]
+    /// Parameters that it applies to: all, or the weights of convolutions and linear layers [default: {}]
     #[arg(long, value_enum, help_heading = "Optimiser")]
     pub decay: Option<Decay>,
-    /// How the learning rate falls [default: {}; snapshot {snapshot}]
+    /// Schedule of the learning rate [default: {}; snapshot {snapshot}]
     #[arg(long, value_enum, help_heading = "Optimiser")]
     pub schedule: Option<Schedule>,
 
-    /// Images in a step of each rank, in place of --batch
+    /// Images in a step of each rank, instead of --batch
     #[arg(
         long,
         value_name = "N",
@@ -243,7 +243,7 @@ pub struct TrainArgs {
     /// Parts in which gradients are summed over the ranks, each as soon as it is there [default: {}]
     #[arg(long, value_name = "N", value_parser = count(256), help_heading = "Ranks (mpirun)")]
     pub gradient_parts: Option<usize>,
-    /// How long a rank may keep the others waiting before the run is ended [default: {timeout}]
+    /// Time that a rank may keep the others waiting before the run is ended [default: {timeout}]
     #[arg(long, value_name = "SECONDS", value_parser = count(1 << 20), help_heading = "Ranks (mpirun)")]
     #[serde(skip)]
     pub rank_timeout: Option<usize>,
@@ -275,10 +275,10 @@ pub struct TrainArgs {
     #[arg(long, value_name = "DIR", help_heading = "Run", conflicts_with = "resume")]
     #[serde(skip)]
     pub out: Option<PathBuf>,
-    /// Save within epochs, too: every so many steps, as 500, or minutes, as 10m
+    /// Save within epochs, too: every N steps, as 500, or minutes, as 10m
     #[arg(long, value_name = "WHEN", help_heading = "Run")]
     pub save_every: Option<SaveEvery>,
-    /// What is seen of the run: a bar or lines now and then; a screen with curves and keys, on a terminal; nothing but
+    /// Display of the run: a bar or lines now and then; a screen with curves and keys, on a terminal; nothing but
     /// the table [default: plain]
     #[arg(long, value_enum, value_name = "UI", help_heading = "Run")]
     #[serde(skip)]
@@ -287,7 +287,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "DIR", help_heading = "Run")]
     #[serde(skip)]
     pub resume: Option<PathBuf>,
-    /// Stop after so many steps, as Ctrl-C would
+    /// Stop after this many steps, as Ctrl-C would
     #[arg(long, value_name = "STEPS", value_parser = count(u32::MAX.into()), help_heading = "Run")]
     #[serde(skip)]
     pub stop_after: Option<usize>,
@@ -307,7 +307,7 @@ pub struct TrainArgs {
 pub struct ProfileArgs {
     #[command(flatten)]
     pub train: TrainArgs,
-    /// A line for each kernel and shape, in place of one for each kernel
+    /// A line for each kernel and shape, instead of one for each kernel
     #[arg(long, help_heading = "Profile")]
     pub by_shape: bool,
     /// Print one JSON object, in seconds, operations and bytes
@@ -340,7 +340,7 @@ pub struct BenchArgs {
     /// Precisions of the activations, separated by commas
     #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',', default_value = "f32,f16")]
     pub precision: Vec<Precision>,
-    /// How long to measure each row of the table, about, in seconds; on slow devices at least three steps
+    /// Time to measure each row of the table, about, in seconds; on slow devices at least three steps
     #[arg(long, value_name = "S", default_value = "2", value_parser = positive)]
     pub seconds: f64,
     /// Run the variants of kernels that a static rule takes, whatever was found on this adapter
@@ -441,7 +441,7 @@ pub struct ExportArgs {
     /// Have the ONNX model normalise: its images are then of pixels in 0 to 1
     #[arg(long)]
     pub normalise: bool,
-    /// Which state of the run
+    /// State of the run
     #[arg(long, value_enum, default_value = "last")]
     pub checkpoint: SavedState,
 }
@@ -592,7 +592,7 @@ fn inverted<S: Serializer>(switch: &bool, serializer: S) -> Result<S::Ok, S::Err
     (!switch).serialize(serializer)
 }
 
-/// Has the help of an option tell its default: `{}` stands for that, `{METHOD}` for that of a method.
+/// Fills the default into the help of an option: `{}` stands for the default, `{METHOD}` for that of a method.
 fn with_defaults(option: Arg) -> Arg {
     let Some(help) = option.get_help().map(ToString::to_string) else { return option };
     let mut text = help.clone();

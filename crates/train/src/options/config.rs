@@ -1,4 +1,4 @@
-//! What a run does: every option, resolved. It is `config.toml` in the run's directory.
+//! The configuration of a run: every option, resolved. It is `config.toml` in the run's directory.
 
 use std::path::PathBuf;
 
@@ -65,6 +65,12 @@ macro_rules! settings {
             $($(#[$field_meta])* pub $field: $type,)*
         }
 
+        impl $name {
+            /// The names of the settings.
+            #[cfg(test)]
+            const NAMES: &[&str] = &[$(stringify!($field)),*];
+        }
+
         impl Default for $name {
             fn default() -> Self {
                 Self { $($field: $default,)* }
@@ -83,7 +89,8 @@ settings! {
         pub shortcut: Shortcut = Shortcut::B,
         /// Number of branches, or of whole networks; one is the plain network. The method has the default.
         pub branches: usize = Method::One.default_branches(),
-        /// Name of the stage at which branches begin; `input` where nothing is shared. The architecture has the default.
+        /// Name of the stage at which branches begin; `input` where nothing is shared. The architecture has the
+        /// default.
         pub fan_out: String = String::new(),
     }
 }
@@ -163,8 +170,8 @@ settings! {
         /// Images in an evaluation step, of all ranks; a new run takes as many as in a training step.
         pub eval_batch: usize = 0,
         pub save_every: Option<SaveEvery> = None,
-        /// The variants of kernels that were chosen by measuring them; nothing where the static rule chose all. A table,
-        /// so last.
+        /// The variants of kernels that were chosen by measuring them; nothing where the static rule chose all. A
+        /// table, so last.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub tuning: Option<Tuning> = None,
     }
@@ -238,7 +245,7 @@ impl Network {
         Self { branches: 1, fan_out: "input".to_owned(), ..self.clone() }
     }
 
-    /// What `method` builds around the network, for `classes` classes, with the settings of its paper. `gate` is for
+    /// The setup of `method` around the network, for `classes` classes, with the settings of its paper. `gate` is for
     /// ensembles that teach their branches.
     ///
     /// # Errors
@@ -311,7 +318,7 @@ impl Config {
         }
     }
 
-    /// Has the run trained by so many ranks, which share its batch, or bring `batch_per_rank` images each.
+    /// Divides the run among `ranks` ranks, which share its batch, or bring `batch_per_rank` images each.
     ///
     /// # Errors
     /// When the batch cannot be shared equally.
@@ -344,7 +351,7 @@ impl Config {
         self.eval_batch.div_ceil(self.ranks)
     }
 
-    /// The learning rate at `step` of `epoch` (both from 0), of an epoch with so many steps.
+    /// The learning rate at `step` of `epoch` (both from 0), where an epoch has `steps` steps.
     pub fn rate(&self, (epoch, step): (usize, usize), steps: usize) -> f64 {
         let &Self { lr, scale_lr, schedule, cycles, epochs, batch, .. } = self;
         let full = if scale_lr { lr * batch as f64 / USUAL_BATCH as f64 } else { lr };
@@ -451,7 +458,7 @@ impl Config {
         self.workers.unwrap_or_else(processors)
     }
 
-    /// What the method builds around the network, for `classes` classes.
+    /// The setup of the method around the network, for `classes` classes.
     ///
     /// # Errors
     /// When there is no such network or stage.
@@ -522,26 +529,7 @@ mod tests {
     /// An option that no setting takes up would be ignored.
     #[test]
     fn every_option_is_a_setting_or_is_known_not_to_be_one() {
-        let settings = toml::Table::try_from(Config {
-            teacher: Some("x".into()),
-            teacher_net: Some("x".into()),
-            kl_ramp: Some(1),
-            init: Some("x".into()),
-            data_dir: Some("x".into()),
-            limit_train: Some(1),
-            limit_test: Some(1),
-            validation: Some(1),
-            workers: Some(1),
-            classes: Some(1),
-            image_size: Some(1),
-            augment: Some(Augmentation::None),
-            mean: Some([0.0; 3]),
-            std: Some([1.0; 3]),
-            warmup: Some(1),
-            save_every: Some(SaveEvery::Steps(1)),
-            ..Config::default()
-        });
-        let settings = settings.expect("a table");
+        let is_setting = |name: &str| [Config::NAMES, Network::NAMES].concat().contains(&name);
         let others = [
             "no_distill",
             "no_gate",
@@ -559,12 +547,12 @@ mod tests {
         let line =
             "train --net resnet20 --no-gate --no-distill --strict --sync-bn --scale-lr --out x --seed 7 --checks";
         let given = Cli::try_parse_from(line.split(' ')).expect("valid options").train;
-        for key in toml::Table::try_from(given).expect("a table").keys() {
-            assert!(settings.contains_key(key), "{key}");
+        for name in toml::Table::try_from(given).expect("a table").keys() {
+            assert!(is_setting(name), "{name}");
         }
         for option in Cli::command().get_arguments().filter(|option| option.get_help_heading().is_some()) {
-            let id = option.get_id().as_str();
-            assert!(settings.contains_key(id) != others.contains(&id), "{id}");
+            let name = option.get_id().as_str();
+            assert!(is_setting(name) != others.contains(&name), "{name}");
         }
     }
 

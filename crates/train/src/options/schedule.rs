@@ -1,9 +1,9 @@
-//! What changes over a run: the learning rate, and the weight of the distillation term.
+//! Schedules: the learning rate and the weight of the distillation term in the course of a run.
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-/// How the learning rate falls.
+/// Schedule of the learning rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Schedule {
@@ -11,7 +11,7 @@ pub enum Schedule {
     Steps,
     /// To zero along half a cosine, step by step.
     Cosine,
-    /// To zero along half a cosine, again and again: so many --cycles
+    /// To zero along half a cosine, once in each of the --cycles
     Cyclic,
 }
 

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use tensor::DType;
 
-/// How a block passes its input on where shapes change.
+/// Shortcut of a residual block where shapes change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Shortcut {
@@ -27,7 +27,7 @@ impl From<Shortcut> for nets::resnet::Shortcut {
     }
 }
 
-/// What is trained.
+/// Training method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
@@ -55,7 +55,7 @@ impl Method {
         }
     }
 
-    /// Whether it trains several whole networks.
+    /// Tells whether it trains several whole networks.
     pub fn copies_networks(self) -> bool {
         matches!(self, Self::Dml | Self::Ensemble)
     }
@@ -66,7 +66,7 @@ impl Method {
     }
 }
 
-/// Which parameters weight decay applies to.
+/// Parameters that weight decay applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Decay {
@@ -85,7 +85,7 @@ impl From<Decay> for nets::Decay {
     }
 }
 
-/// How training images are changed, anew in each epoch.
+/// Augmentation of training images, anew in each epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Augmentation {
@@ -118,7 +118,7 @@ impl From<Augmentation> for data::Augmentation {
     }
 }
 
-/// How activations lie in memory.
+/// Precision of activations in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -138,7 +138,7 @@ impl From<Precision> for DType {
     }
 }
 
-/// Whether images come to the device batch by batch.
+/// Choice between streaming images to the device and keeping all of them there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Streaming {
@@ -151,7 +151,7 @@ pub enum Streaming {
     Off,
 }
 
-/// What is seen of a run.
+/// Display of a run's progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Ui {
     /// A bar on a terminal, elsewhere a line every ten seconds
@@ -163,18 +163,18 @@ pub enum Ui {
     None,
 }
 
-/// When a checkpoint is saved within an epoch.
+/// Period of the checkpoints within an epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum SaveEvery {
-    /// After so many steps.
+    /// A number of steps.
     Steps(usize),
-    /// After so many minutes.
+    /// A number of minutes.
     Minutes(u32),
 }
 
 impl SaveEvery {
-    /// Whether a checkpoint is due at `step`, `since` the last one.
+    /// Tells whether a checkpoint is due at `step`, `since` the last one.
     pub fn is_due(self, step: usize, since: Duration) -> bool {
         match self {
             Self::Steps(steps) => step.is_multiple_of(steps),
@@ -218,7 +218,7 @@ impl From<SaveEvery> for String {
     }
 }
 
-/// Which branches `export` writes.
+/// Branches that `export` writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Branches {
     /// One, as a network of its own.
@@ -238,7 +238,7 @@ impl FromStr for Branches {
     }
 }
 
-/// Which state of a run.
+/// State of a run that is exported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum SavedState {
     /// After the last save
@@ -247,7 +247,7 @@ pub enum SavedState {
     Best,
 }
 
-/// Which kind of file `export` writes.
+/// Format of the file that `export` writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// Named tensors under PyTorch's names

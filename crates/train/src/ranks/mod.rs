@@ -33,18 +33,18 @@ struct Inner {
     state: Mutex<State>,
 }
 
-/// Where a rank stands among those of its host.
+/// Place of a rank among those of its host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostPlace {
     /// Its number among them, from 0.
     pub index: usize,
-    /// How many there are.
+    /// Number of ranks on the host.
     pub count: usize,
-    /// How many of them run on the same processors.
+    /// Number of them that run on the same processors.
     pub sharing: usize,
 }
 
-/// What a rank wants all to do after a step.
+/// Requests of a rank to all, for the end of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Requests {
     /// Save, and end.
@@ -64,7 +64,7 @@ struct State {
     traffic: Traffic,
 }
 
-/// What was exchanged so far.
+/// Volume and waiting time of the exchange so far.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Traffic {
     /// Time that this rank waited for sums, and with that for the others.
@@ -80,7 +80,7 @@ impl Traffic {
         self.bytes += later.bytes;
     }
 
-    /// What has come to it since `earlier`.
+    /// The traffic since `earlier`.
     pub fn since(&self, earlier: &Self) -> Self {
         Self { waited: self.waited - earlier.waited, bytes: self.bytes - earlier.bytes }
     }
@@ -93,14 +93,14 @@ impl Requests {
         [self.stop, self.save, self.stop_after_epoch].map(|flag| if flag { 1.0 } else { 0.0 })
     }
 
-    /// What any of the ranks asked for, of the sum of all.
+    /// The requests of any of the ranks, from the sum of all.
     fn from_sums(sums: &[f32]) -> Self {
         let asked = |index: usize| sums.get(index).is_some_and(|&sum| sum > 0.0);
         Self { stop: asked(0), save: asked(1), stop_after_epoch: asked(2) }
     }
 }
 
-/// What ranks tell of themselves to find out their places.
+/// Host and processors of a rank, from which places follow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Home {
     host: String,
@@ -117,7 +117,7 @@ impl Home {
 }
 
 impl HostPlace {
-    /// That of a rank, whose home is among those of all.
+    /// The place of a rank, whose home is among those of all.
     fn of(rank: usize, homes: &[Home]) -> Self {
         let own = &homes[rank];
         let count = |homes: &[Home]| homes.iter().filter(|home| home.host == own.host).count();
@@ -181,12 +181,12 @@ impl Ranks {
         self.rank() == 0
     }
 
-    /// Where it stands among those of its host.
+    /// Its place among those of its host.
     pub fn place(&self) -> HostPlace {
         self.0.place
     }
 
-    /// What connects the programs of the ranks, if there are several.
+    /// The exchange that connects the programs of the ranks, if there are several.
     pub fn exchange(&self) -> Option<Arc<dyn Exchange>> {
         (!self.is_alone()).then(|| Arc::clone(&self.0) as Arc<dyn Exchange>)
     }
@@ -196,7 +196,8 @@ impl Ranks {
         self.0.state().asked = requests;
     }
 
-    /// What all do now: what they agreed on with the last step, or, of one process alone, what it wants now.
+    /// Requests that all fulfil now: those agreed on with the last step, or, of one process alone, those that it has
+    /// now.
     pub fn decided(&self, own: impl FnOnce() -> Requests) -> Requests {
         if self.is_alone() { own() } else { self.0.state().agreed }
     }
@@ -214,7 +215,7 @@ impl Ranks {
         if self.is_alone() { String::new() } else { format!("rank {rank}: ") }
     }
 
-    /// What was exchanged so far.
+    /// Volume and waiting time of the exchange so far.
     pub fn traffic(&self) -> Traffic {
         self.0.state().traffic
     }
@@ -229,7 +230,7 @@ impl Ranks {
         self.0.communicator.abort(status)
     }
 
-    /// What every rank has, by rank.
+    /// Gathers a value of every rank, by rank.
     ///
     /// # Errors
     /// When a rank cannot be reached any more.
@@ -247,7 +248,7 @@ impl Ranks {
         Ok(all.iter().map(|block| words(block)).collect())
     }
 
-    /// What rank 0 has; the others give nothing.
+    /// Sends a value of rank 0 to all; the others give nothing.
     ///
     /// # Errors
     /// When a rank cannot be reached any more.
@@ -295,7 +296,7 @@ impl Ranks {
         }
     }
 
-    /// Has the first rank of each host do something before its others do.
+    /// Lets the first rank of each host do something before its others do.
     ///
     /// # Errors
     /// As [`Ranks::together`].
@@ -313,7 +314,7 @@ impl Ranks {
     }
 }
 
-/// What is to be told of the errors of ranks, if there are any: the first, with the rank, unless all say the same.
+/// The error to report of several ranks, if there is one: the first, with the rank, unless all say the same.
 fn first_told(all: &[Option<Agreed>]) -> Option<Agreed> {
     let (rank, first) = all.iter().enumerate().find_map(|(rank, told)| Some((rank, told.as_ref()?)))?;
     let same = all.iter().all(|told| told.as_ref().is_some_and(|told| told.sentence == first.sentence));

@@ -1,4 +1,4 @@
-//! Whether ranks do the same: they must have the same program, options and data to begin, and the same parameters
+//! Checks that ranks do the same: they must have the same program, options and data to begin, and the same parameters
 //! later.
 
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use crate::options::args::TrainArgs;
 use crate::options::config::{Config, may_differ_between_ranks};
 use crate::ranks::Ranks;
 
-/// What a rank is about to do, by name.
+/// Facts about a rank's options, program or data, by name.
 type Facts = BTreeMap<String, String>;
 
 /// The most that parameters of a rank may have drifted from rank 0's where their devices round differently, of the root
@@ -53,7 +53,7 @@ pub fn check_data(ranks: &Ranks, dataset: &Dataset<Pictures>, validation: Option
     check(ranks, &data_facts(dataset, validation), "all ranks need the same data")
 }
 
-/// What the options and the program are.
+/// Facts about the options and the program.
 ///
 /// # Errors
 /// When the program's file cannot be read.
@@ -80,7 +80,7 @@ fn facts(config: &Config, args: &TrainArgs) -> Result<Facts> {
 /// The fact that is no option.
 const PROGRAM: &str = "the program";
 
-/// What the data are.
+/// Facts about the data.
 fn data_facts(dataset: &Dataset<Pictures>, validation: Option<&Pictures>) -> Facts {
     let splits =
         [("training images", Some(&dataset.train)), ("test images", Some(&dataset.test)), ("held out", validation)];
@@ -126,7 +126,7 @@ fn difference(all: &[Facts]) -> Option<String> {
     })
 }
 
-/// What a step changes and all ranks have in common.
+/// The state that a step changes and all ranks have in common.
 pub fn banks(model: &Model) -> [&Bank; 3] {
     let params = model.params();
     [params.values(), params.velocities(), params.running()]
@@ -261,7 +261,7 @@ mod tests {
         }
     }
 
-    /// Has each of `count` ranks do something.
+    /// Runs `work` on each of `count` ranks.
     fn on_ranks<T: Send>(count: usize, work: impl Fn(Ranks) -> T + Sync) -> Vec<T> {
         let blocks = Arc::new((Mutex::new(vec![Vec::new(); count]), Barrier::new(count)));
         let run = |rank| work(Ranks::over(Arc::new(Threads { rank, blocks: Arc::clone(&blocks) })).expect("connected"));

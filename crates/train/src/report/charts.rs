@@ -22,7 +22,7 @@ pub const COLORS: [RGBColor; 8] = [
     RGBColor(160, 48, 48),
 ];
 const GRID: RGBColor = RGBColor(228, 228, 228);
-/// How dense a cell of the fullest colour is: what is written on it must be read.
+/// Density of a cell of the fullest colour: text on it must stay readable.
 const DENSEST: f64 = 0.62;
 /// Classes of which each cell of a confusion matrix has its number, and of which names stand beside it.
 const WITH_NUMBERS: usize = 12;

@@ -1,4 +1,4 @@
-//! What a run's weights say of its test images: measured anew for the report, where the data are there.
+//! Predictions of a run's weights on its test images: measured anew for the report, where the data are there.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -37,14 +37,14 @@ pub struct Confused {
     pub examples: Vec<String>,
 }
 
-/// What was found on the test images.
+/// Findings on the test images.
 #[derive(Debug)]
 pub struct Findings {
     pub classes: Vec<String>,
     pub found: Evaluated,
-    /// Of branch 0: images by true and by predicted class.
+    /// Images by true and by predicted class, of branch 0.
     pub confusion: Vec<Vec<usize>>,
-    /// Of branch 0, the most frequent first.
+    /// Confused pairs of classes of branch 0, the most frequent first.
     pub confused: Vec<Confused>,
     /// Mean shares of the branches in the ensemble, by true class; empty without a gate.
     pub gate: Vec<Vec<f64>>,
@@ -59,7 +59,7 @@ pub struct Loader<'a> {
 }
 
 impl<'a> Loader<'a> {
-    /// One that takes data from `data_dir` in place of where a run had them.
+    /// Takes data from `data_dir`, or else from where a run had them.
     ///
     /// # Errors
     /// When there is no such device.
@@ -142,7 +142,7 @@ impl Findings {
         let confused =
             pairs.into_iter().take(PAIRS).filter(|&(count, ..)| count > 0).map(|(count, class, taken_for)| {
                 let of_pair = |&image: &usize| labels[image] == class && predicted[image] == taken_for;
-                // Where images were left out, those that follow are no longer known by their number.
+                // Numbers no longer tell images apart where some were left out.
                 let known = labels.len() == dataset.test.len();
                 let images = (0..if known { labels.len() } else { 0 }).filter(of_pair).take(EXAMPLES);
                 let examples = images.filter_map(|image| thumbnail(&dataset.test.pixels(image)?)).collect();

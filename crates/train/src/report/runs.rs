@@ -1,4 +1,4 @@
-//! What is known of runs from their directories, and which of them differ in their seed only.
+//! Runs as their directories describe them, in groups that differ in their seed only.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -55,7 +55,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of values; `None` of none.
+    /// Mean and deviation of values; `None` of none.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let values: Vec<f64> = values.into_iter().collect();
         let count = values.len();
@@ -89,7 +89,7 @@ impl Run {
         Ok(Self { path: path.to_owned(), config, settings, rows, sessions, weights, cost })
     }
 
-    /// What the directory is called.
+    /// Name of the directory.
     pub fn name(&self) -> String {
         let whole = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
         whole.file_name().map_or_else(|| self.path.display().to_string(), |name| name.to_string_lossy().into_owned())
@@ -136,12 +136,12 @@ impl Run {
         if self.config.method == Method::Snapshot { self.config.cycles } else { 1 }
     }
 
-    /// What it is, in words.
+    /// Describes it in words.
     pub fn describe(&self) -> String {
         format!("{}, method {}", describe(&self.config.network), self.config.method.name())
     }
 
-    /// What the runs of a group have in common: all settings but the seed and those that do not change what is
+    /// Settings that the runs of a group have in common: all but the seed and those that do not change what is
     /// computed.
     fn key(&self) -> toml::Table {
         let differs = |key: &str| ["seed", "tuning"].contains(&key) || is_free(key);
@@ -153,7 +153,7 @@ impl Run {
 #[derive(Debug)]
 pub struct Group<'a> {
     pub runs: Vec<&'a Run>,
-    /// What tells it from the other groups.
+    /// Label that tells it from the other groups.
     pub label: String,
 }
 

@@ -21,7 +21,7 @@ pub const SNAPSHOTS: &str = "snapshots";
 /// The plot of an optimum's width, in a run's directory.
 pub const PERTURBED: &str = "perturb.svg";
 
-/// Where runs lie unless `--out` says otherwise.
+/// Folder of runs unless `--out` says otherwise.
 const RUNS: &str = "runs";
 const CONFIG: &str = "config.toml";
 const LOCK: &str = "lock";
@@ -30,7 +30,7 @@ const LOCK: &str = "lock";
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
-    /// What keeps other processes from training here; the system releases it when this one ends, however it does.
+    /// The lock that keeps other processes from training here; the system releases it when this one ends in any way.
     _lock: Option<File>,
     /// True if this process is one that writes here.
     writes: bool,
@@ -90,7 +90,7 @@ impl RunDir {
         Ok((run, config))
     }
 
-    /// What the run does.
+    /// Reads the run's configuration.
     ///
     /// # Errors
     /// When there is no run, or its configuration cannot be read.
@@ -219,7 +219,7 @@ impl RunDir {
         append(&self.metrics(), lines)
     }
 
-    /// Where each process that trains the run says so.
+    /// The file with a line of each process that trained the run.
     fn sessions(&self) -> PathBuf {
         self.path.join("sessions.jsonl")
     }
@@ -237,7 +237,7 @@ impl RunDir {
         read_lines(&self.sessions())
     }
 
-    /// What was measured, as far as it can be read.
+    /// The metrics, as far as they can be read.
     pub fn read_metrics<T: DeserializeOwned>(&self) -> Vec<T> {
         read_lines(&self.metrics())
     }

@@ -46,7 +46,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     place(path, bytes, || Ok(())).map_err(|error| cannot_write(path, &error))
 }
 
-/// As [`write_atomically`], and keeps the file that was there: at every moment one of the two names has a whole file.
+/// Writes like [`write_atomically`], and keeps the file that was there: one of the two names has a whole file always.
 ///
 /// # Errors
 /// When it cannot be written; what was there is then still under one of the two names.
@@ -79,7 +79,7 @@ fn place(path: &Path, bytes: &[u8], prepare: impl FnOnce() -> io::Result<()>) ->
     Ok(())
 }
 
-/// What a failed write means, and what to do.
+/// The error of a failed write, with advice.
 pub(super) fn cannot_write(path: &Path, error: &io::Error) -> anyhow::Error {
     let advice = match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => "; make room for it",
@@ -105,7 +105,7 @@ fn temporary(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
 pub(super) fn remove_leftovers(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(TEMPORARY)) {
-        // What cannot be removed only takes up space.
+        // A file that cannot be removed only takes up space.
         let _ = fs::remove_file(entry.path());
     }
 }

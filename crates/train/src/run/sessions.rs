@@ -1,4 +1,4 @@
-//! What trained a run: a line of `sessions.jsonl` for its beginning and for each time that it was resumed.
+//! Sessions of a run: a line of `sessions.jsonl` for its beginning and for each time that it was resumed.
 
 use serde::{Deserialize, Serialize};
 

@@ -20,13 +20,13 @@ pub struct Encoded {
 }
 
 impl Encoded {
-    /// Of 32-bit floats.
+    /// A tensor of 32-bit floats.
     pub fn floats(name: impl Into<String>, shape: Vec<usize>, values: &[f32]) -> Self {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         Self { name: name.into(), dtype: Dtype::F32, shape, bytes }
     }
 
-    /// Of 64-bit integers, PyTorch's default.
+    /// A tensor of 64-bit integers, PyTorch's default.
     pub fn integers(name: impl Into<String>, shape: Vec<usize>, values: &[i64]) -> Self {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         Self { name: name.into(), dtype: Dtype::I64, shape, bytes }

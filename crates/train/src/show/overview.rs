@@ -1,4 +1,4 @@
-//! What runs: the lines that every run begins with.
+//! The lines that every run begins with.
 
 use anyhow::Result;
 use tensor::Device;
@@ -30,7 +30,7 @@ fn describe_method(config: &Config) -> String {
     }
 }
 
-/// How ranks share a run, in words; nothing where there is one.
+/// Describes how ranks share a run; nothing where there is one.
 pub fn describe_ranks(config: &Config, names: &[String]) -> Option<String> {
     if names.len() == 1 {
         return None;
@@ -126,7 +126,7 @@ fn describe_memory(training: &TrainingProgram, need: u64) -> String {
     )
 }
 
-/// How images come to the device, where that is not before the first step.
+/// Describes how images come to the device, where that is not before the first step.
 fn describe_place(training: &TrainingProgram, evaluation: &EvaluationProgram, config: &Config) -> Option<String> {
     let what = match (training.stream.is_some(), evaluation.stream.is_some()) {
         (false, false) => return None,

@@ -21,7 +21,7 @@ const COLORS: [RGBColor; 4] =
 pub const INK: RGBColor = RGBColor(45, 45, 45);
 const GRID: RGBColor = RGBColor(228, 228, 228);
 
-/// Where a line passes, and how far the values that it is the mean of spread.
+/// A point of a line, and the spread of the values that it is the mean of.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Point {
     pub x: f64,

@@ -1,5 +1,4 @@
-//! What is seen of an epoch or of a long measurement while it runs: a bar on a terminal, a line now and then elsewhere,
-//! both on stderr.
+//! Progress of an epoch or of a long measurement: a bar on a terminal, a line now and then elsewhere, both on stderr.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -12,7 +11,7 @@ use crate::show::dashboard::{Dashboard, Shared};
 use crate::show::words::duration;
 use crate::step::evaluated::Evaluated;
 
-/// How often losses are read from the device: on a terminal, and elsewhere.
+/// Periods in which losses are read from the device: on a terminal, and elsewhere.
 const BAR_PERIOD: Duration = Duration::from_millis(500);
 const LINE_PERIOD: Duration = Duration::from_secs(10);
 
@@ -20,7 +19,7 @@ const LINE_PERIOD: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Progress {
     bar: Option<ProgressBar>,
-    /// Where it is shown in place of a bar or lines.
+    /// The dashboard that shows it instead of a bar or lines.
     dashboard: Option<Shared>,
     quiet: bool,
     title: String,
@@ -36,20 +35,20 @@ pub struct Progress {
 /// An epoch that begins at one of its steps.
 #[derive(Debug, Clone, Copy)]
 pub struct Span {
-    /// Which epoch, from 1, of how many.
+    /// Number of the epoch, from 1, and of all epochs.
     pub epoch: usize,
     pub epochs: usize,
     /// The step that it begins at, of how many.
     pub first: usize,
     pub steps: usize,
     pub batch: usize,
-    /// What an evaluation took.
+    /// Time of an evaluation.
     pub evaluation: Duration,
-    /// Of the epoch's first step.
+    /// Learning rate of the epoch's first step.
     pub learning_rate: f64,
 }
 
-/// What shows the progress of a run.
+/// Display of a run's progress.
 #[derive(Debug, Default)]
 pub enum Display {
     /// A bar on a terminal, elsewhere lines.

@@ -1,4 +1,4 @@
-//! What an epoch came to: a line of the table on stdout, and objects of `metrics.jsonl`.
+//! Results of an epoch: a line of the table on stdout, and objects of `metrics.jsonl`.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -31,7 +31,7 @@ pub struct Record<'a> {
     ensemble_top1_error: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ensemble_top5_error: Option<f64>,
-    /// Of a teacher from outside.
+    /// Loss of a teacher from outside.
     #[serde(skip_serializing_if = "Option::is_none")]
     teacher_top1_error: Option<f64>,
     #[serde(flatten)]
@@ -50,11 +50,11 @@ pub struct Record<'a> {
 struct Supplied {
     /// Share of the time in which the device waited for images.
     data_wait_share: f64,
-    /// That the workers prepare while they do nothing else.
+    /// Images that the workers prepare while they do nothing else.
     prepared_images_per_second: f64,
 }
 
-/// What a record of the test split has beside.
+/// Additional fields of a record of the test split.
 #[derive(Debug, Clone, Serialize)]
 struct Figures {
     /// Over the members, as is the deviation.
@@ -110,7 +110,7 @@ impl Figures {
     }
 }
 
-/// Where and how something was measured.
+/// Circumstances of a measurement.
 #[derive(Debug, Clone, Copy)]
 pub struct Moment<'a> {
     /// Epochs complete, of how many.
@@ -126,7 +126,7 @@ pub struct Moment<'a> {
     pub device: &'a str,
 }
 
-/// What an epoch came to.
+/// Results of an epoch.
 #[derive(Debug)]
 pub struct Epoch<'a> {
     pub moment: Moment<'a>,
@@ -155,8 +155,8 @@ pub fn heading(branches: usize, method: Method, validated: bool, streamed: bool)
     )
 }
 
-/// What was found on a split, as a table: each member, their mean and standard deviation, the method's ensemble, and
-/// the other ways to fuse the members.
+/// Results on a split, as a table: each member, their mean and standard deviation, the method's ensemble, and the other
+/// ways to fuse the members.
 pub fn evaluation(found: &Evaluated) -> String {
     let predictions = &found.predictions;
     let figure = |network: Network, column: usize| match column {
@@ -263,7 +263,7 @@ impl<'a> Moment<'a> {
         }
     }
 
-    /// What was found on a split, as an object of `metrics.jsonl`.
+    /// Results on a split, as an object of `metrics.jsonl`.
     pub fn evaluation(&self, split: &'static str, found: &Evaluated) -> Record<'a> {
         let (predictions, ensemble) = (&found.predictions, found.ensemble);
         let error = |network, k| rounded(predictions.top_k_error(network, k));

@@ -72,7 +72,7 @@ fn scalar(tag: &str, value: f64) -> Message {
     Message::new().text(1, tag).float(2, value as f32)
 }
 
-/// How often values between 0 and 1 fall into buckets of equal width.
+/// Histogram of values between 0 and 1, in buckets of equal width.
 fn histogram(tag: &str, values: &[f64]) -> Message {
     let mut counts = [0.0; BUCKETS];
     for value in values {
@@ -144,7 +144,7 @@ impl Events {
         let file = file.with_context(|| format!("cannot write {}", path.display()))?;
         let mut events = Self { path, file };
         events.add(Message::new().double(1, now()).text(3, "brain.Event:2"))?;
-        // That step's own events stay.
+        // The step's own events stay.
         events.add(event(step + 1).message(7, &Message::new().int(1, START)))?;
         let parameters: Vec<Message> =
             toml::Table::try_from(config)?.iter().map(|(name, value)| hyper_parameter(name, value)).collect();

@@ -15,9 +15,9 @@ pub struct Cost {
     pub training_parameters: usize,
     /// Trained values of the gate.
     pub gate_parameters: usize,
-    /// Of one image, forward.
+    /// Operations on one image, forward.
     pub deployed: Macs,
-    /// Of one image, forward, all branches.
+    /// Operations on one image, forward, of all branches.
     pub training: Macs,
 }
 

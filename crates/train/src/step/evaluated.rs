@@ -2,12 +2,12 @@
 
 use one::{Metrics, Network, Predictions};
 
-/// What was found on a split.
+/// Results on a split.
 #[derive(Debug, Clone)]
 pub struct Evaluated {
     /// The terms of the loss.
     pub metrics: Metrics,
-    /// What each network, and each way to fuse them, says of each image.
+    /// Predictions of each network, and of each way to fuse them, for each image.
     pub predictions: Predictions,
     /// The one that the method means by its ensemble.
     pub ensemble: Network,

@@ -1,4 +1,4 @@
-//! How a step comes by its images: picks of those that lie on the device, or batches that the host prepares.
+//! Feeding of steps: picks of the images that lie on the device, or batches that the host prepares.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use tensor::{Bank, DType, Device, Graph, Program, Spec, Var};
 
 use crate::output;
 
-/// How pixels in 0 to 1 are normalised: mean and standard deviation of the channels.
+/// Normalisation of pixels in 0 to 1: mean and standard deviation of the channels.
 #[derive(Debug, Clone, Copy)]
 pub struct Normalisation {
     pub mean: [f64; 3],
@@ -32,7 +32,7 @@ enum Place {
     Host,
 }
 
-/// What a step is fed with.
+/// Variables that a step is fed with.
 #[derive(Debug, Clone, Copy)]
 pub struct Fed {
     picks: Var,
@@ -177,7 +177,7 @@ impl Fed {
     }
 }
 
-/// What was measured of the host's part.
+/// Measurements of the host's part.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Supply {
     /// Time that the device had nothing to do since the next batch was not there.
@@ -185,7 +185,7 @@ pub struct Supply {
     /// Images that were drawn, and the time that all workers together took for them.
     pub drawn: usize,
     pub busy: Duration,
-    /// How many work at once; without workers, the step itself.
+    /// Number of threads that work at once; without workers, the step itself.
     pub workers: usize,
 }
 
@@ -195,7 +195,7 @@ impl Supply {
         (self.drawn * self.workers) as f64 / self.busy.as_secs_f64().max(1e-9)
     }
 
-    /// What has come to it since `earlier`.
+    /// The measurements since `earlier`.
     pub fn since(&self, earlier: &Self) -> Self {
         Self {
             waited: self.waited - earlier.waited,
@@ -236,7 +236,7 @@ impl Stream {
         Ok(Some(Self { loader, missing, waited: Duration::ZERO, named: 0 }))
     }
 
-    /// Has the workers begin with a step, unless they are there.
+    /// Lets the workers begin with a step, unless they have already.
     pub fn prepare(&mut self, epoch: &Epoch, step: usize) {
         self.loader.seek(epoch, step);
     }
@@ -268,7 +268,7 @@ impl Stream {
         Ok(&batch.labels[..batch.valid])
     }
 
-    /// What was measured so far.
+    /// The measurements so far.
     pub fn supply(&self) -> Supply {
         let (drawn, busy) = self.loader.drawn();
         Supply { waited: self.waited, drawn, busy, workers: self.loader.workers().max(1) }
@@ -291,7 +291,7 @@ impl Stream {
         Ok((after - before) as f64 / began.elapsed().as_secs_f64())
     }
 
-    /// What is to be said of images that cannot be decoded, of a split of this name, if there were such.
+    /// Describes the images of a split that could not be decoded, if there were such; `split` is its name.
     pub fn broken(&self, split: &str) -> Option<String> {
         let pictures = self.loader.pictures();
         let (broken, all) = (pictures.broken(), pictures.len());

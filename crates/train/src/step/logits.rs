@@ -1,4 +1,4 @@
-//! What a network gives for every image of a split: its branches' logits, and the gate's shares.
+//! Outputs of a network for every image of a split: its branches' logits, and the gate's shares.
 
 use std::path::Path;
 

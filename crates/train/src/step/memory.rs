@@ -1,4 +1,4 @@
-//! Whether a run fits into memory, before it takes any.
+//! Check that a run fits into memory, before it takes any.
 
 use std::fs;
 use std::path::Path;
@@ -10,23 +10,23 @@ use tensor::{Device, Footprint, Params};
 use crate::ranks::Ranks;
 use crate::show::words::byte_size;
 
-/// How many of the largest tensors a refusal names.
+/// Number of the largest tensors that a refusal names.
 const NAMED: usize = 3;
 
-/// What a run needs, in bytes.
+/// Memory that a run needs, in bytes.
 #[derive(Debug, Clone)]
 pub struct Need {
     programs: Footprint,
     /// Copies of the state: the last good one on the device, and on the CPU what a checkpoint takes while it is
     /// written; and batches that are prepared ahead.
     copies: u64,
-    /// What is in use already, and is given up in exchange.
+    /// Memory that is in use already, and is given up in exchange.
     exchanged: u64,
 }
 
 impl Need {
-    /// Of programs on `device`, over a model with these parameters. `splits` are images with the batches that they are
-    /// read in; those of the first, the training split, are given up as soon as they are on the device.
+    /// The need of programs on `device`, over a model with these parameters. `splits` are images with the batches they
+    /// are read in; those of the first, the training split, are given up as soon as they are on the device.
     pub fn new(programs: Footprint, params: &Params, splits: &[(&Pictures, usize)], device: &Device) -> Self {
         let banks = [params.values(), params.velocities(), params.running()];
         let state: u64 = banks.iter().map(|bank| 4 * bank.words() as u64).sum();
@@ -50,13 +50,13 @@ impl Need {
         self.programs.total() + self.copies
     }
 
-    /// What is to be had beyond what is in use.
+    /// Memory to be taken beyond what is in use.
     fn wanted(&self) -> u64 {
         self.total().saturating_sub(self.exchanged)
     }
 }
 
-/// What there is, in bytes.
+/// Memory that there is, in bytes.
 #[derive(Debug, Clone, PartialEq)]
 struct Limits {
     device: String,
@@ -77,7 +77,7 @@ impl Limits {
         }
     }
 
-    /// Why something does not fit; `None` if it does.
+    /// Tells why something does not fit; `None` if it does.
     fn problem(&self, need: &Need) -> Option<String> {
         let Self { device, free, buffer, binding } = self;
         let programs = &need.programs;
@@ -150,7 +150,7 @@ fn field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
 }
 
-/// What the control groups (version 2) that this process is in leave it: containers are limited so.
+/// Memory that the control groups (version 2) of this process leave it: containers are limited so.
 fn control_group() -> Option<u64> {
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
     let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;

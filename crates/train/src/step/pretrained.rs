@@ -14,14 +14,14 @@ use crate::show::words::describe;
 
 /// A network, and what is needed to use it.
 #[derive(Debug)]
-pub struct Trained {
+pub struct Pretrained {
     pub header: Header,
     pub state: Vec<NamedTensor>,
     branch: Branches,
 }
 
-impl Trained {
-    /// Reads a file that a run or `export` wrote, and takes one branch of it as a network of its own, or all.
+impl Pretrained {
+    /// Reads a file that a run or `export` wrote, and takes one branch of it as a separate network, or all.
     ///
     /// # Errors
     /// When the file cannot be read, does not say what network it is of, lacks parts of it, or has no such branch.
@@ -31,8 +31,7 @@ impl Trained {
         let Some(header) = checkpoint.header else {
             bail!(
                 "{shown} does not say what network it is of: take a run's best.safetensors, or what `train export` \
-                 wrote (a \
-                 run that begins with --init {shown} makes one)"
+                 wrote (a run that begins with --init {shown} makes one)"
             )
         };
         let branches = header.network.branches;
@@ -76,7 +75,7 @@ impl Trained {
         Ok(one::record(graph, model, &*architecture, Mode::Inference, image, &method)?)
     }
 
-    /// What it is, in words.
+    /// Describes it in words.
     pub fn describe(&self) -> String {
         let network = describe(&self.header.network);
         match self.branch {
@@ -86,7 +85,7 @@ impl Trained {
         }
     }
 
-    /// What class `index` is called.
+    /// Name of class `index`.
     pub fn class(&self, index: usize) -> String {
         self.header.class_names.get(index).cloned().unwrap_or_else(|| format!("class {index}"))
     }

@@ -14,7 +14,7 @@ use crate::step::feeding::{Fed, Normalisation, Sample, Split, Stream};
 use crate::step::logits::Outputs;
 use crate::step::teacher::Teacher;
 
-/// What a step is recorded from.
+/// Specification that a step is recorded from.
 #[derive(Debug, Clone, Copy)]
 pub struct StepSpec<'a> {
     pub architecture: &'a dyn Architecture,
@@ -27,9 +27,9 @@ pub struct StepSpec<'a> {
     pub workers: usize,
     /// True if every kernel's outputs are looked at, and memory begins as NaN.
     pub checks: bool,
-    /// How training is shared with other ranks, if it is.
+    /// Sharing of the training with other ranks, if there are any.
     pub sharing: Option<&'a Sharing>,
-    /// Which part of the images is evaluated, of how many.
+    /// The part of the images that is evaluated, and the number of parts.
     pub part: (usize, usize),
 }
 
@@ -78,7 +78,7 @@ fn run(program: &mut Program, checks: bool) -> Result<()> {
 pub struct TrainingProgram {
     pub program: Program,
     pub step: Training,
-    /// What prepares the batches, where images are streamed.
+    /// Stream of prepared batches, where images are streamed.
     pub stream: Option<Stream>,
     fed: Fed,
     /// Images in a step of all ranks.
@@ -113,7 +113,7 @@ fn record_training(
     Ok(RecordedTraining { graph, step, fed, trained })
 }
 
-/// What changes from step to step.
+/// Settings that change from step to step.
 #[derive(Debug, Clone, Copy)]
 pub struct StepSettings {
     pub rate: f64,
@@ -223,7 +223,7 @@ pub struct EvaluationProgram {
     pub program: Program,
     step: Evaluation,
     measured: EvalImages,
-    /// What prepares the batches, where images are streamed.
+    /// Stream of prepared batches, where images are streamed.
     pub stream: Option<Stream>,
     fed: Fed,
     batches: data::Evaluation,
@@ -311,7 +311,7 @@ impl EvaluationProgram {
         })
     }
 
-    /// What is built around the network.
+    /// The method's setup around the network.
     pub fn method(&self) -> &one::Config {
         &self.method
     }
@@ -321,7 +321,7 @@ impl EvaluationProgram {
         self.batches.steps()
     }
 
-    /// Has the steps that follow gather the networks' outputs.
+    /// Lets the steps that follow gather the networks' outputs.
     pub fn gather_outputs(&mut self) {
         self.outputs = Some(Outputs::new(self.method.branches, self.method.classes));
     }

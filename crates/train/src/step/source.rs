@@ -1,4 +1,4 @@
-//! Where images come from: loaded, and fetched first where they are missing.
+//! Sources of images: loaded, and fetched first where they are missing.
 
 use std::fs;
 use std::path::Path;
@@ -11,22 +11,22 @@ use crate::failure::usage;
 use crate::options::args::{Augmentation, Streaming};
 use crate::output;
 
-/// What images are loaded for.
+/// Purpose that images are loaded for.
 #[derive(Debug, Clone, Copy)]
 pub struct Purpose<'a> {
     /// The device that they go to.
     pub device: &'a Device,
     /// Height and width that were asked for.
     pub asked: Option<usize>,
-    /// Those that the network is made for.
+    /// Height and width that the network is made for.
     pub usual: usize,
-    /// How training images are changed, if that is said.
+    /// Augmentation of training images, if that is said.
     pub augment: Option<Augmentation>,
     pub stream: Streaming,
 }
 
 impl Purpose<'_> {
-    /// Where decoded images stay.
+    /// Chooses where decoded images stay.
     fn place(&self, images: Images, room: Option<u64>) -> Pictures {
         let fits = room.is_none_or(|room| bytes(images.len(), images.size) <= room);
         match self.stream {

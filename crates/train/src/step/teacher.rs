@@ -13,7 +13,7 @@ use crate::run::checkpoint;
 /// A trained network: branch 0 of its file.
 #[derive(Debug)]
 pub struct Teacher {
-    /// What it is.
+    /// Its network.
     pub network: Network,
     file: PathBuf,
     classes: usize,

@@ -51,7 +51,7 @@ pub struct Planned {
     pub waits: bool,
     pub perturb: bool,
     pub paper: BTreeMap<Quantity, String>,
-    /// What runs that differ in their seed only have in common.
+    /// Settings that runs which differ in their seed only have in common.
     pub kind: String,
 }
 

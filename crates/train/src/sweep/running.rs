@@ -16,12 +16,12 @@ use crate::show::words::duration;
 use crate::sweep::figures::directory;
 use crate::sweep::plan::{Plan, Planned};
 
-/// How often it is looked whether a process has ended.
+/// Period in which processes are asked whether they have ended.
 const LOOK: Duration = Duration::from_millis(100);
-/// What a run wrote to stdout and stderr, in its directory.
+/// Name of the file, in a run's directory, of what it wrote to stdout and stderr.
 const LOG: &str = "log.txt";
 
-/// How a run stands.
+/// State of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
     Complete,
@@ -31,7 +31,7 @@ pub enum State {
     Failed(String),
 }
 
-/// How the run stands, from its directory alone.
+/// State of the run, from its directory alone.
 pub fn state(plan: &Plan, run: &Planned) -> State {
     let dir = directory(plan, &run.name);
     if RunDir::find(&dir).is_err() {
@@ -117,7 +117,7 @@ fn start<'a>(plan: &Plan, run: &'a Planned) -> Result<Process<'a>> {
     let mut command = Command::new(std::env::current_exe().context("cannot find this program's file")?);
     if RunDir::find(&dir).is_ok() {
         command.arg("--resume").arg(&dir);
-        // What may differ is given anew.
+        // Options that may differ are given anew.
         let free = ["--device=", "--data-dir=", "--save-every=", "--stream=", "--workers="];
         command.args(run.arguments.iter().filter(|argument| free.iter().any(|free| argument.starts_with(free))));
     } else {
@@ -147,7 +147,7 @@ fn spawn<'a>(run: &'a Planned, mut command: Command, dir: &Path, started: Instan
     Ok(Process { run, child, log, started })
 }
 
-/// How a run whose process has ended stands.
+/// State of a run whose process has ended.
 fn end(plan: &Plan, process: &Process<'_>, success: bool) -> State {
     match state(plan, process.run) {
         State::Open => {

@@ -29,7 +29,7 @@ pub struct GoodState {
     loss_scale: Option<[f32; 4]>,
 }
 
-/// What a step changes, the sums of the losses aside.
+/// The state that a step changes, except for the sums of the losses.
 fn banks(model: &Model) -> [&Bank; 3] {
     let params = model.params();
     [params.values(), params.velocities(), params.running()]
@@ -92,9 +92,9 @@ pub fn first_not_finite<'a>(tensors: impl IntoIterator<Item = &'a NamedTensor>) 
     tensors.into_iter().find(|tensor| !finite(&tensor.data))
 }
 
-/// Where the first value came from that was not finite.
+/// Cause of the first value that was not finite.
 #[derive(Debug)]
-enum Origin {
+enum Cause {
     /// A kernel of this step.
     Kernel(usize, NotFinite),
     /// A parameter or statistic, after this step.
@@ -103,16 +103,16 @@ enum Origin {
     Unknown,
 }
 
-/// What is known of values that are not finite.
+/// Diagnosis of values that are not finite.
 #[derive(Debug)]
 struct Finding {
     /// The step after which it was noticed; where the loss shows it, the first whose loss does.
     step: usize,
-    /// Which epoch, from 1.
+    /// The epoch, from 1.
     epoch: usize,
     /// The networks whose loss is not finite, in words.
     networks: Option<String>,
-    origin: Origin,
+    origin: Cause,
     rate: f64,
 }
 
@@ -124,28 +124,28 @@ impl fmt::Display for Finding {
             None => write!(f, "values are not finite any more at step {step} (epoch {epoch})")?,
         }
         match origin {
-            Origin::Kernel(step, found) => write!(f, "; the first such value came in step {step} from {found}")?,
-            Origin::Parameter(step, name) => write!(f, "; the first such value was in {name} after step {step}")?,
-            Origin::Unknown => write!(f, "; run again, the same steps gave finite values: the device may be at fault")?,
+            Cause::Kernel(step, found) => write!(f, "; the first such value came in step {step} from {found}")?,
+            Cause::Parameter(step, name) => write!(f, "; the first such value was in {name} after step {step}")?,
+            Cause::Unknown => write!(f, "; run again, the same steps gave finite values: the device may be at fault")?,
         }
         write!(f, "; earlier checkpoints are kept, and a lower --lr than {} may help", decimal(*rate))
     }
 }
 
 impl Finding {
-    /// Where it began: the step, and the dispatch in it. Of several ranks' findings, the earliest is the cause of the
+    /// The step in which it began, and the dispatch. Of several ranks' findings, the earliest is the cause of the
     /// others.
     fn began(&self) -> (usize, usize) {
         match &self.origin {
-            Origin::Kernel(step, found) => (*step, found.dispatch),
-            Origin::Parameter(step, _) => (*step, 0),
-            Origin::Unknown => (usize::MAX, usize::MAX),
+            Cause::Kernel(step, found) => (*step, found.dispatch),
+            Cause::Parameter(step, _) => (*step, 0),
+            Cause::Unknown => (usize::MAX, usize::MAX),
         }
     }
 }
 
-/// What is to be said of a finding, by all ranks alike: that of the rank where it began, with its number. Not every one
-/// has to have found something.
+/// The finding that all ranks report: that of the rank where it began, with its number. Not every one has to have found
+/// something.
 fn tell(ranks: &Ranks, own: Option<&Finding>) -> Result<Option<Divergence>> {
     let all: Vec<Option<((usize, usize), String)>> =
         ranks.gather(&own.map(|finding| (finding.began(), finding.to_string())))?;
@@ -182,8 +182,7 @@ fn networks(totals: &[f32], branches: usize) -> Option<String> {
     })
 }
 
-/// What has happened, after the losses or the state were found not to be finite: the steps since the last look are run
-/// again.
+/// Explains losses or a state that are not finite: the steps since the last look are run again.
 pub fn explain(trainer: &mut Trainer) -> anyhow::Error {
     output::note("not finite: the last steps are run again, kernel by kernel, to find out where it began");
     let told = replay(trainer).and_then(|finding| tell(&trainer.ranks, Some(&finding)));
@@ -198,16 +197,16 @@ fn replay(trainer: &mut Trainer) -> Result<Finding> {
     let Position { epoch, step, .. } = trainer.return_to_good_state()?;
     let branches = trainer.config.network.branches;
     let rate = trainer.config.lr;
-    let mut known = Finding { step: noticed.step, epoch: epoch + 1, networks: None, origin: Origin::Unknown, rate };
+    let mut known = Finding { step: noticed.step, epoch: epoch + 1, networks: None, origin: Cause::Unknown, rate };
     if let Some(tensor) = first_not_finite(&trainer.model.state(&trainer.device)?) {
-        known.origin = Origin::Parameter(step, tensor.name.clone());
+        known.origin = Cause::Parameter(step, tensor.name.clone());
     }
     let order = trainer.order(epoch);
     while trainer.position().step < noticed.step && known.networks.is_none() {
         let at = trainer.position().epoch_step;
         trainer.training.feed(&order, at, trainer.settings(at))?;
         let found = match known.origin {
-            Origin::Unknown => trainer.training.program.run_checked()?,
+            Cause::Unknown => trainer.training.program.run_checked()?,
             _ => {
                 trainer.training.program.run()?;
                 None
@@ -216,7 +215,7 @@ fn replay(trainer: &mut Trainer) -> Result<Finding> {
         trainer.advance();
         let step = trainer.position().step;
         if let Some(found) = found {
-            known.origin = Origin::Kernel(step, found);
+            known.origin = Cause::Kernel(step, found);
         }
         known.networks = networks(&trainer.training.step.totals(&trainer.device)?, branches);
         if known.networks.is_some() {
@@ -226,8 +225,8 @@ fn replay(trainer: &mut Trainer) -> Result<Finding> {
     Ok(known)
 }
 
-/// What there is to say of the step just done, in which every value was looked at, and this was `found`: adds what the
-/// losses say. Nothing if no rank has found anything.
+/// Diagnosis of the step just done, in which every value was looked at, and this was `found`: adds what the losses say.
+/// Nothing if no rank has found anything.
 ///
 /// # Errors
 /// When the device fails, or a rank cannot be reached any more.
@@ -238,7 +237,7 @@ pub fn checked(trainer: &Trainer, found: Option<&NotFinite>) -> Result<Option<Di
         step,
         epoch: epoch + 1,
         networks: networks(&totals, trainer.config.network.branches),
-        origin: Origin::Kernel(step, found.clone()),
+        origin: Cause::Kernel(step, found.clone()),
         rate: trainer.config.lr,
     });
     tell(&trainer.ranks, finding.as_ref())

@@ -1,7 +1,7 @@
 //! The training loop: steps, evaluation after each epoch, checkpoints.
 //!
-//! What a step does is a pure function of the configuration and of the state in the banks, so a run that is interrupted
-//! and resumed at any step goes on to the same bits as one that was not.
+//! A step is a pure function of the configuration and of the state in the banks, so a run that is interrupted and
+//! resumed at any step goes on to the same bits as one that was not.
 
 pub mod divergence;
 mod session;
@@ -41,7 +41,7 @@ pub use session::{Outcome, Session};
 const COMPARE_EVERY: usize = 100;
 
 /// The training steps of an epoch.
-struct Trained {
+struct TrainedEpoch {
     metrics: Metrics,
     images_per_second: f64,
     time: Duration,
@@ -50,7 +50,7 @@ struct Trained {
 }
 
 /// The evaluation of an epoch.
-struct Measured {
+struct EvaluatedEpoch {
     validation: Option<Evaluated>,
     test: Evaluated,
 }
@@ -67,7 +67,7 @@ pub struct Trainer {
     pub validation: Option<EvaluationProgram>,
     pub sampler: Sampler,
     header: Header,
-    /// Where the run stood when it was last saved.
+    /// Position of the last checkpoint.
     saved: Option<Position>,
     good: GoodState,
     checks: bool,
@@ -161,22 +161,22 @@ impl Trainer {
         Ok(())
     }
 
-    /// What this rank takes of the images of an epoch.
+    /// This rank's part of the images of an epoch.
     pub fn order(&self, epoch: usize) -> Epoch {
         self.sampler.epoch(epoch).part(self.ranks.rank(), self.ranks.count())
     }
 
-    /// Where the run stands.
+    /// Position of the run: epochs and steps done.
     pub fn position(&self) -> Position {
         self.header.position
     }
 
-    /// Where the run stood when it was last saved, if it was.
+    /// Position of the last checkpoint, if there is one.
     pub fn saved(&self) -> Option<Position> {
         self.saved
     }
 
-    /// What a checkpoint of this moment says of itself.
+    /// Header of a checkpoint of the present state.
     pub fn header(&self) -> &Header {
         &self.header
     }
@@ -228,7 +228,7 @@ impl Trainer {
     }
 
     /// The steps of an epoch that are left; nothing when the end was asked for.
-    fn train_steps(&mut self, session: &mut Session<'_>, progress: &mut Progress) -> Result<Option<Trained>> {
+    fn train_steps(&mut self, session: &mut Session<'_>, progress: &mut Progress) -> Result<Option<TrainedEpoch>> {
         let picks = self.order(self.header.position.epoch);
         let (supplied, traffic) = (self.supply(), self.ranks.traffic());
         self.look()?;
@@ -252,7 +252,7 @@ impl Trainer {
         let supply = supplied.zip(self.supply()).map(|(before, now)| now.since(&before));
         session.training += time;
         session.traffic.add(self.ranks.traffic().since(&traffic));
-        let trained = Trained { metrics, images_per_second, time, supply };
+        let trained = TrainedEpoch { metrics, images_per_second, time, supply };
         Ok(if self.must_stop(session) { None } else { Some(trained) })
     }
 
@@ -285,7 +285,7 @@ impl Trainer {
         Ok(())
     }
 
-    /// Has workers prepare the first batches of the next epoch during the evaluation.
+    /// Lets workers prepare the first batches of the next epoch during the evaluation.
     fn prepare_next_epoch(&mut self) {
         let next = self.header.position.epoch + 1;
         if next < self.config.epochs {
@@ -295,7 +295,7 @@ impl Trainer {
     }
 
     /// Measures the held-out images and the test images; nothing when the end was asked for.
-    fn evaluate(&mut self, session: &mut Session<'_>, progress: &Progress) -> Result<Option<Measured>> {
+    fn evaluate(&mut self, session: &mut Session<'_>, progress: &Progress) -> Result<Option<EvaluatedEpoch>> {
         let started = Instant::now();
         let weights = self.weights();
         let held_out = self.validation.as_ref().map_or(0, EvaluationProgram::steps);
@@ -315,7 +315,7 @@ impl Trainer {
         };
         let Some(test) = measure(&mut self.evaluation, held_out)? else { return Ok(None) };
         session.evaluation = started.elapsed();
-        Ok(Some(Measured { validation, test }))
+        Ok(Some(EvaluatedEpoch { validation, test }))
     }
 
     /// Records and saves what an epoch came to, which began at `started`, and goes on to the next. Returns its line of
@@ -324,11 +324,11 @@ impl Trainer {
         &mut self,
         session: &mut Session<'_>,
         progress: &Progress,
-        trained: &Trained,
-        measured: &Measured,
+        trained: &TrainedEpoch,
+        measured: &EvaluatedEpoch,
         started: Instant,
     ) -> Result<String> {
-        let Measured { validation, test } = measured;
+        let EvaluatedEpoch { validation, test } = measured;
         let (learning_rate, weights) = (self.rate(0), self.weights());
         self.training.step.take_totals(&self.device)?;
         let Position { epoch, step, .. } = self.header.position;
@@ -356,7 +356,7 @@ impl Trainer {
         Ok(line)
     }
 
-    /// Where the run stands, for its records.
+    /// Position, rates and weights of the loss, for the run's records.
     pub fn moment(&self) -> Moment<'_> {
         let Position { epoch, step, .. } = self.header.position;
         Moment {
@@ -456,8 +456,8 @@ struct Programs {
 }
 
 impl Programs {
-    /// Compiles the steps of training and of evaluation, with these specifications, for training images and test images,
-    /// and images held out.
+    /// Compiles the steps of training and of evaluation, with these specifications, for training images and test
+    /// images, and images held out.
     fn compile(
         device: &Device,
         model: &mut Model,

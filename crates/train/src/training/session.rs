@@ -12,7 +12,7 @@ use crate::show::tensorboard::Events;
 use crate::show::words::workers;
 use crate::step::feeding::{Stream, Supply};
 
-/// How a run ended.
+/// End of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// All epochs are trained.
@@ -21,22 +21,22 @@ pub enum Outcome {
     Interrupted,
 }
 
-/// What one call of [`Trainer::run`] needs to know beside the configuration.
+/// Arguments of one call of [`Trainer::run`] that are not part of the configuration, and its measurements.
 #[derive(Debug)]
 pub struct Session<'a> {
     pub run: &'a RunDir,
     /// Steps after which it ends as if interrupted.
     pub stop_after: Option<usize>,
-    /// What shows its progress.
+    /// Display of its progress.
     pub display: Display,
-    /// What TensorBoard reads.
+    /// Events for TensorBoard.
     pub events: Option<Events>,
     pub(super) saved: Instant,
     pub(super) steps: usize,
     pub(super) evaluation: Duration,
     /// Time of the epochs' training steps.
     pub training: Duration,
-    /// What the training steps exchanged with other ranks.
+    /// Exchange of the training steps with other ranks.
     pub traffic: Traffic,
 }
 
@@ -64,7 +64,7 @@ impl<'a> Session<'a> {
 }
 
 impl Trainer {
-    /// What the clock, a signal or a key wants done after a step, `coming` steps from now.
+    /// Requests of the clock, a signal or a key that concern the step `coming` steps from now.
     pub(super) fn requests(&self, session: &Session<'_>, coming: usize) -> Requests {
         let step = self.position().step + coming;
         let due = |every: SaveEvery| every.is_due(step, session.saved.elapsed());
@@ -75,7 +75,7 @@ impl Trainer {
         }
     }
 
-    /// What all ranks do now.
+    /// Requests that all ranks fulfil now.
     pub(super) fn decided(&self, session: &Session<'_>) -> Requests {
         self.ranks.decided(|| self.requests(session, 0))
     }
@@ -85,12 +85,12 @@ impl Trainer {
         self.decided(session).stop || session.is_over()
     }
 
-    /// What was measured of the host's part in the training steps so far, where images are streamed.
+    /// Measurements of the host's part in the training steps so far, where images are streamed.
     pub(super) fn supply(&self) -> Option<Supply> {
         self.training.stream.as_ref().map(Stream::supply)
     }
 
-    /// What a session was held up by, and which images it did without, in sentences.
+    /// Describes, in sentences, what a session waited for, and the images that it could not read.
     pub fn report_supply(&self, session: &Session<'_>) -> (Option<String>, Vec<String>) {
         let speed = self.supply().map(|supply| {
             format!(
@@ -110,7 +110,7 @@ impl Trainer {
         (speed, broken.collect())
     }
 
-    /// What a session exchanged with other ranks, and how long this one waited for it, in a sentence.
+    /// Describes, in a sentence, a session's exchange with other ranks, and the time that this one waited for it.
     pub fn report_traffic(&self, session: &Session<'_>) -> Option<String> {
         if self.ranks.is_alone() {
             return None;

@@ -22,10 +22,10 @@ use crate::step::source::{self, Purpose};
 /// # Errors
 /// When anything that was asked for is not there or cannot be done.
 pub fn new_trainer(args: &TrainArgs, say: bool, ranks: &Ranks) -> Result<Trainer> {
-    new_trainer_with(args, say, ranks, Variants::Known)
+    new_trainer_with(args, say, ranks, VariantPolicy::Known)
 }
 
-pub fn new_trainer_with(args: &TrainArgs, say: bool, ranks: &Ranks, variants: Variants) -> Result<Trainer> {
+pub fn new_trainer_with(args: &TrainArgs, say: bool, ranks: &Ranks, variants: VariantPolicy) -> Result<Trainer> {
     let own = || -> Result<(Config, Option<Checkpoint>)> {
         let mut config = Config::new(args)?;
         config.share_among(ranks.count(), args.batch_per_rank)?;
@@ -59,32 +59,32 @@ pub fn load_initial_weights(trainer: &mut Trainer, weights: Option<&Checkpoint>,
     Ok(())
 }
 
-/// Which variants of its kernels a training takes.
+/// Choice of the variants of kernels that a training runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Variants {
-    /// Those that are known to be faster on the adapter.
+pub enum VariantPolicy {
+    /// The variants that are known to be faster on the adapter.
     Known,
     /// The same, after kernels of which nothing is known were measured.
     Measured,
-    /// Those that the run has that goes on.
+    /// The variants that a resumed run had.
     OfRun,
 }
 
 /// Opens the device, with the choices that were made for it, loads the data, and compiles the programs.
-pub fn prepare(config: Config, args: &TrainArgs, say: bool, ranks: &Ranks, variants: Variants) -> Result<Trainer> {
+pub fn prepare(config: Config, args: &TrainArgs, say: bool, ranks: &Ranks, variants: VariantPolicy) -> Result<Trainer> {
     same::check_options(ranks, &config, args)?;
     let recorded = config.tuning.clone();
     let wanted = match (&recorded, variants) {
         _ if args.untuned => Wanted::Rule,
-        (Some(Tuning::Choices(recorded)), Variants::OfRun) => Wanted::OfRun(recorded),
-        (None, Variants::OfRun) => Wanted::Rule,
+        (Some(Tuning::Choices(recorded)), VariantPolicy::OfRun) => Wanted::OfRun(recorded),
+        (None, VariantPolicy::OfRun) => Wanted::Rule,
         _ => Wanted::Known,
     };
     let opened = choices::open(&config.device, wanted, ranks.place().index);
     let (device, mut origin) = ranks.together(opened)?;
     let mut trainer = build(config, device, args.checks, say, ranks)?;
     // Several ranks would have to agree on what they found.
-    if variants == Variants::Measured && wanted == Wanted::Known && ranks.is_alone() {
+    if variants == VariantPolicy::Measured && wanted == Wanted::Known && ranks.is_alone() {
         let known = match origin {
             Origin::File(tuned) => Some(tuned),
             Origin::Rule | Origin::Run(_) => None,
@@ -95,7 +95,7 @@ pub fn prepare(config: Config, args: &TrainArgs, say: bool, ranks: &Ranks, varia
     Ok(trainer)
 }
 
-/// Has the configuration tell which variants of kernels the training runs, and says so.
+/// Records in the configuration which variants of kernels the training runs, and prints it.
 fn record_tuning(trainer: &mut Trainer, origin: &Origin, say: bool) {
     trainer.config.tuning = None;
     let (Some(adapter), Some(target)) = (trainer.device.adapter(), trainer.device.target()) else { return };
@@ -117,7 +117,7 @@ fn record_tuning(trainer: &mut Trainer, origin: &Origin, say: bool) {
 
 /// Loads the data, compiles the programs for `device`, and prints what runs.
 pub fn build(mut config: Config, device: Device, checks: bool, say: bool, ranks: &Ranks) -> Result<Trainer> {
-    // What is missing is fetched once for each host.
+    // Missing data are fetched once for each host.
     let mut dataset = ranks.one_first(|| load(&config, &device))?;
     config.settle(&dataset);
     let classes = dataset.classes.len();

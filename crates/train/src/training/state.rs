@@ -16,8 +16,7 @@ use crate::step::programs::EvaluationProgram;
 use crate::training::divergence::{self, first_not_finite};
 
 impl Trainer {
-    /// Has all ranks begin from the state of rank 0, whether it is new or was read; `kinds` are those of the ranks'
-    /// devices.
+    /// Gives all ranks the state of rank 0, whether it is new or was read; `kinds` are those of the ranks' devices.
     ///
     /// # Errors
     /// When a rank cannot be reached any more, or the device fails.
@@ -43,13 +42,12 @@ impl Trainer {
         let Some(rank) = odd else { return Ok(()) };
         let sentence = format!(
             "rank {rank} has other parameters than the other ranks after step {step}: its device, driver or memory \
-             is at \
-             fault; the run is ended, since what it trains would be of no use"
+             is at fault; the run is ended, since what it trains would be of no use"
         );
         Err(Agreed { sentence, usage: false }.into())
     }
 
-    /// Does what may run steps, and takes up the state again that there was before.
+    /// Does `work`, which may run steps, and restores the present state afterwards.
     ///
     /// # Errors
     /// When the device fails, or what is done does.

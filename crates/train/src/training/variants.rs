@@ -16,7 +16,7 @@ use crate::show::progress::Measurement;
 use crate::step::programs::{EvaluationProgram, StepSettings};
 use crate::training::Trainer;
 
-/// How long a training may measure before its first step, in seconds, and which share of that is for whole steps.
+/// Seconds that a training may measure before its first step, and the share of them that is for whole steps.
 const BUDGET: f64 = 20.0;
 const FOR_STEPS: f64 = 0.15;
 /// Names another time, in seconds. Tests set it.
@@ -26,7 +26,7 @@ const BLOCK: f64 = 0.05;
 const MOST_STEPS: f64 = 50.0;
 /// A training step that is slower by a larger share than this has the choices withdrawn.
 pub const SLOWER: f64 = 0.01;
-/// How often what was found is written while more is measured.
+/// Period in which results are written while more is measured.
 const SAVE_EVERY: Duration = Duration::from_secs(2);
 
 /// A kernel with several variants.
@@ -38,7 +38,7 @@ pub struct VariedKernel {
     /// Its dispatches in a training step, and in an evaluation step.
     pub training: usize,
     pub evaluation: usize,
-    /// What they take of an epoch, for each training step of it, in seconds.
+    /// Their time in an epoch, for each training step of it, in seconds.
     seconds: f64,
 }
 
@@ -145,11 +145,11 @@ pub fn measure(
 #[derive(Debug, Clone, Copy)]
 pub struct Steps {
     pub training: [f64; 2],
-    /// Where it was measured, too.
+    /// Nothing where it was not measured.
     pub evaluation: Option<[f64; 2]>,
 }
 
-/// What became of choices.
+/// Verdict on choices.
 #[derive(Debug)]
 pub struct Verdict {
     /// True if the training runs them.
@@ -314,7 +314,7 @@ fn within_budget(trainer: &mut Trainer, target: Target, tuned: &mut Tuned) -> Re
          it out",
         varied_kernels.len(),
     ));
-    // What a driver compiles for the first step, training waits for in any case.
+    // Training waits in any case for what a driver compiles for the first step.
     let begun = Instant::now();
     let for_steps = Duration::from_secs_f64(FOR_STEPS * seconds);
     let deadline = begun + Duration::from_secs_f64(seconds) - for_steps;
@@ -348,7 +348,7 @@ fn within_budget(trainer: &mut Trainer, target: Target, tuned: &mut Tuned) -> Re
     Ok(())
 }
 
-/// What became of choices, to stand behind what was measured.
+/// The verdict on choices in words, to be printed behind the measurements.
 fn describe(verdict: &Verdict) -> String {
     let change = |[before, after]: [f64; 2]| 100.0 * (after / before - 1.0);
     match verdict.steps {

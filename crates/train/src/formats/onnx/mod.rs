@@ -13,7 +13,7 @@ use tensor::ops::Pool2d;
 use tensor::{Graph, Spec, Var};
 
 use crate::formats::fold::{self, Pair};
-use crate::step::pretrained::Trained;
+use crate::step::pretrained::Pretrained;
 use proto::{Attribute, Extent, GraphProto};
 
 /// The images.
@@ -26,7 +26,7 @@ const GATE: &str = "gate";
 const CHANNELS: usize = 3;
 const STORED_CHANNELS: usize = 4;
 
-/// How a network is written.
+/// Options of an ONNX model.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
     /// True if batch-norms are folded into the layers before them.
@@ -39,7 +39,7 @@ pub struct Options {
 ///
 /// # Errors
 /// When the network has a layer that its record does not tell of.
-pub fn model(network: &Trained, options: Options) -> Result<Vec<u8>> {
+pub fn model(network: &Pretrained, options: Options) -> Result<Vec<u8>> {
     let (mut graph, mut model) = (Graph::new(), Model::new());
     let size = network.header.size()?;
     let image = graph.input(IMAGE, Spec::f32([1, 1, size, size, STORED_CHANNELS]));
@@ -74,7 +74,7 @@ struct Writer {
     state: HashMap<String, NamedTensor>,
     written: HashSet<String>,
     folded: Vec<Pair>,
-    /// What the members of a tensor are called; one name where they share it.
+    /// Names of a tensor's members; one name where they share it.
     names: HashMap<Var, Vec<String>>,
     image: Option<Var>,
     unnamed: usize,
@@ -95,7 +95,7 @@ impl Writer {
     }
 
     /// The model's input, normalised on request.
-    fn image(&mut self, network: &Trained, image: Var, normalise: bool, size: usize) {
+    fn image(&mut self, network: &Pretrained, image: Var, normalise: bool, size: usize) {
         let extents = [Extent::Batch, Extent::Fixed(CHANNELS), Extent::Fixed(size), Extent::Fixed(size)];
         self.graph.input(IMAGE, &extents);
         let mut name = IMAGE;
@@ -113,14 +113,14 @@ impl Writer {
         self.image = Some(image);
     }
 
-    /// What member `member` of a tensor is called.
+    /// Name of member `member` of a tensor.
     fn name(&self, var: Var, member: usize) -> Result<&str> {
         let names = self.names.get(&var).ok_or_else(|| {
             anyhow!(
                 "a layer of this network was recorded on its graph alone: record it by the builder to write it as ONNX"
             )
         })?;
-        // What has one member is read by all.
+        // A tensor with one member is read by all.
         Ok(&names[if names.len() == 1 { 0 } else { member }])
     }
 
@@ -275,7 +275,7 @@ impl Writer {
     }
 
     /// The model's outputs. Of several members: the ensemble's logits, the gate's shares, and each member's logits.
-    fn outputs(&mut self, network: &Trained, logits: Var, gate: Option<Var>) -> Result<()> {
+    fn outputs(&mut self, network: &Pretrained, logits: Var, gate: Option<Var>) -> Result<()> {
         let (members, classes) = (network.header.network.branches, network.header.classes);
         let names = (0..members).map(|member| Ok(self.name(logits, member)?.to_owned())).collect::<Result<Vec<_>>>()?;
         let rows = [Extent::Batch, Extent::Fixed(classes)];

@@ -20,7 +20,7 @@ use crate::run::files::write_atomically;
 
 pub use recorded::{Recorded, Tuning};
 
-/// Names the directory to keep choices in, in place of the user's cache directory. Tests set it.
+/// Names the directory to keep choices in, instead of the user's cache directory. Tests set it.
 const DIRECTORY: &str = "ONFLY_CACHE_DIR";
 /// Set to `hardware`, has software adapters run the variants of kernels that are for hardware: slower there, and how
 /// tuning is tested.
@@ -30,7 +30,7 @@ const FORMAT: u32 = 2;
 /// Choices are of one version of the engine, whose kernels they are among.
 const ENGINE: &str = env!("CARGO_PKG_VERSION");
 
-/// What the file holds.
+/// Contents of the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Stored {
     format: u32,
@@ -101,8 +101,8 @@ impl Tuned {
         Ok(Self { path: file(&directory, adapter), stored })
     }
 
-    /// Those that were made for this adapter, its driver and this engine, if there are any; what is there and is not to
-    /// be used is told in a sentence.
+    /// Reads the choices for this adapter, its driver and this engine, if there are any; what is there and is not to be
+    /// used is told in a sentence.
     pub fn read(adapter: &Adapter) -> Option<Self> {
         let path = file(&directory()?, adapter);
         if !path.exists() {
@@ -120,7 +120,7 @@ impl Tuned {
         }
     }
 
-    /// What a device is to be given.
+    /// The choices that a device is given.
     pub fn choices(&self) -> Choices {
         choices(self.stored.kernel.iter().map(|entry| (&entry.key, entry.variant)))
     }
@@ -131,7 +131,7 @@ impl Tuned {
         self.stored.kernel.iter().any(|entry| entry.key == key)
     }
 
-    /// Takes up what was measured of a kernel, in place of what was known of it.
+    /// Takes up what was measured of a kernel, and drops what was known of it.
     pub fn take(&mut self, kernel: String, measured: &Measured) {
         let key = format!("{:016x}", measured.key);
         self.stored.kernel.retain(|entry| entry.key != key);
@@ -206,7 +206,7 @@ pub fn open_untuned(wanted: &str) -> Result<Device> {
     open_one_of(wanted, 0)
 }
 
-/// As [`open_untuned`], for process `index` of those on this machine that train together.
+/// Opens a device like [`open_untuned`], for process `index` of those on this machine that train together.
 fn open_one_of(wanted: &str, index: usize) -> Result<Device> {
     let device = tensor::device::open_one_of(wanted, index, GpuOptions::default())?;
     match device.target() {
@@ -218,18 +218,18 @@ fn open_one_of(wanted: &str, index: usize) -> Result<Device> {
     }
 }
 
-/// Which variants of kernels are wanted.
+/// Variants of kernels that are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted<'a> {
-    /// Those of the static rule.
+    /// The variants of the static rule.
     Rule,
-    /// Those that were found to be faster on this adapter.
+    /// The variants that were found to be faster on this adapter.
     Known,
-    /// Those of a run that goes on, or where it ran on another adapter, those that are known of this one.
+    /// The variants of a resumed run, or where it ran on another adapter, those that are known of this one.
     OfRun(&'a Recorded),
 }
 
-/// Where a device's choices come from.
+/// Origin of a device's choices.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Origin {
     /// The static rule made them all.
@@ -241,7 +241,7 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// What the device was given.
+    /// The choices that the device was given.
     pub fn choices(&self) -> Choices {
         match self {
             Self::Rule => Choices::default(),
@@ -251,8 +251,8 @@ impl Origin {
     }
 }
 
-/// As [`open_untuned`], with the choices that are wanted. Of several processes on this machine that train together,
-/// process `index` takes the next device in turn: of a list, or of those that fit.
+/// Opens a device with the choices that are wanted. Of several processes on this machine that train together, process
+/// `index` takes the next device in turn: of a list, or of those that fit.
 ///
 /// # Errors
 /// When there is no such device, or it cannot be opened.

@@ -31,7 +31,7 @@ const TYPES: [&str; 16] = [
     "",
 ];
 
-/// What happens to a file's bytes.
+/// Damage to a file's bytes.
 #[derive(Debug, Clone)]
 enum Damage {
     Set(usize, u8),
@@ -102,7 +102,7 @@ fn anything() -> impl Strategy<Value = Value> {
     ]
 }
 
-/// What happens to the table of tensors.
+/// Damage to the table of tensors.
 #[derive(Debug, Clone)]
 enum Change {
     Type(usize, &'static str),

@@ -39,7 +39,7 @@ const STEPS_SEEN: &str = "num_batches_tracked";
 /// A statistic that every batch-norm has.
 const RUNNING_MEAN: &str = ".running_mean";
 
-/// Where a run stands.
+/// Position of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Position {
     /// Epochs that are complete, their evaluation included.
@@ -62,7 +62,7 @@ pub struct Best {
     pub epoch: usize,
 }
 
-/// What a checkpoint says of itself.
+/// Header of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Header {
     format: u32,
@@ -85,13 +85,14 @@ pub struct Header {
     /// Height and width of the images.
     #[serde(default)]
     pub image_size: Option<usize>,
-    /// How training images were changed.
+    /// Augmentation of the training images.
     #[serde(default)]
     pub augment: Option<Augmentation>,
-    /// What the classes are called, in the order of the logits. Files of earlier versions do not say.
+    /// Names of the classes, in the order of the logits. Files of earlier versions lack them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub class_names: Vec<String>,
-    /// True if batch-norms are folded into the layers before them ([`crate::formats::fold`]); never of a checkpoint in memory.
+    /// True if batch-norms are folded into the layers before them ([`crate::formats::fold`]); never of a checkpoint in
+    /// memory.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub folded: bool,
     /// FNV-1a of all tensors' bytes in the order of their names.
@@ -103,7 +104,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// What the checkpoint of a run says that has not begun. `config` must be settled.
+    /// The header of a run that has not begun. `config` must be settled.
     pub fn new(config: &Config) -> Self {
         Self {
             format: FORMAT,
@@ -127,7 +128,7 @@ impl Header {
         }
     }
 
-    /// What its numbers cannot be, if anything: a checksum only tells that it is as somebody wrote it.
+    /// Names numbers that cannot be, if there are any: a checksum only tells that the file is as somebody wrote it.
     fn problem(&self) -> Option<String> {
         let Self { network, classes, mean, std, position, image_size, .. } = self;
         let Position { epoch, epoch_step, step } = *position;
@@ -156,7 +157,7 @@ impl Header {
         Ok(self.image_size.unwrap_or(self.network.architecture()?.image_size()))
     }
 
-    /// What the method builds around the network.
+    /// The setup of the method around the network.
     ///
     /// # Errors
     /// When there is no such network or stage.
@@ -176,7 +177,7 @@ impl Header {
         Ok(one::record(&mut graph, &mut model, &*architecture, Mode::Inference, image, &method)?.layers)
     }
 
-    /// What branch `branch` says as a network of its own.
+    /// The header of branch `branch` as a separate network.
     pub fn of_branch(self, branch: usize) -> Self {
         let best = self.best.filter(|_| branch == 0);
         let last_error = self.last_error.filter(|_| branch == 0);
@@ -213,7 +214,7 @@ impl Damaged {
         Self { file: file.to_owned(), what }
     }
 
-    /// What is wrong, without advice.
+    /// The damage in a sentence, without advice.
     pub fn finding(&self) -> String {
         format!("the checkpoint {} is damaged: {}", self.file.display(), self.what)
     }
@@ -256,7 +257,7 @@ fn seal<'a>(text: &str, tensors: impl Iterator<Item = (&'a str, Dtype, &'a [usiz
     checksum([text.as_bytes(), table.as_bytes()].into_iter())
 }
 
-/// How a seal stands in a header's text.
+/// A seal as a header's text has it.
 fn sealed(seal: &str) -> String {
     format!("\"seal\":\"{seal}\"")
 }
@@ -292,7 +293,7 @@ pub fn write(path: &Path, header: &Header, checkpoint: &Checkpoint) -> Result<()
     write_atomically(path, &serialize(header, tensors(path, checkpoint)?)?)
 }
 
-/// As [`write()`], and keeps the checkpoint that was there.
+/// Writes like [`write()`], and keeps the checkpoint that was there.
 ///
 /// # Errors
 /// As [`write()`].

@@ -1,4 +1,4 @@
-//! How the dashboard looks.
+//! Drawing of the dashboard.
 
 use ratatui::Frame;
 use ratatui::layout::{Alignment, Constraint, Layout, Rect};
@@ -10,7 +10,7 @@ use ratatui::widgets::{Axis, Block, Chart, Dataset, Gauge, GraphType, LegendPosi
 use super::view::View;
 use crate::show::words::{byte_size, duration};
 
-/// Of the branches; the ensemble and training have their own.
+/// Colours of the branches; the ensemble and training have others.
 const COLORS: [Color; 8] = [
     Color::LightBlue,
     Color::LightRed,

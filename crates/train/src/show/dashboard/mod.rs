@@ -1,4 +1,4 @@
-//! The live dashboard: a screen of the run, drawn by a thread of its own, and keys.
+//! The live dashboard: a screen of the run, drawn by a separate thread, and keys.
 
 mod draw;
 mod view;
@@ -27,7 +27,7 @@ pub struct Dashboard {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the training loop tells the dashboard through. Copies mean the same dashboard.
+/// The training loop's handle of the dashboard. Copies mean the same dashboard.
 #[derive(Debug, Clone)]
 pub struct Shared {
     view: Arc<Mutex<View>>,
@@ -64,7 +64,7 @@ impl Dashboard {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// What changes what is shown.
+    /// A handle that changes what is shown.
     pub fn shared(&self) -> Shared {
         self.shared.clone()
     }
@@ -100,7 +100,7 @@ fn show(shared: &Shared, mut terminal: DefaultTerminal) {
     }
 }
 
-/// Does what a key asks for, and says so.
+/// Obeys a key, and says so.
 fn pressed(key: KeyEvent) -> Option<&'static str> {
     if key.kind != KeyEventKind::Press {
         return None;

@@ -1,4 +1,4 @@
-//! What the dashboard shows: filled in by the training loop, drawn by a thread of its own.
+//! Contents of the dashboard: filled in by the training loop, drawn by a separate thread.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
