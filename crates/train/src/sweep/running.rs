@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::interrupt;
+use crate::options::config::is_free;
 use crate::output::line;
 use crate::report::Run;
 use crate::run::directory::{PERTURBED, RunDir};
@@ -118,8 +119,11 @@ fn start<'a>(plan: &Plan, run: &'a Planned) -> Result<Process<'a>> {
     if RunDir::find(&dir).is_ok() {
         command.arg("--resume").arg(&dir);
         // Options that may differ are given anew.
-        let free = ["--device=", "--data-dir=", "--save-every=", "--stream=", "--workers="];
-        command.args(run.arguments.iter().filter(|argument| free.iter().any(|free| argument.starts_with(free))));
+        let may_differ = |argument: &&String| {
+            let option = argument.split('=').next().unwrap_or_default();
+            is_free(&option.trim_start_matches('-').replace('-', "_"))
+        };
+        command.args(run.arguments.iter().filter(may_differ));
     } else {
         command.args(&run.arguments).arg("--out").arg(&dir);
     }
