@@ -86,12 +86,12 @@ impl Files {
 
 /// Measurement of one split: mean cross-entropy, and top-1 error in per cent.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Sample {
+struct Losses {
     cross_entropy: f64,
     error: f64,
 }
 
-impl Sample {
+impl Losses {
     fn new(found: &Evaluated) -> Self {
         let (network, predictions) = (one::Network::Member(0), &found.predictions);
         Self { cross_entropy: predictions.cross_entropy(network), error: predictions.top_k_error(network, 1) }
@@ -125,8 +125,8 @@ struct Row {
 
 impl Row {
     /// From the samples of each direction.
-    fn new(distance: f64, samples: &[[Sample; 2]]) -> Self {
-        let spread = |split: usize, of: fn(&Sample) -> f64| {
+    fn new(distance: f64, samples: &[[Losses; 2]]) -> Self {
+        let spread = |split: usize, of: fn(&Losses) -> f64| {
             Spread::of(&samples.iter().map(|sample| of(&sample[split])).collect::<Vec<f64>>())
         };
         Self {
@@ -257,13 +257,13 @@ impl Landscape {
     }
 
     /// Measures both splits with this state; nothing when the end was asked for.
-    fn measure(&mut self, state: &[NamedTensor], progress: &mut Measurement) -> Result<Option<[Sample; 2]>> {
+    fn measure(&mut self, state: &[NamedTensor], progress: &mut Measurement) -> Result<Option<[Losses; 2]>> {
         self.model.load(&self.device, state)?;
-        let mut samples = [Sample { cross_entropy: 0.0, error: 0.0 }; 2];
+        let mut samples = [Losses { cross_entropy: 0.0, error: 0.0 }; 2];
         for (sample, program) in samples.iter_mut().zip(&mut self.programs) {
             let found = evaluate(program, LossWeights::default(), |_| progress.advance())?;
             let Some(found) = found else { return Ok(None) };
-            *sample = Sample::new(&found);
+            *sample = Losses::new(&found);
         }
         Ok(Some(samples))
     }
@@ -365,7 +365,7 @@ mod tests {
         let here = landscape.state(&v, 0.0);
         let mut progress = Measurement::new(10);
         let samples = landscape.measure(&here, &mut progress).expect("measured").expect("nobody interrupts");
-        let exactly = expected.map(|found| Sample::new(&found));
+        let exactly = expected.map(|found| Losses::new(&found));
         assert_eq!(samples, exactly);
 
         let there = landscape.state(&v, 5.0);
@@ -384,7 +384,7 @@ mod tests {
     #[test]
     fn the_plot_has_two_panels_with_a_line_for_each_split() {
         let sample =
-            |x: f64| [Sample { cross_entropy: x, error: 10.0 * x }, Sample { cross_entropy: 2.0 * x, error: 5.0 }];
+            |x: f64| [Losses { cross_entropy: x, error: 10.0 * x }, Losses { cross_entropy: 2.0 * x, error: 5.0 }];
         let rows = [Row::new(0.0, &[sample(1.0)]), Row::new(5.0, &[sample(2.0), sample(4.0)])];
         let [loss, error] = panels(&rows, 2);
         let labels = |panel: &Panel| panel.lines.iter().map(|line| line.label.clone()).collect::<Vec<String>>();

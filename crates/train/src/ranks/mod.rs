@@ -30,7 +30,7 @@ pub struct Ranks(Arc<Inner>);
 struct Inner {
     communicator: Arc<dyn Communicator>,
     place: HostPlace,
-    state: Mutex<State>,
+    state: Mutex<ExchangeState>,
 }
 
 /// Place of a rank among those of its host.
@@ -56,7 +56,7 @@ pub struct Requests {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct ExchangeState {
     asked: Requests,
     agreed: Requests,
     /// Sums that have not ended, and whether they are the last of a step.
@@ -332,7 +332,7 @@ fn words(bytes: &[u8]) -> Vec<u32> {
 }
 
 impl Inner {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ExchangeState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
