@@ -137,9 +137,6 @@ pub fn banks(model: &Model) -> [&Bank; 3] {
 /// # Errors
 /// When a rank cannot be reached any more, or the device fails.
 pub fn share_banks(ranks: &Ranks, device: &Device, banks: [&Bank; 3]) -> Result<()> {
-    if ranks.is_alone() {
-        return Ok(());
-    }
     for bank in banks {
         let words = ranks.words_of_root(&bank.read(device)?)?;
         bank.write(device, 0, &words)?;
