@@ -92,7 +92,8 @@ fn say_of_other_ranks(before: &Config, now: &Config) {
     };
     output::note(format!(
         "this run was on {} and goes on with {}: a step still takes {} images, {} on each rank instead of {}; \
-         {statistics}, and sums are taken in another order, so its numbers go on, but not to the last bit as they would have",
+         {statistics}, and sums are taken in another order, so its numbers go on, but not to the last bit as they \
+         would have",
         ranks(before.ranks),
         ranks(now.ranks),
         now.batch,
