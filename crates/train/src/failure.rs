@@ -1,14 +1,7 @@
-//! How errors end the program: one sentence on stderr, and the exit status.
-
-use std::process::ExitCode;
-use std::time::Duration;
+//! Errors that the program tells apart: wrong usage, what all ranks know of, divergence, lost connections.
 
 use data::DataError;
 use serde::{Deserialize, Serialize};
-
-use crate::divergence::Divergence;
-use crate::output::{self, ClosedOutput};
-use crate::ranks::Ranks;
 
 /// Wrong usage: what was asked for cannot be, whatever the machine.
 #[derive(Debug)]
@@ -38,8 +31,17 @@ impl std::fmt::Display for Agreed {
 
 impl std::error::Error for Agreed {}
 
-/// How long rank 0 has to tell what the others have found out, too, before they do.
-const TURN: Duration = Duration::from_secs(10);
+/// The values are not finite any more: what is known of it, in a sentence.
+#[derive(Debug)]
+pub struct Divergence(pub String);
+
+impl std::fmt::Display for Divergence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Divergence {}
 
 /// An error of wrong usage.
 pub fn usage(sentence: impl Into<String>) -> anyhow::Error {
@@ -79,29 +81,4 @@ pub fn is_exchange(error: &anyhow::Error) -> bool {
     error
         .chain()
         .any(|cause| cause.is::<dist::Error>() || matches!(cause.downcast_ref(), Some(tensor::Error::Exchange { .. })))
-}
-
-/// Prints the error and gives the exit status: 2 for wrong usage, 1 for anything else, 0 when nobody reads the output
-/// any more. Of several ranks, the first tells what all know of; what one alone knows of ends all.
-pub fn report(error: &anyhow::Error, ranks: &Ranks) -> ExitCode {
-    if error.chain().any(<dyn std::error::Error>::is::<ClosedOutput>) {
-        return ExitCode::SUCCESS;
-    }
-    let agreed = error.chain().any(|cause| cause.is::<Agreed>() || cause.is::<Divergence>());
-    if agreed && !ranks.is_root() {
-        return ExitCode::SUCCESS;
-    }
-    if !ranks.is_root() && is_exchange(error) {
-        std::thread::sleep(TURN);
-    }
-    // Some causes come with line breaks and excerpts of files.
-    let sentence =
-        format!("{error:#}").lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
-    let status = if is_wrong_usage(error) { 2 } else { 1 };
-    if ranks.is_alone() || agreed {
-        output::note(format!("error: {sentence}"));
-        return ExitCode::from(status);
-    }
-    output::note_of_rank(format!("error: {sentence}"));
-    ranks.abort(status.into())
 }

@@ -10,7 +10,7 @@ static REQUESTED: AtomicBool = AtomicBool::new(false);
 static AFTER_EPOCH: AtomicBool = AtomicBool::new(false);
 static SAVE: AtomicBool = AtomicBool::new(false);
 
-/// Has Ctrl-C and SIGTERM ask for an orderly end from now on. The second one ends the program at once, which loses no
+/// Makes Ctrl-C and SIGTERM ask for an orderly end from now on. The second one ends the program at once, which loses no
 /// file: each is renamed into place when it is whole.
 ///
 /// # Errors

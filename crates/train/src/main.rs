@@ -1,56 +1,31 @@
 //! The command line: trains networks, and evaluates and inspects them.
 
-mod about;
-mod args;
-mod checkpoint;
 mod commands;
-mod config;
-mod dashboard;
-mod date;
-mod divergence;
-mod drivers;
-mod evaluation;
 mod failure;
-mod feeding;
-mod fold;
+mod formats;
 mod interrupt;
-mod memory;
-mod onnx;
+mod machine;
+mod options;
 mod output;
-mod outputs;
-mod overview;
-mod plot;
-mod programs;
-mod progress;
-mod protobuf;
 mod ranks;
-mod recipe;
 mod report;
-mod run_dir;
-mod same;
-mod schedule;
-mod sessions;
-mod snapshots;
-mod source;
+mod run;
+mod show;
+mod step;
 mod sweep;
-mod table;
-mod teacher;
-mod tensor_file;
-mod tensorboard;
-mod timing;
-mod trained;
 mod training;
-mod tuned;
-mod tuning;
-mod values;
 
 use std::env;
 use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
 
-use crate::args::{Cli, Command};
+use crate::failure::{Agreed, Divergence, is_exchange, is_wrong_usage};
+use crate::options::args::{Cli, Command};
+use crate::output::ClosedOutput;
 use crate::ranks::Ranks;
 
 fn run(cli: Cli, ranks: &mut Ranks) -> Result<()> {
@@ -84,12 +59,40 @@ fn silence_mesa_without_a_session() {
     }
 }
 
+/// Time that rank 0 has to report an error before the other ranks, which found it too, report it themselves.
+const TURN: Duration = Duration::from_secs(10);
+
+/// Prints the error and gives the exit status: 2 for wrong usage, 1 for anything else, 0 when nobody reads the output
+/// any more. Of several ranks, the first tells what all know of; what one alone knows of ends all.
+fn report(error: &anyhow::Error, ranks: &Ranks) -> ExitCode {
+    if error.chain().any(<dyn std::error::Error>::is::<ClosedOutput>) {
+        return ExitCode::SUCCESS;
+    }
+    let agreed = error.chain().any(|cause| cause.is::<Agreed>() || cause.is::<Divergence>());
+    if agreed && !ranks.is_root() {
+        return ExitCode::SUCCESS;
+    }
+    if !ranks.is_root() && is_exchange(error) {
+        thread::sleep(TURN);
+    }
+    // Some causes come with line breaks and excerpts of files.
+    let sentence =
+        format!("{error:#}").lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+    let status = if is_wrong_usage(error) { 2 } else { 1 };
+    if ranks.is_alone() || agreed {
+        output::note(format!("error: {sentence}"));
+        return ExitCode::from(status);
+    }
+    output::note_of_rank(format!("error: {sentence}"));
+    ranks.abort(status.into())
+}
+
 fn main() -> ExitCode {
     silence_mesa_without_a_session();
     let cli = Cli::parse();
     let mut ranks = Ranks::alone();
     match run(cli, &mut ranks) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failure::report(&error, &ranks),
+        Err(error) => report(&error, &ranks),
     }
 }

@@ -16,7 +16,7 @@ impl Display for ClosedOutput {
 
 impl std::error::Error for ClosedOutput {}
 
-/// What was to be printed while the screen shows something else.
+/// Text that is to be printed once the screen no longer shows something else.
 enum Held {
     Line(String),
     Note(String),
@@ -25,7 +25,7 @@ enum Held {
 /// The number of this process among several that train together; nothing where it is alone.
 static RANK: OnceLock<usize> = OnceLock::new();
 
-/// Has a process that trains together with others, of which it is the `rank`th, leave the talking to the first.
+/// Silences this process, the `rank`th of several that train together, unless it is the first.
 pub fn set_rank(rank: usize) {
     // Processes have one rank as long as they live.
     let _ = RANK.set(rank);

@@ -7,21 +7,22 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 use tensor::{Choices, Device, Peaks};
 
-use crate::args::{BenchArgs, Cli, Precision};
 use crate::commands::profile::print_peaks;
-use crate::commands::train::build;
-use crate::config::Config;
-use crate::date::today;
-use crate::overview::describe_device;
-use crate::programs::StepSettings;
-use crate::progress::Measurement;
+use crate::machine::about;
+use crate::machine::calendar::today;
+use crate::machine::choices::{self, Origin, Wanted};
+use crate::machine::timing::{Spent, block, median};
+use crate::options::args::{BenchArgs, Cli, Precision};
+use crate::options::config::Config;
 use crate::ranks::Ranks;
-use crate::run_dir::{check_target, write_atomically};
-use crate::timing::{Spent, block, median};
-use crate::tuned::{self, Origin, Wanted};
-use crate::{about, interrupt, memory, output};
+use crate::run::files::{check_target, write_atomically};
+use crate::show::progress::Measurement;
+use crate::show::words::{byte_size, describe_device};
+use crate::step::programs::StepSettings;
+use crate::training::setup::build;
+use crate::{interrupt, output};
 
-/// Of the time for a row: the shares of training steps, of evaluation steps, and of what the device and the host do for
+/// Shares of the time for a row: of training steps, of evaluation steps, and of what the device and the host do for
 /// one.
 const TRAINING: f64 = 0.5;
 const EVALUATION: f64 = 0.25;
@@ -51,7 +52,7 @@ struct Blocks {
     steps: usize,
 }
 
-/// What was measured of a row.
+/// Measurements of a row.
 #[derive(Debug)]
 struct Found {
     training: Blocks,
@@ -80,7 +81,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     }
     interrupt::catch()?;
     let wanted = if args.untuned { Wanted::Rule } else { Wanted::Known };
-    let open = || tuned::open(&args.device, wanted, 0);
+    let open = || choices::open(&args.device, wanted, 0);
     let (mut device, origin) = open()?;
     let choices = origin.choices();
     let tuned = match &origin {
@@ -145,7 +146,7 @@ fn sentence(error: &anyhow::Error) -> String {
     format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Where the rows that were measured are.
+/// Names the file of the rows that were measured.
 fn kept(path: Option<&Path>) -> String {
     path.map_or_else(String::new, |path| format!(": {} holds them", path.display()))
 }
@@ -288,7 +289,7 @@ fn line(row: &Row, found: &Found, peaks: &Peaks) -> String {
         100.0 * device.cost.bytes as f64 / step / peaks.bytes,
         100.0 * device.least / step,
         *images as f64 / evaluation.median().max(1e-12),
-        memory::size(*memory),
+        byte_size(*memory),
     )
 }
 

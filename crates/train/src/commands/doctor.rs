@@ -1,4 +1,4 @@
-//! Whether this machine is ready to train, and what is missing.
+//! Check whether this machine is ready to train, and what is missing.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,16 +9,15 @@ use data::dataset::DEFAULT_DIR;
 use data::{DATASETS, DataError, LoadOptions};
 use tensor::device::AdapterSummary;
 
-use crate::args::{Cli, DoctorArgs};
 use crate::commands::profile::median;
-use crate::commands::train::begun;
-use crate::config::processors;
-use crate::drivers::{System, Vendor, gpus};
-use crate::memory;
+use crate::machine::drivers::{System, Vendor, gpus};
+use crate::machine::processors;
+use crate::options::args::{Cli, DoctorArgs};
 use crate::output::line;
-use crate::overview::{describe, describe_device, grouped};
-use crate::progress::duration;
 use crate::ranks::Ranks;
+use crate::show::words::{byte_size, describe, describe_device, duration, grouped};
+use crate::step::memory;
+use crate::training::setup::new_trainer;
 
 /// The paper's run on CIFAR-10: epochs, and images of each for training and for testing.
 const EPOCHS: f64 = 300.0;
@@ -36,7 +35,7 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
     )?;
     entry("toolchain", &toolchain())?;
     let memory = memory::free()
-        .map_or_else(|| "memory not known here".to_owned(), |free| format!("{} of memory free", memory::size(free)));
+        .map_or_else(|| "memory not known here".to_owned(), |free| format!("{} of memory free", byte_size(free)));
     entry("machine", &format!("{} processors, {memory}", processors()))?;
     let adapters = tensor::device::adapters();
     for text in devices(&adapters, &gpus(), System::this()) {
@@ -91,7 +90,7 @@ fn devices(adapters: &[AdapterSummary], gpus: &[Vendor], system: System) -> Vec<
 fn disk(folder: &Path) -> String {
     let there = folder.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
     match fs4::available_space(there) {
-        Ok(bytes) => format!("{}: {} free", folder.display(), memory::size(bytes)),
+        Ok(bytes) => format!("{}: {} free", folder.display(), byte_size(bytes)),
         Err(error) => format!("{}: how much is free is not known ({error})", folder.display()),
     }
 }
@@ -127,7 +126,7 @@ fn dataset(name: &str, data_dir: Option<&Path>) -> String {
 fn test(device: &str) -> Result<()> {
     let options = ["train", "--data", "shapes", "--limit-train", "1024", "--limit-test", "256", "--device", device];
     let cli = <Cli as clap::Parser>::try_parse_from(options).map_err(|error| anyhow!("{error}"))?;
-    let mut trainer = begun(&cli.train, false, &Ranks::alone())?;
+    let mut trainer = new_trainer(&cli.train, false, &Ranks::alone())?;
     let (order, settings, device) = (trainer.sampler.epoch(0), trainer.settings(0), trainer.device.clone());
     trainer.training.run(&order, 0, settings)?;
     let step = median(&device, || trainer.training.run_fed(settings))?;

@@ -4,15 +4,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, bail};
 
-use crate::args::{ExportArgs, Format, Saved};
 use crate::failure::usage;
+use crate::formats::{fold, onnx};
+use crate::options::args::{ExportArgs, Format, SavedState};
 use crate::output::line;
-use crate::overview::grouped;
-use crate::run_dir::{RunDir, check_target, write_atomically};
-use crate::trained::Trained;
-use crate::{checkpoint, fold, onnx};
+use crate::run::checkpoint;
+use crate::run::directory::RunDir;
+use crate::run::files::{check_target, write_atomically};
+use crate::show::words::grouped;
+use crate::step::pretrained::Pretrained;
 
-/// Writes one branch as a network of its own, or all of them with the gate.
+/// Writes one branch as a separate network, or all of them with the gate.
 ///
 /// # Errors
 /// When there is no such run, state or branch, or the file cannot be written.
@@ -20,7 +22,7 @@ pub fn run(args: &ExportArgs) -> Result<()> {
     let format = format(args)?;
     check_target("--to", &args.to)?;
     let file = source(args)?;
-    let network = Trained::read(&file, args.branch)?;
+    let network = Pretrained::read(&file, args.branch)?;
     match format {
         Format::Safetensors => write_tensors(&args.to, &network, args.fold)?,
         Format::Onnx => {
@@ -35,7 +37,7 @@ pub fn run(args: &ExportArgs) -> Result<()> {
     line(format!("{}: {what}, after step {step}{folded}{normalised}", args.to.display()))
 }
 
-/// What kind of file is asked for.
+/// The format that is asked for.
 fn format(args: &ExportArgs) -> Result<Format> {
     let by_name = || match args.to.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("onnx")) {
         true => Format::Onnx,
@@ -64,8 +66,8 @@ fn source(args: &ExportArgs) -> Result<PathBuf> {
         return Err(usage(format!("--to {} is a file of the run itself: give another name", args.to.display())));
     }
     let file = match args.checkpoint {
-        Saved::Last => run.last(),
-        Saved::Best => run.best(),
+        SavedState::Last => run.last(),
+        SavedState::Best => run.best(),
     };
     if !file.exists() {
         bail!("the run has not saved {} yet: train on with --resume {}", file.display(), dir.display());
@@ -73,7 +75,7 @@ fn source(args: &ExportArgs) -> Result<PathBuf> {
     Ok(file)
 }
 
-fn write_tensors(to: &Path, network: &Trained, folded: bool) -> Result<()> {
+fn write_tensors(to: &Path, network: &Pretrained, folded: bool) -> Result<()> {
     if !folded {
         return checkpoint::export(to, &network.header, &network.state);
     }

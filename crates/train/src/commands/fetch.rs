@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 
-use crate::args::FetchArgs;
-use crate::source;
+use crate::options::args::FetchArgs;
+use crate::step::source;
 
 /// Gets a dataset into its folder, or only checks what is there.
 ///

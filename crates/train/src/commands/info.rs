@@ -1,11 +1,12 @@
-//! What a network costs.
+//! Cost of a network.
 
 use anyhow::Result;
 
-use crate::args::{InfoArgs, Method};
-use crate::config::Network;
+use crate::options::args::{InfoArgs, Method};
+use crate::options::config::Network;
 use crate::output::line;
-use crate::overview::{activation_memory, cost, describe, flops, grouped, mebibytes};
+use crate::show::words::{describe, flops, grouped, mebibytes};
+use crate::step::cost::{activation_memory, cost};
 
 /// Prints a network's stages, parameters, operations and memory.
 ///

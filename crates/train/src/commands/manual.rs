@@ -1,4 +1,4 @@
-//! What helps at a shell: completions and the manual page, both made from the options themselves.
+//! Help at a shell: completions and the manual page, both made from the options themselves.
 
 use std::io::{self, Write};
 
@@ -7,7 +7,7 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use crate::args::Cli;
+use crate::options::args::Cli;
 use crate::output::ClosedOutput;
 
 /// Prints the completions of a shell.

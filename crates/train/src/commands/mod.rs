@@ -1,9 +1,10 @@
-//! What the program can be told to do, one file each.
+//! The commands of the program, one file each.
 
 pub mod bench;
 pub mod devices;
 pub mod doctor;
 pub mod eval;
+mod eval_input;
 pub mod export;
 pub mod fetch;
 pub mod info;
@@ -19,8 +20,8 @@ pub mod tune;
 
 use anyhow::Result;
 
-use crate::args::TrainArgs;
 use crate::failure::usage;
+use crate::options::args::TrainArgs;
 
 /// Refuses the options of training that mean nothing to a command which only measures its steps.
 ///

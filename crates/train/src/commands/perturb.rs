@@ -8,19 +8,20 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use nets::{Model, NamedTensor};
 use one::LossWeights;
-use tensor::{DType, Device, Kind, Rng};
+use tensor::{Device, Kind, Rng};
 
-use super::eval::Subject;
-use crate::args::{EvalArgs, PerturbArgs};
-use crate::evaluation::{Evaluated, evaluate};
+use super::eval_input::EvalInput;
 use crate::failure::usage;
 use crate::interrupt;
+use crate::options::args::{EvalArgs, PerturbArgs};
 use crate::output::line;
-use crate::overview::{describe, describe_device, grouped};
-use crate::plot::{self, Line, Panel, Point};
-use crate::programs::{EvaluationProgram, Recipe};
-use crate::progress::Measurement;
-use crate::run_dir::write_atomically;
+use crate::run::files::write_atomically;
+use crate::show::plot::{self, Line, Panel, Point};
+use crate::show::progress::Measurement;
+use crate::show::words::{describe, describe_device, grouped};
+use crate::step::evaluated::Evaluated;
+use crate::step::evaluation::evaluate;
+use crate::step::programs::{EvaluationProgram, StepSpec};
 
 /// The splits, in the order of everything below.
 const SPLITS: [&str; 2] = ["train", "test"];
@@ -33,11 +34,11 @@ const SPLITS: [&str; 2] = ["train", "test"];
 pub fn run(args: &EvalArgs) -> Result<()> {
     let options = &args.perturbation;
     let files = Files::new(options, &args.weights)?;
-    let subject = Subject::load(args, options.limit_train)?;
-    let images = [subject.dataset.train.len(), subject.dataset.test.len()];
-    let name = subject.dataset.name.clone();
-    let network = subject.network.alone();
-    let mut landscape = Landscape::new(subject, &args.weights, args.batch)?;
+    let input = EvalInput::load(args, options.limit_train)?;
+    let images = [input.dataset.train.len(), input.dataset.test.len()];
+    let name = input.dataset.name.clone();
+    let network = input.network.alone();
+    let mut landscape = Landscape::new(input, &args.weights, args.batch)?;
     line(format!(
         "{}, {name}, {} training and {} test images, {}",
         describe(&network),
@@ -60,7 +61,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     Ok(())
 }
 
-/// Where the results go.
+/// Files of the results.
 #[derive(Debug)]
 struct Files {
     plot: PathBuf,
@@ -83,14 +84,14 @@ impl Files {
     }
 }
 
-/// What is measured of one split: mean cross-entropy, and top-1 error in per cent.
+/// Measurement of one split: mean cross-entropy, and top-1 error in per cent.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Sample {
+struct Losses {
     cross_entropy: f64,
     error: f64,
 }
 
-impl Sample {
+impl Losses {
     fn new(found: &Evaluated) -> Self {
         let (network, predictions) = (one::Network::Member(0), &found.predictions);
         Self { cross_entropy: predictions.cross_entropy(network), error: predictions.top_k_error(network, 1) }
@@ -113,19 +114,19 @@ impl Spread {
     }
 }
 
-/// What is known of one distance.
+/// Measurements at one distance.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Row {
     distance: f64,
-    /// Of both splits.
+    /// One for each split.
     cross_entropy: [Spread; 2],
     error: [Spread; 2],
 }
 
 impl Row {
     /// From the samples of each direction.
-    fn new(distance: f64, samples: &[[Sample; 2]]) -> Self {
-        let spread = |split: usize, of: fn(&Sample) -> f64| {
+    fn new(distance: f64, samples: &[[Losses; 2]]) -> Self {
+        let spread = |split: usize, of: fn(&Losses) -> f64| {
             Spread::of(&samples.iter().map(|sample| of(&sample[split])).collect::<Vec<f64>>())
         };
         Self {
@@ -216,30 +217,20 @@ struct Landscape {
     model: Model,
     /// The network's state, each tensor with whether it is trained.
     optimum: Vec<(NamedTensor, bool)>,
-    /// Of both splits.
+    /// One for each split.
     programs: [EvaluationProgram; 2],
 }
 
 impl Landscape {
     /// Takes branch 0 of the checkpoint, which was read from `weights`; steps have `batch` images.
-    fn new(subject: Subject, weights: &Path, batch: usize) -> Result<Self> {
-        let Subject { checkpoint, network, device, dataset, normalisation, workers } = subject;
+    fn new(input: EvalInput, weights: &Path, batch: usize) -> Result<Self> {
+        let EvalInput { checkpoint, network, device, dataset, normalisation, workers } = input;
         let method = one::Config::independent(1, dataset.classes.len());
         let architecture = network.architecture()?;
-        let recipe = Recipe {
-            architecture: &*architecture,
-            method: &method,
-            normalisation,
-            batch,
-            workers,
-            precision: DType::F32,
-            checks: false,
-            sharing: None,
-            part: (0, 1),
-        };
+        let spec = StepSpec::evaluation(&*architecture, &method, normalisation, batch, workers);
         let mut model = Model::new();
-        let train = EvaluationProgram::new(&device, &mut model, recipe, dataset.train)?;
-        let test = EvaluationProgram::new(&device, &mut model, recipe, dataset.test)?;
+        let train = EvaluationProgram::new(&device, &mut model, spec, dataset.train)?;
+        let test = EvaluationProgram::new(&device, &mut model, spec, dataset.test)?;
         let deployed = nets::deployed(&checkpoint.state, 0);
         model.load(&device, &deployed).with_context(|| format!("cannot use {}", weights.display()))?;
         let trained = model.params().entries().iter().map(|param| matches!(param.kind, Kind::Trained { .. }));
@@ -266,13 +257,13 @@ impl Landscape {
     }
 
     /// Measures both splits with this state; nothing when the end was asked for.
-    fn measure(&mut self, state: &[NamedTensor], progress: &mut Measurement) -> Result<Option<[Sample; 2]>> {
+    fn measure(&mut self, state: &[NamedTensor], progress: &mut Measurement) -> Result<Option<[Losses; 2]>> {
         self.model.load(&self.device, state)?;
-        let mut samples = [Sample { cross_entropy: 0.0, error: 0.0 }; 2];
+        let mut samples = [Losses { cross_entropy: 0.0, error: 0.0 }; 2];
         for (sample, program) in samples.iter_mut().zip(&mut self.programs) {
             let found = evaluate(program, LossWeights::default(), |_| progress.advance())?;
             let Some(found) = found else { return Ok(None) };
-            *sample = Sample::new(&found);
+            *sample = Losses::new(&found);
         }
         Ok(Some(samples))
     }
@@ -316,10 +307,10 @@ mod tests {
     use data::{LoadOptions, Pictures};
 
     use super::*;
-    use crate::args::Shortcut;
-    use crate::checkpoint::Checkpoint;
-    use crate::config::Network;
-    use crate::feeding::Normalisation;
+    use crate::options::args::Shortcut;
+    use crate::options::config::Network;
+    use crate::run::checkpoint::Checkpoint;
+    use crate::step::feeding::Normalisation;
 
     #[test]
     fn directions_have_unit_length_and_are_functions_of_seed_and_number() {
@@ -328,7 +319,7 @@ mod tests {
         let directions: Vec<Vec<f32>> = [(0, 0), (0, 1), (1, 0)].map(|(seed, n)| direction(seed, n, 10_000)).into();
         for (i, v) in directions.iter().enumerate() {
             assert!((length(v) - 1.0).abs() < 1e-6, "{}", length(v));
-            // Of independent ones, the cosine's standard deviation is 0.01.
+            // The cosine of independent directions has a standard deviation of 0.01.
             assert!(directions[..i].iter().all(|other| cosine(v, other).abs() < 0.05));
         }
         assert_eq!(directions[1], direction(0, 1, 10_000));
@@ -353,18 +344,8 @@ mod tests {
         let mut state = Vec::new();
         let mut plain = |images| -> Result<Evaluated> {
             let mut model = Model::new();
-            let recipe = Recipe {
-                architecture: &*architecture,
-                method: &method,
-                normalisation,
-                batch: 8,
-                workers: 0,
-                precision: DType::F32,
-                checks: false,
-                sharing: None,
-                part: (0, 1),
-            };
-            let mut program = EvaluationProgram::new(&device, &mut model, recipe, images)?;
+            let spec = StepSpec::evaluation(&*architecture, &method, normalisation, 8, 0);
+            let mut program = EvaluationProgram::new(&device, &mut model, spec, images)?;
             model.initialize(&device, 3)?;
             state = model.state(&device)?;
             Ok(evaluate(&mut program, LossWeights::default(), |_| ())?.expect("nobody interrupts"))
@@ -372,8 +353,8 @@ mod tests {
         let expected = [plain(Arc::clone(&dataset.train))?, plain(Arc::clone(&dataset.test))?];
         let checkpoint =
             Checkpoint { header: None, state, velocities: Vec::new(), totals: Vec::new(), loss_scale: None };
-        let subject = Subject { checkpoint, network, device, dataset, normalisation, workers: 0 };
-        Ok((Landscape::new(subject, Path::new("weights"), 8)?, expected))
+        let input = EvalInput { checkpoint, network, device, dataset, normalisation, workers: 0 };
+        Ok((Landscape::new(input, Path::new("weights"), 8)?, expected))
     }
 
     #[test]
@@ -384,7 +365,7 @@ mod tests {
         let here = landscape.state(&v, 0.0);
         let mut progress = Measurement::new(10);
         let samples = landscape.measure(&here, &mut progress).expect("measured").expect("nobody interrupts");
-        let exactly = expected.map(|found| Sample::new(&found));
+        let exactly = expected.map(|found| Losses::new(&found));
         assert_eq!(samples, exactly);
 
         let there = landscape.state(&v, 5.0);
@@ -403,7 +384,7 @@ mod tests {
     #[test]
     fn the_plot_has_two_panels_with_a_line_for_each_split() {
         let sample =
-            |x: f64| [Sample { cross_entropy: x, error: 10.0 * x }, Sample { cross_entropy: 2.0 * x, error: 5.0 }];
+            |x: f64| [Losses { cross_entropy: x, error: 10.0 * x }, Losses { cross_entropy: 2.0 * x, error: 5.0 }];
         let rows = [Row::new(0.0, &[sample(1.0)]), Row::new(5.0, &[sample(2.0), sample(4.0)])];
         let [loss, error] = panels(&rows, 2);
         let labels = |panel: &Panel| panel.lines.iter().map(|line| line.label.clone()).collect::<Vec<String>>();

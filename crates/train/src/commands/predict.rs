@@ -1,4 +1,4 @@
-//! What a trained network says of images.
+//! Predictions of a trained network.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -10,13 +10,13 @@ use one::{Heads, Network};
 use serde::Serialize;
 use tensor::{Device, Graph, Program, Spec, Var};
 
-use crate::args::{Augmentation, PredictArgs};
-use crate::checkpoint::Header;
 use crate::interrupt;
+use crate::options::args::{Augmentation, PredictArgs};
 use crate::output::{line, note};
-use crate::outputs::softmax;
-use crate::overview::{describe_device, grouped};
-use crate::trained::Trained;
+use crate::run::checkpoint::Header;
+use crate::show::words::{describe_device, grouped};
+use crate::step::logits::softmax;
+use crate::step::pretrained::Pretrained;
 
 /// Channels of an image as the network takes it: three, and one of zeros.
 const CHANNELS: usize = 4;
@@ -26,11 +26,11 @@ const CHANNELS: usize = 4;
 /// # Errors
 /// When the network or the device is of no use; and in the end, when an image was.
 pub fn run(args: &PredictArgs) -> Result<()> {
-    let network = Trained::read(&args.model, args.branch)?;
+    let network = Pretrained::read(&args.model, args.branch)?;
     let files = images(&args.images)?;
     let device = tensor::device::open(&args.device)?;
     let mut predictor = Predictor::new(&network, &device, args.batch.min(files.len()))?;
-    // As test images were brought to this size.
+    // The border is that of test images, which were brought to this size.
     let border = if network.header.data == fashion_mnist::NAME { fashion_mnist::BORDER } else { 0 };
     let view = if network.header.augment == Some(Augmentation::Imagenet) { View::Centre } else { View::Whole };
     let square = Square { size: predictor.size, border, view };
@@ -78,7 +78,7 @@ fn images(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn speed(network: &Trained, device: &Device, images: usize, time: Duration) -> String {
+fn speed(network: &Pretrained, device: &Device, images: usize, time: Duration) -> String {
     let seconds = time.as_secs_f64().max(1e-9);
     format!(
         "{}: {} images in {seconds:.1} s, {:.0} images/s with reading and decoding, {}",
@@ -104,7 +104,7 @@ struct Prediction<'a> {
     predictions: &'a [Guess],
 }
 
-fn say(args: &PredictArgs, network: &Trained, file: &Path, probabilities: &[f32]) -> Result<()> {
+fn say(args: &PredictArgs, network: &Pretrained, file: &Path, probabilities: &[f32]) -> Result<()> {
     let mut order: Vec<usize> = (0..probabilities.len()).collect();
     order.sort_by(|&a, &b| probabilities[b].total_cmp(&probabilities[a]));
     let guess = |index: usize| Guess { class: network.class(index), index, probability: probabilities[index] };
@@ -132,7 +132,7 @@ struct Predictor {
 }
 
 impl Predictor {
-    fn new(network: &Trained, device: &Device, batch: usize) -> Result<Self> {
+    fn new(network: &Pretrained, device: &Device, batch: usize) -> Result<Self> {
         let (mut graph, mut model) = (Graph::new(), Model::new());
         let size = network.header.size()?;
         let image = graph.input("image", Spec::f32([1, batch, size, size, CHANNELS]));

@@ -1,4 +1,4 @@
-//! Where a training step spends its time, against what the device can do.
+//! Time of a training step, kernel by kernel, against what the device can do.
 
 use std::time::{Duration, Instant};
 
@@ -6,27 +6,28 @@ use anyhow::{Context, Result};
 use serde_json::json;
 use tensor::{Device, Peaks, Program};
 
-use crate::about;
-use crate::args::{ProfileArgs, TrainArgs};
-use crate::commands::{refuse_options_of_runs, train};
+use crate::commands::refuse_options_of_runs;
+use crate::machine::about;
+use crate::machine::choices::Tuning;
+use crate::machine::timing::Spent;
+use crate::options::args::{ProfileArgs, TrainArgs};
 use crate::output;
 use crate::ranks::Ranks;
-use crate::timing::Spent;
-use crate::training::{Trainer, workers};
-use crate::tuned::Tuning;
+use crate::show::words::workers;
+use crate::training::{Trainer, setup};
 
-/// How long to measure, about, and how many steps at most.
+/// Approximate time to measure for, and the most steps.
 const TIME: Duration = Duration::from_secs(3);
 const MOST_RUNS: u32 = 50;
 /// Fewest steps that a median is taken of.
 const FEWEST_RUNS: usize = 5;
 
-/// What is printed.
+/// Form of the output.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Form {
-    /// A line for each kernel and shape, in place of one for each kernel.
+    /// A line for each kernel and shape, instead of one for each kernel.
     pub by_shape: bool,
-    /// JSON in place of a table.
+    /// JSON instead of a table.
     pub json: bool,
 }
 
@@ -45,7 +46,7 @@ pub fn run(args: &ProfileArgs) -> Result<()> {
 /// # Errors
 /// As [`run`].
 pub fn measure(args: &TrainArgs, form: Form) -> Result<()> {
-    let mut trainer = train::begun(args, !form.json, &Ranks::alone())?;
+    let mut trainer = setup::new_trainer(args, !form.json, &Ranks::alone())?;
     let peaks = Peaks::measure(&trainer.device).context("cannot measure what the device can do")?;
     let steps = step_times(&mut trainer)?;
     let runs = (TIME.as_secs_f64() / steps.training.as_secs_f64().max(1e-6)).clamp(1.0, MOST_RUNS.into()) as u32;
@@ -127,7 +128,7 @@ pub(super) fn print_peaks(peaks: &Peaks) -> Result<()> {
     ))
 }
 
-/// How often each rule of fusion has changed the step as it was recorded.
+/// Prints how often each rule of fusion has changed the step as it was recorded.
 fn print_fusion(program: &Program) -> Result<()> {
     output::line("\n fused times  by the rule".to_owned())?;
     for (rule, times) in program.fired() {
@@ -228,9 +229,9 @@ fn as_json(trainer: &Trainer, peaks: &Peaks, rows: &[Row], steps: StepTimes) -> 
 /// Median times of whole steps.
 #[derive(Debug, Clone, Copy)]
 pub struct StepTimes {
-    /// Of a training step.
+    /// Time of a training step.
     pub training: Duration,
-    /// Of an evaluation step.
+    /// Time of an evaluation step.
     pub evaluation: Duration,
     /// Images of an evaluation step.
     pub images: usize,

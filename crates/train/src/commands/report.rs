@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::args::ReportArgs;
 use crate::interrupt;
+use crate::options::args::ReportArgs;
 use crate::output::line;
 use crate::report::{Loader, Measuring, report};
-use crate::run_dir::{RunDir, check_target, write_atomically};
+use crate::run::directory::RunDir;
+use crate::run::files::{check_target, write_atomically};
 
 /// The page's name.
 const NAME: &str = "report.html";

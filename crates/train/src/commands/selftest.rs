@@ -1,4 +1,4 @@
-//! Whether a device computes what it should: every kernel against its reference, and whole training steps.
+//! Check that a device computes what it should: every kernel against its reference, and whole training steps.
 
 use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
@@ -12,13 +12,14 @@ use serde_json::{Value, json};
 use tensor::device::{GpuOptions, open_with};
 use tensor::{DType, Device, Target};
 
-use crate::args::SelftestArgs;
 use crate::failure::usage;
+use crate::interrupt;
+use crate::machine::{about, calendar};
+use crate::options::args::SelftestArgs;
 use crate::output::line;
-use crate::overview::{describe_device, grouped};
-use crate::progress::Measurement;
-use crate::run_dir::{check_target, write_atomically};
-use crate::{about, date, interrupt};
+use crate::run::files::{check_target, write_atomically};
+use crate::show::progress::Measurement;
+use crate::show::words::{describe_device, grouped};
 
 /// Failures that are printed at most.
 const MOST_LINES: usize = 20;
@@ -74,7 +75,7 @@ fn open(args: &SelftestArgs, checked: bool, target: Option<Target>) -> tensor::R
     open_with(&args.device, GpuOptions { checked, target })
 }
 
-/// What was found.
+/// Findings.
 struct Found {
     device: Device,
     outcomes: Vec<Outcome>,
@@ -124,7 +125,7 @@ fn find(args: &SelftestArgs, device: Device, cases: &[Case]) -> Result<Found> {
 struct StepRun {
     name: &'static str,
     precision: DType,
-    /// What the device is to be taken for, if not for what it is.
+    /// Target that the device is taken for, if not its own.
     target: Option<Target>,
     /// True if there is something to compare with.
     compared: bool,
@@ -222,7 +223,7 @@ impl Found {
         json!({
             "program": about::program(),
             "device": about::device(&self.device),
-            "date": date::today(),
+            "date": calendar::today(),
             "quick": args.quick,
             "case": args.case,
             "complete": !self.interrupted,

@@ -4,12 +4,13 @@ use std::fs;
 
 use anyhow::{Context, Result, bail};
 
-use crate::args::SweepArgs;
 use crate::failure::usage;
 use crate::interrupt;
+use crate::options::args::SweepArgs;
 use crate::output::{line, note};
 use crate::report::{Loader, Measuring, comparison, report};
-use crate::run_dir::{RunDir, write_atomically};
+use crate::run::directory::RunDir;
+use crate::run::files::write_atomically;
 use crate::sweep::figures::{compare, directory};
 use crate::sweep::plan::{self, Plan, Planned};
 use crate::sweep::running::{self, State};

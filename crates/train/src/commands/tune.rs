@@ -6,21 +6,23 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use tensor::Device;
 use tensor::tuning::{Candidate, Measured, Outcome};
 
-use crate::about;
-use crate::args::TuneArgs;
-use crate::commands::{refuse_options_of_runs, train};
-use crate::config::Config;
-use crate::date::today;
+use crate::commands::refuse_options_of_runs;
+use crate::machine::about;
+use crate::machine::calendar::today;
+use crate::machine::choices::{self, Tuned};
+use crate::options::args::TuneArgs;
+use crate::options::config::Config;
 use crate::output;
-use crate::progress::Measurement;
 use crate::ranks::Ranks;
-use crate::run_dir::{check_target, write_atomically};
-use crate::tuned::{self, Tuned};
-use crate::tuning::{self, SLOWER, Steps, Subject, Verdict};
+use crate::run::files::{check_target, write_atomically};
+use crate::show::progress::Measurement;
+use crate::training::setup;
+use crate::training::variants::{self, SLOWER, Steps, VariedKernel, Verdict};
 
-/// How long steps with what was chosen are measured, alternating with the others, about.
+/// Approximate time in which steps with what was chosen are measured, alternating with the others.
 const STEPS: Duration = Duration::from_secs(10);
 
 /// Measures the candidates of every kernel of a training step and an evaluation step, and keeps what is faster than the
@@ -34,7 +36,7 @@ pub fn run(args: &TuneArgs) -> Result<()> {
         check_target("--json", path)?;
     }
     let config = Config::new(&args.train)?;
-    let device = tuned::open_untuned(&config.device)?;
+    let device = choices::open_untuned(&config.device)?;
     let target = device.target().filter(|target| !target.software);
     let (Some(adapter), Some(target)) = (device.adapter(), target) else {
         let what = if device.is_gpu() { "a software adapter" } else { "the CPU device" };
@@ -48,46 +50,56 @@ pub fn run(args: &TuneArgs) -> Result<()> {
         None => Tuned::new(adapter)?,
     };
     let begun = Instant::now();
-    let mut trainer = train::build(config, device.clone(), false, true, &Ranks::alone())?;
-    let subjects = tuning::subjects(&mut trainer, target)?;
+    let mut trainer = setup::build(config, device.clone(), false, true, &Ranks::alone())?;
+    let varied_kernels = variants::varied_kernels(&mut trainer, target)?;
     output::line(format!(
         "\n{:>5} {:>5} {:>10} {:>9} {:>9} {:>6}  kernel",
         "train", "eval", "candidates", "rule ms", "best ms", "gain"
     ))?;
-    let mut results: Vec<Result<Measured, String>> = Vec::with_capacity(subjects.len());
-    let mut progress = Measurement::new(subjects.len());
-    let measured = tuning::measure(&trainer, target, &subjects, &mut found, None, |subject, outcome| {
+    let mut results: Vec<Result<Measured, String>> = Vec::with_capacity(varied_kernels.len());
+    let mut progress = Measurement::new(varied_kernels.len());
+    let measured = variants::measure(&trainer, target, &varied_kernels, &mut found, None, |varied, outcome| {
         progress.advance();
-        results.push(told(&progress, subject, outcome));
+        results.push(told(&progress, varied, outcome));
         Ok(())
     });
     progress.finish();
     measured?;
-    let new: Vec<u64> = subjects.iter().map(|subject| subject.key).collect();
-    let verdict = tuning::settle(&mut trainer, &mut found, &new, STEPS, true)?;
+    let new: Vec<u64> = varied_kernels.iter().map(|varied| varied.key).collect();
+    let verdict = variants::settle(&mut trainer, &mut found, &new, STEPS, true)?;
     found.save()?;
     let chosen = results.iter().flatten().filter(|measured| measured.choice > 0).count();
-    report(&verdict, &subjects, chosen, &found)?;
+    report(&verdict, &varied_kernels, chosen, &found)?;
     let Some(path) = &args.json else { return Ok(()) };
-    let rows: Vec<Value> =
-        subjects.iter().zip(&results).map(|(subject, result)| row(subject, result, &verdict)).collect();
-    let config = &trainer.config;
-    let head = json!({
+    let rows =
+        varied_kernels.iter().zip(&results).map(|(varied, result)| row(varied, result, &verdict)).collect::<Vec<_>>();
+    write(path, &as_json(&device, &trainer.config, &found, &verdict, &rows, begun.elapsed()))
+}
+
+/// The measurements, for programs.
+fn as_json(
+    device: &Device,
+    config: &Config,
+    found: &Tuned,
+    verdict: &Verdict,
+    rows: &[Value],
+    time: Duration,
+) -> Value {
+    json!({
         "program": about::program(),
-        "device": about::device(&device),
+        "device": about::device(device),
         "date": today(),
         "net": config.network.net,
         "branches": config.network.branches,
         "method": config.method.name(),
         "precision": config.precision,
         "batch": config.batch,
-        "seconds": begun.elapsed().as_secs_f64(),
+        "seconds": time.as_secs_f64(),
         "file": found.path(),
         "kept": verdict.kept,
         "steps": verdict.steps.map(steps),
         "kernels": rows,
-    });
-    write(path, &head)
+    })
 }
 
 fn write(path: &Path, value: &Value) -> Result<()> {
@@ -95,8 +107,8 @@ fn write(path: &Path, value: &Value) -> Result<()> {
 }
 
 /// Prints a kernel's line, and returns what was found of it, or why nothing was.
-fn told(progress: &Measurement, subject: &Subject, outcome: &Outcome) -> Result<Measured, String> {
-    let what = subject.kernel.describe();
+fn told(progress: &Measurement, varied: &VariedKernel, outcome: &Outcome) -> Result<Measured, String> {
+    let what = varied.kernel.describe();
     let measured = match outcome {
         Outcome::Measured(measured) => measured,
         Outcome::OutOfTime => return Err("there was no time left".to_owned()),
@@ -113,29 +125,29 @@ fn told(progress: &Measurement, subject: &Subject, outcome: &Outcome) -> Result<
     let (before, after) = (1e3 * measured.before(), 1e3 * measured.after());
     progress.line(&format!(
         "{:>5} {:>5} {:>10} {before:>9.4} {after:>9.4} {:>4.0} %  {what}",
-        subject.training,
-        subject.evaluation,
+        varied.training,
+        varied.evaluation,
         measured.candidates.len(),
         100.0 * (1.0 - after / before)
     ));
     Ok(measured.clone())
 }
 
-/// What became of the choices, and what whole steps gained.
-fn report(verdict: &Verdict, subjects: &[Subject], chosen: usize, found: &Tuned) -> Result<()> {
+/// Prints what became of the choices, and what whole steps gained.
+fn report(verdict: &Verdict, varied_kernels: &[VariedKernel], chosen: usize, found: &Tuned) -> Result<()> {
     output::line(format!(
         "\n{chosen} of {} kernels have a faster variant: {}",
-        subjects.len(),
+        varied_kernels.len(),
         found.path().display()
     ))?;
-    let by_key: BTreeMap<u64, &Subject> = subjects.iter().map(|subject| (subject.key, subject)).collect();
+    let by_key: BTreeMap<u64, &VariedKernel> = varied_kernels.iter().map(|varied| (varied.key, varied)).collect();
     for key in &verdict.dropped {
-        if let (Some(subject), Some([before, after])) = (by_key.get(key), verdict.in_steps.get(key)) {
+        if let (Some(varied), Some([before, after])) = (by_key.get(key), verdict.in_steps.get(key)) {
             output::line(format!(
                 "within steps it is not faster ({:.4} ms before, {:.4} ms with it), so the rule's stays: {}",
                 1e3 * before,
                 1e3 * after,
-                subject.kernel.describe()
+                varied.kernel.describe()
             ))?;
         }
     }
@@ -165,8 +177,8 @@ fn steps(steps: Steps) -> Value {
     json!({ "training": pair(steps.training), "evaluation": steps.evaluation.map(pair) })
 }
 
-/// What was found of a kernel, for programs.
-fn row(subject: &Subject, result: &Result<Measured, String>, verdict: &Verdict) -> Value {
+/// Results of a kernel, for programs.
+fn row(varied: &VariedKernel, result: &Result<Measured, String>, verdict: &Verdict) -> Value {
     let candidates = |measured: &Measured| -> Vec<Value> {
         let candidate = |(variant, candidate): (usize, &Candidate)| match candidate {
             Candidate::Timed { lower, median, upper } => json!({
@@ -180,14 +192,13 @@ fn row(subject: &Subject, result: &Result<Measured, String>, verdict: &Verdict) 
         };
         measured.candidates.iter().enumerate().map(candidate).collect()
     };
-    let in_steps = verdict.in_steps.get(&subject.key);
-    let stays =
-        result.as_ref().is_ok_and(|it| it.choice > 0 && verdict.kept && !verdict.dropped.contains(&subject.key));
+    let in_steps = verdict.in_steps.get(&varied.key);
+    let stays = result.as_ref().is_ok_and(|it| it.choice > 0 && verdict.kept && !verdict.dropped.contains(&varied.key));
     json!({
-        "kernel": subject.kernel.describe(),
-        "key": format!("{:016x}", subject.key),
-        "training": subject.training,
-        "evaluation": subject.evaluation,
+        "kernel": varied.kernel.describe(),
+        "key": format!("{:016x}", varied.key),
+        "training": varied.training,
+        "evaluation": varied.evaluation,
         "candidates": result.as_ref().ok().map(candidates),
         "left_out": result.as_ref().err(),
         "fastest": result.as_ref().ok().map(|measured| measured.choice),

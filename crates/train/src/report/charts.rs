@@ -6,7 +6,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use crate::plot::{INK, Line, text};
+use crate::show::plot::{INK, Line, text};
 
 /// Width and height of a chart.
 const SIZE: (u32, u32) = (520, 310);
@@ -22,7 +22,7 @@ pub const COLORS: [RGBColor; 8] = [
     RGBColor(160, 48, 48),
 ];
 const GRID: RGBColor = RGBColor(228, 228, 228);
-/// How dense a cell of the fullest colour is: what is written on it must be read.
+/// Density of a cell of the fullest colour: text on it must stay readable.
 const DENSEST: f64 = 0.62;
 /// Classes of which each cell of a confusion matrix has its number, and of which names stand beside it.
 const WITH_NUMBERS: usize = 12;
@@ -232,7 +232,7 @@ pub fn stacked(rows: &[(String, Vec<f64>)]) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plot::Point;
+    use crate::show::plot::Point;
 
     #[test]
     fn labels_have_the_digits_that_tell_them_apart() {

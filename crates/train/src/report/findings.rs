@@ -1,4 +1,4 @@
-//! What a run's weights say of its test images: measured anew for the report, where the data are there.
+//! Predictions of a run's weights on its test images: measured anew for the report, where the data are there.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,15 +9,17 @@ use base64::engine::general_purpose::STANDARD;
 use data::{DataError, Dataset, LoadOptions, Pictures, folder};
 use nets::Model;
 use one::{LossWeights, Network};
-use tensor::{DType, Device};
+use tensor::Device;
 
-use crate::checkpoint;
-use crate::config::{Config, processors};
-use crate::evaluation::{Evaluated, evaluate};
-use crate::feeding::Normalisation;
-use crate::programs::{EvaluationProgram, Recipe};
+use crate::machine::processors;
+use crate::options::config::Config;
 use crate::report::runs::Run;
-use crate::source::{self, Purpose};
+use crate::run::checkpoint;
+use crate::step::evaluated::Evaluated;
+use crate::step::evaluation::evaluate;
+use crate::step::feeding::Normalisation;
+use crate::step::programs::{EvaluationProgram, StepSpec};
+use crate::step::source::{self, Purpose};
 
 /// Pairs of classes that are shown, and images of each.
 const PAIRS: usize = 6;
@@ -35,14 +37,14 @@ pub struct Confused {
     pub examples: Vec<String>,
 }
 
-/// What was found on the test images.
+/// Findings on the test images.
 #[derive(Debug)]
 pub struct Findings {
     pub classes: Vec<String>,
     pub found: Evaluated,
-    /// Of branch 0: images by true and by predicted class.
+    /// Images by true and by predicted class, of branch 0.
     pub confusion: Vec<Vec<usize>>,
-    /// Of branch 0, the most frequent first.
+    /// Confused pairs of classes of branch 0, the most frequent first.
     pub confused: Vec<Confused>,
     /// Mean shares of the branches in the ensemble, by true class; empty without a gate.
     pub gate: Vec<Vec<f64>>,
@@ -57,7 +59,7 @@ pub struct Loader<'a> {
 }
 
 impl<'a> Loader<'a> {
-    /// One that takes data from `data_dir` in place of where a run had them.
+    /// Takes data from `data_dir`, or else from where a run had them.
     ///
     /// # Errors
     /// When there is no such device.
@@ -107,19 +109,15 @@ impl<'a> Loader<'a> {
             bail!("its weights tell {} classes apart, and the data have {}", header.classes, dataset.classes.len());
         }
         let (architecture, method) = (header.network.architecture()?, header.method_config()?);
-        let recipe = Recipe {
-            architecture: &*architecture,
-            method: &method,
-            normalisation: Normalisation { mean: header.mean, std: header.std },
-            precision: DType::F32,
-            batch: run.config.eval_batch,
-            workers: run.config.workers.unwrap_or_else(processors),
-            checks: false,
-            sharing: None,
-            part: (0, 1),
-        };
+        let spec = StepSpec::evaluation(
+            &*architecture,
+            &method,
+            Normalisation { mean: header.mean, std: header.std },
+            run.config.eval_batch,
+            run.config.workers.unwrap_or_else(processors),
+        );
         let mut model = Model::new();
-        let mut program = EvaluationProgram::new(&self.device, &mut model, recipe, Arc::clone(&dataset.test))?;
+        let mut program = EvaluationProgram::new(&self.device, &mut model, spec, Arc::clone(&dataset.test))?;
         model.load(&self.device, &checkpoint.state).with_context(|| format!("cannot use {}", weights.display()))?;
         program.gather_outputs();
         let Some(found) = evaluate(&mut program, LossWeights::default(), |_| ())? else { return Ok(None) };
@@ -144,7 +142,7 @@ impl Findings {
         let confused =
             pairs.into_iter().take(PAIRS).filter(|&(count, ..)| count > 0).map(|(count, class, taken_for)| {
                 let of_pair = |&image: &usize| labels[image] == class && predicted[image] == taken_for;
-                // Where images were left out, those that follow are no longer known by their number.
+                // Numbers no longer tell images apart where some were left out.
                 let known = labels.len() == dataset.test.len();
                 let images = (0..if known { labels.len() } else { 0 }).filter(of_pair).take(EXAMPLES);
                 let examples = images.filter_map(|image| thumbnail(&dataset.test.pixels(image)?)).collect();

@@ -14,7 +14,7 @@ pub fn escape(text: &str) -> String {
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
             '\'' => escaped.push_str("&#39;"),
-            // What else is no text would not be HTML.
+            // Other control characters are not allowed in HTML.
             c if c.is_control() && c != '\n' => escaped.push(' '),
             c => escaped.push(c),
         }
@@ -61,7 +61,7 @@ pub fn figures(figures: &[String]) -> String {
     format!("<div class=\"figures\">{}</div>", figures.concat())
 }
 
-/// What is left out, and why.
+/// A remark on what is left out, and why.
 pub fn remark(sentence: &str) -> String {
     format!("<p class=\"remark\">{}</p>", escape(sentence))
 }

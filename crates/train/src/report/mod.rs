@@ -16,7 +16,7 @@ use html::{escape, page, remark, table};
 use runs::groups;
 pub use runs::{Row, Run, Spread};
 
-/// What is measured of the runs' weights.
+/// Measurement of the runs' weights.
 #[derive(Debug)]
 pub enum Measuring<'a> {
     /// Everything, where the data are there.

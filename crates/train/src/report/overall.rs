@@ -2,11 +2,11 @@
 
 use anyhow::Result;
 
-use crate::overview::{flops, grouped};
-use crate::plot::{Line, Point};
 use crate::report::charts;
 use crate::report::html::{figure, figures, remark, table};
 use crate::report::runs::{Group, Row, Run, Spread};
+use crate::show::plot::{Line, Point};
+use crate::show::words::{flops, grouped};
 
 /// The table of results, and, of several runs, their curves.
 ///
@@ -17,9 +17,8 @@ pub fn section(groups: &[Group<'_>]) -> Result<String> {
     html.push_str(&results(groups));
     html.push_str(&remark(
         "Top-1 errors on the test split, per cent. Over seeds: mean ± standard deviation of the runs that differ in \
-         their seed \
-         only. Over branches: the mean of the branches and their standard deviation within a run, averaged over the \
-         seeds.",
+         their seed only. Over branches: the mean of the branches and their standard deviation within a run, averaged \
+         over the seeds.",
     ));
     html.push_str("<h3>Cost</h3>\n");
     html.push_str(&cost(groups));

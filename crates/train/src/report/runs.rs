@@ -1,4 +1,4 @@
-//! What is known of runs from their directories, and which of them differ in their seed only.
+//! Runs as their directories describe them, in groups that differ in their seed only.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde::Deserialize;
 
-use crate::args::Method;
-use crate::commands::train::SNAPSHOTS;
-use crate::config::{Config, FREE};
-use crate::overview::{Cost, cost, describe};
-use crate::run_dir::RunDir;
-use crate::sessions::Session;
+use crate::options::args::Method;
+use crate::options::config::{Config, is_free};
+use crate::run::directory::{RunDir, SNAPSHOTS};
+use crate::run::sessions::SessionRecord;
+use crate::show::words::describe;
+use crate::step::cost::{Cost, cost};
 
 /// An object of `metrics.jsonl`. What a line does not have is empty.
 #[derive(Debug, Clone, Deserialize)]
@@ -40,7 +40,7 @@ pub struct Run {
     /// The same as `config.toml` has it.
     pub settings: toml::Table,
     pub rows: Vec<Row>,
-    pub sessions: Vec<Session>,
+    pub sessions: Vec<SessionRecord>,
     /// The best weights, or else the last ones, if any are there.
     pub weights: Option<PathBuf>,
     pub cost: Cost,
@@ -55,7 +55,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of values; `None` of none.
+    /// Mean and deviation of values; `None` of none.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let values: Vec<f64> = values.into_iter().collect();
         let count = values.len();
@@ -89,7 +89,7 @@ impl Run {
         Ok(Self { path: path.to_owned(), config, settings, rows, sessions, weights, cost })
     }
 
-    /// What the directory is called.
+    /// Name of the directory.
     pub fn name(&self) -> String {
         let whole = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
         whole.file_name().map_or_else(|| self.path.display().to_string(), |name| name.to_string_lossy().into_owned())
@@ -136,15 +136,15 @@ impl Run {
         if self.config.method == Method::Snapshot { self.config.cycles } else { 1 }
     }
 
-    /// What it is, in words.
+    /// Describes it in words.
     pub fn describe(&self) -> String {
         format!("{}, method {}", describe(&self.config.network), self.config.method.name())
     }
 
-    /// What the runs of a group have in common: all settings but the seed and those that do not change what is
+    /// Settings that the runs of a group have in common: all but the seed and those that do not change what is
     /// computed.
     fn key(&self) -> toml::Table {
-        let differs = |key: &str| ["seed", "tuning"].contains(&key) || FREE.contains(&key);
+        let differs = |key: &str| ["seed", "tuning"].contains(&key) || is_free(key);
         self.settings.iter().filter(|(key, _)| !differs(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 }
@@ -153,7 +153,7 @@ impl Run {
 #[derive(Debug)]
 pub struct Group<'a> {
     pub runs: Vec<&'a Run>,
-    /// What tells it from the other groups.
+    /// Label that tells it from the other groups.
     pub label: String,
 }
 

@@ -7,13 +7,14 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use one::Network;
 
-use crate::plot::{Line, Point};
+use crate::machine::calendar::date_time;
 use crate::report::charts;
 use crate::report::findings::{Confused, Findings};
 use crate::report::html::{escape, figure, figures, remark, table};
 use crate::report::runs::{Row, Run};
-use crate::sessions::{Session, date};
-use crate::sweep::running::PERTURBED;
+use crate::run::directory::PERTURBED;
+use crate::run::sessions::SessionRecord;
+use crate::show::plot::{Line, Point};
 
 /// Classes whose gate has a bar of its own.
 const BARS: usize = 30;
@@ -194,9 +195,9 @@ fn environment(run: &Run) -> String {
     if run.sessions.is_empty() {
         return remark("It was trained by a version of this program that did not note what it ran on.");
     }
-    let row = |session: &Session| {
+    let row = |session: &SessionRecord| {
         vec![
-            date(session.began),
+            date_time(session.began),
             session.after_step.to_string(),
             session.device.clone(),
             format!("{}, {} processors", session.system, session.processors),
@@ -204,7 +205,7 @@ fn environment(run: &Run) -> String {
         ]
     };
     let rows: Vec<Vec<String>> = run.sessions.iter().map(row).collect();
-    let commands: Vec<String> = run.sessions.iter().map(Session::command_line).collect();
+    let commands: Vec<String> = run.sessions.iter().map(SessionRecord::command_line).collect();
     format!(
         "{}<pre class=\"command\">{}</pre>\n",
         table(&["began", "after step", "device", "system", "version"], &rows),

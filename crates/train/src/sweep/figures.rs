@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::report::{Run, Spread};
 use crate::sweep::plan::Plan;
 
-/// What a figure is of.
+/// Quantity of a figure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Quantity {
@@ -73,7 +73,7 @@ impl Quantity {
     }
 }
 
-/// Where a run of a sweep lies.
+/// Directory of a run of a sweep.
 pub fn directory(plan: &Plan, name: &str) -> std::path::PathBuf {
     plan.out.join(name)
 }

@@ -23,8 +23,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::config::Config;
-use crate::recipe;
+use crate::options::config::Config;
+use crate::options::recipe;
 use crate::sweep::figures::Quantity;
 
 /// Stands for the sweep's directory in options that name files.
@@ -51,7 +51,7 @@ pub struct Planned {
     pub waits: bool,
     pub perturb: bool,
     pub paper: BTreeMap<Quantity, String>,
-    /// What runs that differ in their seed only have in common.
+    /// Settings that runs which differ in their seed only have in common.
     pub kind: String,
 }
 
@@ -65,11 +65,11 @@ struct File {
     #[serde(default)]
     grid: toml::Table,
     #[serde(default)]
-    run: Vec<Entry>,
+    run: Vec<RunEntry>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-struct Entry {
+struct RunEntry {
     name: Option<String>,
     #[serde(default)]
     perturb: bool,
@@ -90,7 +90,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Plan, String> {
     let file: File = toml::from_str(text).map_err(|error| error.message().to_owned())?;
     let stem = path.file_stem().map_or_else(|| "sweep".to_owned(), |stem| stem.to_string_lossy().into_owned());
     let out = file.out.unwrap_or_else(|| Path::new("runs").join(&stem));
-    let entries = if file.run.is_empty() { vec![Entry::default()] } else { file.run };
+    let entries = if file.run.is_empty() { vec![RunEntry::default()] } else { file.run };
     let choices = combinations(&file.grid)?;
     let mut runs: Vec<Planned> = Vec::new();
     for entry in &entries {
@@ -129,7 +129,7 @@ fn part(option: &str, value: &toml::Value) -> String {
     }
 }
 
-fn plan(common: &toml::Table, entry: &Entry, choice: &Choice, out: &Path) -> Result<Planned, String> {
+fn plan(common: &toml::Table, entry: &RunEntry, choice: &Choice, out: &Path) -> Result<Planned, String> {
     let parts = |choice: &[(String, toml::Value)]| -> Vec<String> {
         let chosen = choice.iter().map(|(option, value)| part(option, value));
         entry.name.clone().into_iter().chain(chosen).collect()

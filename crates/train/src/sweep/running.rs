@@ -9,21 +9,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::interrupt;
+use crate::options::config::is_free;
 use crate::output::line;
-use crate::progress::duration;
 use crate::report::Run;
-use crate::run_dir::RunDir;
+use crate::run::directory::{PERTURBED, RunDir};
+use crate::show::words::duration;
 use crate::sweep::figures::directory;
 use crate::sweep::plan::{Plan, Planned};
 
-/// How often it is looked whether a process has ended.
+/// Period in which processes are asked whether they have ended.
 const LOOK: Duration = Duration::from_millis(100);
-/// What a run wrote to stdout and stderr, in its directory.
+/// Name of the file, in a run's directory, of what it wrote to stdout and stderr.
 const LOG: &str = "log.txt";
-/// The plot of an optimum's width, in the run's directory.
-pub const PERTURBED: &str = "perturb.svg";
 
-/// How a run stands.
+/// State of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
     Complete,
@@ -33,7 +32,7 @@ pub enum State {
     Failed(String),
 }
 
-/// How the run stands, from its directory alone.
+/// State of the run, from its directory alone.
 pub fn state(plan: &Plan, run: &Planned) -> State {
     let dir = directory(plan, &run.name);
     if RunDir::find(&dir).is_err() {
@@ -119,9 +118,12 @@ fn start<'a>(plan: &Plan, run: &'a Planned) -> Result<Process<'a>> {
     let mut command = Command::new(std::env::current_exe().context("cannot find this program's file")?);
     if RunDir::find(&dir).is_ok() {
         command.arg("--resume").arg(&dir);
-        // What may differ is given anew.
-        let free = ["--device=", "--data-dir=", "--save-every=", "--stream=", "--workers="];
-        command.args(run.arguments.iter().filter(|argument| free.iter().any(|free| argument.starts_with(free))));
+        // Options that may differ are given anew.
+        let may_differ = |argument: &&String| {
+            let option = argument.split('=').next().unwrap_or_default();
+            is_free(&option.trim_start_matches('-').replace('-', "_"))
+        };
+        command.args(run.arguments.iter().filter(may_differ));
     } else {
         command.args(&run.arguments).arg("--out").arg(&dir);
     }
@@ -149,7 +151,7 @@ fn spawn<'a>(run: &'a Planned, mut command: Command, dir: &Path, started: Instan
     Ok(Process { run, child, log, started })
 }
 
-/// How a run whose process has ended stands.
+/// State of a run whose process has ended.
 fn end(plan: &Plan, process: &Process<'_>, success: bool) -> State {
     match state(plan, process.run) {
         State::Open => {

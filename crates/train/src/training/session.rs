@@ -3,14 +3,16 @@
 use std::time::{Duration, Instant};
 
 use super::Trainer;
-use crate::feeding::{Stream, Supply};
 use crate::interrupt;
-use crate::progress::Display;
-use crate::ranks::{Ranks, Traffic};
-use crate::run_dir::RunDir;
-use crate::tensorboard::Events;
+use crate::options::values::SaveEvery;
+use crate::ranks::{Requests, Traffic};
+use crate::run::directory::RunDir;
+use crate::show::progress::Display;
+use crate::show::tensorboard::Events;
+use crate::show::words::workers;
+use crate::step::feeding::{Stream, Supply};
 
-/// How a run ended.
+/// End of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// All epochs are trained.
@@ -19,22 +21,22 @@ pub enum Outcome {
     Interrupted,
 }
 
-/// What one call of [`Trainer::run`] needs to know beside the configuration.
+/// Arguments of one call of [`Trainer::run`] that are not part of the configuration, and its measurements.
 #[derive(Debug)]
 pub struct Session<'a> {
     pub run: &'a RunDir,
     /// Steps after which it ends as if interrupted.
     pub stop_after: Option<usize>,
-    /// What shows its progress.
+    /// Display of its progress.
     pub display: Display,
-    /// What TensorBoard reads.
+    /// Events for TensorBoard.
     pub events: Option<Events>,
     pub(super) saved: Instant,
     pub(super) steps: usize,
     pub(super) evaluation: Duration,
     /// Time of the epochs' training steps.
     pub training: Duration,
-    /// What the training steps exchanged with other ranks.
+    /// Exchange of the training steps with other ranks.
     pub traffic: Traffic,
 }
 
@@ -55,20 +57,40 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Tells whether the end was asked for, by all ranks alike.
-    pub(super) fn must_stop(&self, ranks: &Ranks) -> bool {
-        let asked = if ranks.is_alone() { interrupt::requested() } else { ranks.agreed().stop };
-        asked || self.stop_after.is_some_and(|steps| self.steps >= steps)
+    /// Tells whether as many steps are done as the session is to do.
+    fn is_over(&self) -> bool {
+        self.stop_after.is_some_and(|steps| self.steps >= steps)
     }
 }
 
 impl Trainer {
-    /// What was measured of the host's part in the training steps so far, where images are streamed.
+    /// Requests of the clock, a signal or a key that concern the step `coming` steps from now.
+    pub(super) fn requests(&self, session: &Session<'_>, coming: usize) -> Requests {
+        let step = self.position().step + coming;
+        let due = |every: SaveEvery| every.is_due(step, session.saved.elapsed());
+        Requests {
+            stop: interrupt::requested(),
+            save: interrupt::save_requested() || self.config.save_every.is_some_and(due),
+            stop_after_epoch: interrupt::requested_after_epoch(),
+        }
+    }
+
+    /// Requests that all ranks fulfil now.
+    pub(super) fn decided(&self, session: &Session<'_>) -> Requests {
+        self.ranks.decided(|| self.requests(session, 0))
+    }
+
+    /// Tells whether the end was asked for, by all ranks alike.
+    pub(super) fn must_stop(&self, session: &Session<'_>) -> bool {
+        self.decided(session).stop || session.is_over()
+    }
+
+    /// Measurements of the host's part in the training steps so far, where images are streamed.
     pub(super) fn supply(&self) -> Option<Supply> {
         self.training.stream.as_ref().map(Stream::supply)
     }
 
-    /// What a session was held up by, and which images it did without, in sentences.
+    /// Describes, in sentences, what a session waited for, and the images that it could not read.
     pub fn report_supply(&self, session: &Session<'_>) -> (Option<String>, Vec<String>) {
         let speed = self.supply().map(|supply| {
             format!(
@@ -88,25 +110,19 @@ impl Trainer {
         (speed, broken.collect())
     }
 
-    /// What a session exchanged with other ranks, and how long this one waited for it, in a sentence.
-    pub fn report_traffic(&self, session: &Session<'_>) -> String {
+    /// Describes, in a sentence, a session's exchange with other ranks, and the time that this one waited for it.
+    pub fn report_traffic(&self, session: &Session<'_>) -> Option<String> {
+        if self.ranks.is_alone() {
+            return None;
+        }
         let steps = session.steps.max(1) as f64;
         let Traffic { waited, bytes } = session.traffic;
-        format!(
+        Some(format!(
             "{:<12} a step gave {:.2} MB to sums, and waited {:.1} ms for them: {:.1} % of the training time",
             "exchange",
             bytes as f64 / steps / 1e6,
             1e3 * waited.as_secs_f64() / steps,
             100.0 * waited.as_secs_f64() / session.training.as_secs_f64().max(1e-9)
-        )
-    }
-}
-
-/// Worker threads in words.
-pub fn workers(count: usize) -> String {
-    match count {
-        0 => "the step itself".to_owned(),
-        1 => "1 worker".to_owned(),
-        _ => format!("{count} workers"),
+        ))
     }
 }

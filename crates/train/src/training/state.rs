@@ -6,36 +6,33 @@ use anyhow::{Context, Result, anyhow, bail};
 use nets::Loaded;
 
 use super::{Session, Trainer};
-use crate::checkpoint::{self, Checkpoint, Header, Position};
-use crate::divergence::{self, first_not_finite};
 use crate::failure::Agreed;
-use crate::programs::EvaluationProgram;
-use crate::run_dir::{self, RunDir};
-use crate::{output, same};
+use crate::output;
+use crate::ranks::same;
+use crate::run::checkpoint::{self, Best, Checkpoint, Header, Position};
+use crate::run::directory::RunDir;
+use crate::run::files;
+use crate::step::programs::EvaluationProgram;
+use crate::training::divergence::{self, first_not_finite};
 
 impl Trainer {
-    /// Has all ranks begin from the state of rank 0, whether it is new or was read; `kinds` are those of the ranks'
-    /// devices.
+    /// Gives all ranks the state of rank 0, whether it is new or was read; `kinds` are those of the ranks' devices.
     ///
     /// # Errors
     /// When a rank cannot be reached any more, or the device fails.
-    pub fn begin_together(&mut self, kinds: &[String]) -> Result<()> {
+    pub fn share_state(&mut self, kinds: &[String]) -> Result<()> {
+        // One process touches no device here: what fails there, fails in the loop, which tells what is saved.
         if self.ranks.is_alone() {
             return Ok(());
         }
         self.mixed = kinds.iter().any(|kind| *kind != kinds[0]);
         let own = self.ranks.is_root().then(|| (self.header.clone(), self.saved));
-        (self.header, self.saved) = self.ranks.of_root(own.as_ref())?;
-        for bank in same::banks(&self.model) {
-            let words = self.ranks.words_of_root(&bank.read(&self.device)?)?;
-            bank.write(&self.device, 0, &words)?;
-        }
-        let totals: Vec<u32> = self.training.step.totals(&self.device)?.into_iter().map(f32::to_bits).collect();
-        let totals: Vec<f32> = self.ranks.words_of_root(&totals)?.into_iter().map(f32::from_bits).collect();
+        (self.header, self.saved) = self.ranks.of_root(own)?;
+        same::share_banks(&self.ranks, &self.device, same::banks(&self.model))?;
+        let totals = self.ranks.floats_of_root(&self.training.step.totals(&self.device)?)?;
         self.training.step.restore_totals(&self.device, &totals)?;
         if let Some(scale) = &self.training.step.optimizer.loss_scale {
-            let own = scale.read(&self.device)?.map(f32::to_bits);
-            let state: Vec<f32> = self.ranks.words_of_root(&own)?.into_iter().map(f32::from_bits).collect();
+            let state = self.ranks.floats_of_root(&scale.read(&self.device)?)?;
             scale.write(&self.device, state.try_into().map_err(|_| anyhow!("rank 0 sent no loss scale"))?)?;
         }
         Ok(())
@@ -45,21 +42,16 @@ impl Trainer {
     /// if theirs are close to them.
     pub(super) fn compare_parameters(&self) -> Result<()> {
         let step = self.header.position.step;
-        let banks = same::banks(&self.model);
-        let odd = match self.mixed {
-            true => same::take_roots(&self.ranks, &self.device, banks)?,
-            false => same::other_than_most(&self.ranks, &self.device, banks)?,
-        };
+        let odd = same::odd_rank(&self.ranks, &self.device, same::banks(&self.model), self.mixed)?;
         let Some(rank) = odd else { return Ok(()) };
         let sentence = format!(
             "rank {rank} has other parameters than the other ranks after step {step}: its device, driver or memory \
-             is at \
-             fault; the run is ended, since what it trains would be of no use"
+             is at fault; the run is ended, since what it trains would be of no use"
         );
         Err(Agreed { sentence, usage: false }.into())
     }
 
-    /// Does what may run steps, and takes up the state again that there was before.
+    /// Does `work`, which may run steps, and restores the present state afterwards.
     ///
     /// # Errors
     /// When the device fails, or what is done does.
@@ -76,7 +68,7 @@ impl Trainer {
     ///
     /// # Errors
     /// When they do not fit the network.
-    pub fn begin_with(&mut self, weights: &Checkpoint) -> Result<Loaded> {
+    pub fn start_from(&mut self, weights: &Checkpoint) -> Result<Loaded> {
         Ok(self.model.load_start(&self.device, &weights.state)?)
     }
 
@@ -122,7 +114,7 @@ impl Trainer {
             return Ok(());
         }
         if holds_it(&files.previous) {
-            return run_dir::bring_back(&files);
+            return files::bring_back(&files);
         }
         if self.header.position == (Position { epoch: best.epoch, epoch_step: 0, ..self.header.position }) {
             return self.save_best(run);
@@ -133,6 +125,19 @@ impl Trainer {
             best.epoch
         ));
         Ok(())
+    }
+
+    /// Records what the last epoch came to, and saves: the state, and the weights if they are the best so far.
+    pub(super) fn save_epoch(&mut self, session: &mut Session<'_>, error: f64, validation: Option<f64>) -> Result<()> {
+        self.header.last_error = Some(error);
+        let beats = |best: Best| validation.unwrap_or(error) < best.validation_error.unwrap_or(best.error);
+        let better = self.header.best.is_none_or(beats);
+        if better {
+            let epoch = self.header.position.epoch;
+            self.header.best = Some(Best { error, validation_error: validation, epoch });
+        }
+        self.save(session)?;
+        if better { self.save_best(session.run) } else { Ok(()) }
     }
 
     /// Writes `last.safetensors`.

@@ -1,4 +1,4 @@
-//! Data of one's own, validation splits, augmentation, and checking what was fetched.
+//! Folders of images, validation splits, augmentation, and checking what was fetched.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -79,7 +79,7 @@ fn a_streamed_run_and_its_resume_do_not_depend_on_workers_and_count_what_is_brok
     assert!(said.contains("1 of 5 images were skipped"), "test images that fit are decoded once: {said}");
     assert!(two == state && two_records == records, "two workers make another run");
     let test_images = |records: &[serde_json::Value]| {
-        // Of four images: thirds would tell that the broken one was counted.
+        // There are four images: thirds would tell that the broken one was counted.
         records.iter().filter(|record| record["split"] == "test").all(|record| {
             let quarters = record["top1_error"][0].as_f64().expect("a number") / 25.0;
             (quarters - quarters.round()).abs() < 1e-6
@@ -122,7 +122,7 @@ fn what_is_streamed_trains_as_what_lies_on_the_device() {
     let (state, records, _) = run_on(&data, &path("resident"), "--stream off");
     let (streamed, streamed_records, _) = run_on(&data, &path("files"), "--stream on");
     assert!(state == streamed && records == streamed_records, "of files");
-    // Of a dataset that is decoded as a whole, with images held out.
+    // A dataset that is decoded as a whole, with images held out.
     let run = |name: &str, options: &str| {
         let options = format!("{SMALL} --validation 20 --augment standard {options} --out {}", argument(&path(name)));
         let output = succeed(&options);

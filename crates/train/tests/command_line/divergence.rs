@@ -20,7 +20,7 @@ fn a_loss_that_is_not_finite_ends_the_run_and_names_the_kernel() {
 /// some thirty steps.
 const DOUBLING: &str = "--lr 0.001 --weight-decay 3000 --momentum 0 --nesterov false";
 
-/// What is run again is the steps since the last look at the losses, which comes every twenty steps.
+/// The steps since the last look at the losses, which comes every twenty steps, are run again.
 #[test]
 fn a_run_that_diverges_late_keeps_its_last_checkpoint() {
     let (_folder, path) = folder();

@@ -9,7 +9,7 @@ use tensor::Rng;
 
 use crate::program::{SMALL, argument, command, comparable, folder, last, succeed, text};
 
-/// How often it is killed: `tools/kill_test.sh` asks for more.
+/// Number of kills: `tools/kill_test.sh` asks for more.
 const VARIABLE: &str = "ONFLY_KILLS";
 const KILLS: u32 = 5;
 /// Epochs of six steps for each kill.
@@ -23,7 +23,7 @@ fn names(run: &Path) -> Vec<String> {
     names
 }
 
-/// How many epochs a run has recorded.
+/// Number of epochs that a run has recorded.
 fn recorded(run: &Path) -> usize {
     fs::read_to_string(run.join("metrics.jsonl")).map_or(0, |text| text.lines().count())
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::program::{SMALL, argument, command, fail, folder, last, metrics, succeed};
 
-/// What `eval` prints of a run's last checkpoint.
+/// The output of `eval` for a run's last checkpoint.
 fn eval(file: &std::path::Path) -> String {
     succeed(&format!("eval --device cpu --limit-test 50 --weights {}", argument(file)))
 }

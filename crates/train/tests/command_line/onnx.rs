@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::program::{SMALL, argument, fail, folder, succeed, text};
 use crate::pytorch::{noise, python, skipped};
 
-/// How the script fuses what the members give.
+/// The script's fusion of what the members give.
 fn fusion(options: &str) -> &'static str {
     if options.contains("--no-gate") {
         "logits"

@@ -1,4 +1,4 @@
-//! What is on images: the same as `eval` finds, on files of any size, and what cannot be used is named.
+//! Predictions: the same as `eval` finds, on files of any size, and what cannot be used is named.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -58,7 +58,7 @@ fn softmax(logits: &[f64]) -> Vec<f64> {
     powers.iter().map(|power| power / powers.iter().sum::<f64>()).collect()
 }
 
-/// What `eval` finds: logits `[2, 4, 2]`, shares `[4, 2]`, in the order in which classes take turns.
+/// Results of `eval`: logits `[2, 4, 2]`, shares `[4, 2]`, in the order in which classes take turns.
 fn evaluated(weights: &Path, to: &Path) -> (Vec<f64>, Vec<f64>) {
     succeed(&format!("eval --device cpu --weights {} --logits {}", argument(weights), argument(to)));
     let bytes = fs::read(to).expect("written");
@@ -75,7 +75,7 @@ fn images_of_any_size_get_the_probabilities_that_eval_finds() {
     let (_folder, path) = folder();
     let (weights, data) = trained(&path);
     let (logits, gate) = evaluated(&weights, &path("logits.safetensors"));
-    // Of each class the first, then of each the second, by name.
+    // The first of each class, then the second of each, by name.
     let order = ["progressive.jpg", "cmyk.jpg", "rgb.jpg", "grey.jpg"];
     let of = |member: usize, image: usize| &logits[(member * 4 + image) * 2..][..2];
     let fused = |image: usize| -> Vec<f64> {

@@ -1,8 +1,8 @@
-//! What runs leave behind, as tests read it.
+//! Records of runs, as tests read them.
 
 use std::path::Path;
 
-/// What a program printed.
+/// The output of a program.
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }

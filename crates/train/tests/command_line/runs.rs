@@ -36,7 +36,7 @@ fn the_same_seed_gives_the_same_bytes_and_an_interruption_changes_nothing() {
         stop(&format!("{SMALL} --stop-after {first} --out {}", argument(&run)), first);
         let resume = format!("--resume {}", argument(&run));
         stop(&format!("{resume} --stop-after {second}"), first + second);
-        // What a kill between metrics and checkpoint leaves behind.
+        // Metrics as a kill between metrics and checkpoint leaves them.
         fs::write(run.join("metrics.jsonl"), {
             let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
             format!("{text}{{\"epoch\":2,\"split\":\"train\"}}\n{{\"epoch\":2,\"spl")

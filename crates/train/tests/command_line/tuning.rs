@@ -13,7 +13,7 @@ use crate::program::{SMALL, argument, command, fail, folder, last, succeed, text
 const TINY: &str =
     "--net resnet8 --branches 1 --data shapes --limit-train 4 --limit-test 2 --batch 2 --epochs 1 --lr 0.02";
 
-/// How long a training may measure before its first step.
+/// Time that a training may measure before its first step.
 const SECONDS: &str = "ONFLY_TUNING_SECONDS";
 
 /// The name of an adapter to run on; none where only the CPU device is to be tested.
@@ -26,7 +26,7 @@ pub fn adapter() -> Option<String> {
     Some(adapters.into_iter().next().expect("an adapter, as tools/setup.sh installs one").name)
 }
 
-/// The program on an adapter that runs the variants for hardware, with a cache directory of its own.
+/// The program on an adapter that runs the variants for hardware, with a separate cache directory.
 pub fn on_an_adapter(adapter: &str, cache: &Path, arguments: &str) -> Command {
     let mut command = command(arguments);
     command.args(["--device", adapter]).env("ONFLY_CACHE_DIR", cache).env("ONFLY_VARIANTS", "hardware");

@@ -72,13 +72,13 @@ fn evaluate(weights: &Path, options: &str) -> String {
     succeed(&format!("eval --device cpu --limit-test 50 {options} --weights {}", argument(weights)))
 }
 
-/// As kuangliu's implementations name residual networks, behind `DataParallel`.
+/// A tensor's name in kuangliu's implementations of residual networks, behind `DataParallel`.
 fn kuangliu(name: &str) -> String {
     let name = name.replace(".downsample.", ".shortcut.").replace("fc.", "linear.");
     format!("module.{name}")
 }
 
-/// As torchvision names DenseNet.
+/// A tensor's name in torchvision's DenseNet.
 fn torchvision(name: &str) -> String {
     let parts: Vec<&str> = name.split('.').collect();
     match parts[..] {

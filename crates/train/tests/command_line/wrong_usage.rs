@@ -1,4 +1,4 @@
-//! What cannot be done ends with one sentence and the right exit status: 2 for wrong usage, 1 for anything else.
+//! Refusals: one sentence and the right exit status, 2 for wrong usage, 1 for anything else.
 
 use std::fs;
 use std::process::Stdio;

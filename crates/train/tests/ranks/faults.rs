@@ -1,4 +1,4 @@
-//! What goes wrong while ranks train ends all of them, is said with the rank's number, and loses no checkpoint.
+//! Faults while ranks train end all of them, are reported with the rank's number, and lose no checkpoint.
 #![cfg(target_os = "linux")]
 
 use std::path::Path;

@@ -19,7 +19,7 @@ fn another_build() {
     let place = place();
     let other = place.path().join("train");
     fs::copy(env!("CARGO_BIN_EXE_train"), &other).expect("copied");
-    // What follows a program in its file changes nothing of what it does.
+    // Bytes behind a program in its file change nothing of what it does.
     let mut file = fs::OpenOptions::new().append(true).open(&other).expect("its copy");
     file.write_all(b"another build").expect("written");
     drop(file);

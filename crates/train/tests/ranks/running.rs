@@ -24,7 +24,7 @@ const CLASSES: usize = 4;
 pub const SMALL: &str =
     "--net resnet8 --branches 3 --data noise --image-size 8 --augment none --batch 8 --eval-batch 16 --lr 0.01";
 
-/// A folder of images, each class with a colour of its own.
+/// A folder of images, each class with another colour.
 pub fn make_images(folder: &Path) {
     let mut rng = Rng::named("noise", &[1]);
     for (split, count) in IMAGES {
@@ -66,7 +66,7 @@ pub fn mpirun(folder: &Path, arguments: &str) -> Command {
     command
 }
 
-/// So many ranks of the small network on the CPU device, with more options.
+/// The command of `ranks` ranks of the small network on the CPU device, with more options.
 pub fn ranks(folder: &Path, count: usize, options: &str) -> Command {
     mpirun(folder, &format!("-n {count} TRAIN {SMALL} --device cpu {options}"))
 }
@@ -91,7 +91,7 @@ pub fn output(command: &mut Command) -> Output {
     let child =
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("mpirun is installed: tools/mpi.sh");
     let id = child.id();
-    // What hangs is ended, and fails by its status.
+    // A command that hangs is ended, and fails by its status.
     let (done, ended) = std::sync::mpsc::channel::<()>();
     let watch = thread::spawn(move || {
         if ended.recv_timeout(Duration::from_secs(120)).is_err() {
@@ -104,14 +104,14 @@ pub fn output(command: &mut Command) -> Output {
     output
 }
 
-/// As [`output`] of a command that must succeed: its stdout.
+/// The stdout of a command that must succeed; otherwise as [`output`].
 pub fn succeed(command: &mut Command) -> String {
     let output = output(command);
     assert!(output.status.success(), "{command:?}: {}", text(&output.stderr));
     text(&output.stdout)
 }
 
-/// As [`output`] of a command that must fail with `status` and one sentence, which is returned.
+/// The one sentence of a command that must fail with `status`; otherwise as [`output`].
 #[track_caller]
 pub fn fail(command: &mut Command, status: i32) -> String {
     let output = output(command);
@@ -162,7 +162,7 @@ pub fn replace_in_memory(process: u32, value: f32, with: f32) -> usize {
         let (start, end) = line.split(' ').next().and_then(|range| range.split_once('-')).expect("a range");
         let [start, end] = [start, end].map(|place| u64::from_str_radix(place, 16).expect("an address"));
         let mut bytes = vec![0; (end - start) as usize];
-        // What was freed meanwhile cannot be read.
+        // Memory that was freed meanwhile cannot be read.
         if memory.read_exact_at(&mut bytes, start).is_err() {
             continue;
         }

@@ -1,4 +1,4 @@
-//! What ranks train together.
+//! Training by several ranks.
 
 use std::process::Command;
 
@@ -56,7 +56,7 @@ fn a_run_goes_on_with_other_numbers_of_ranks() {
         let output = output(&mut resume(count, run));
         let stderr = text(&output.stderr);
         assert!(output.status.success(), "{stderr}");
-        assert!(stderr.contains(what) && stderr.contains("in place of 4"), "{stderr}");
+        assert!(stderr.contains(what) && stderr.contains("instead of 4"), "{stderr}");
         let epochs: Vec<_> = metrics(&dir.join(run)).iter().map(|record| record["epoch"].clone()).collect();
         assert_eq!(epochs, [1, 1, 2, 2], "every epoch once in each split");
         let loss =
