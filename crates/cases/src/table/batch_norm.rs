@@ -1,9 +1,9 @@
 //! Batch normalisation, forward and backward.
 
-use tensor::kernels::batch_norm_apply::{BatchNormApply, BatchNormInference, Residual};
-use tensor::kernels::batch_norm_backward::{Activation, BatchNormGradInput, BatchNormGradPartials, Upstream};
-use tensor::kernels::batch_norm_small::{BatchNormSmall, BatchNormSmallGrad};
-use tensor::kernels::batch_norm_stats::{BatchNormFinalize, BatchNormPartials, Chunks};
+use tensor::kernels::batch_norm::{
+    Activation, BatchNormApply, BatchNormFinalize, BatchNormGradInput, BatchNormGradPartials, BatchNormInference,
+    BatchNormPartials, BatchNormSmall, BatchNormSmallGrad, Chunks, Residual, Upstream,
+};
 
 use super::{Case, Fill};
 
@@ -70,12 +70,12 @@ pub fn cases() -> Vec<Case> {
             activation,
             upstream: Upstream::Whole,
         };
-        let name = format!("batch_norm_backward/{shape} {activation:?}");
+        let name = format!("batch_norm_grad/{shape} {activation:?}");
         // Each activation, four channels at a time and one.
         cases.push(Case::new(name, first, rows).input(2, positive()).quick(index < 4));
         let addend = index % 3 == 2;
         let third = BatchNormGradInput { members, rows, channels, addend };
-        let case = Case::new(format!("batch_norm_backward_input/{shape} addend={addend}"), third, 1);
+        let case = Case::new(format!("batch_norm_grad_input/{shape} addend={addend}"), third, 1);
         cases.push(case.quick(quick));
     }
     // The remaining pairs of a vector width and an activation.
@@ -87,7 +87,7 @@ pub fn cases() -> Vec<Case> {
             activation,
             upstream: Upstream::Whole,
         };
-        let name = format!("batch_norm_backward/2x45x{channels} {activation:?}");
+        let name = format!("batch_norm_grad/2x45x{channels} {activation:?}");
         cases.push(Case::new(name, first, 45).input(2, positive()));
     }
     // In one kernel: a gate, and what leaves threads idle.
@@ -111,7 +111,7 @@ pub fn cases() -> Vec<Case> {
         for upstream in [Upstream::Pooled { area }, Upstream::Both { area }] {
             let chunks = Chunks::new(7 * area, channels);
             let first = BatchNormGradPartials { members: 2, channels, chunks, activation, upstream };
-            let name = format!("batch_norm_backward/2x7x{area}x{channels} {activation:?} {upstream:?}");
+            let name = format!("batch_norm_grad/2x7x{area}x{channels} {activation:?} {upstream:?}");
             cases.push(Case::new(name, first, 7 * area).input(2, positive()));
         }
     }
