@@ -26,7 +26,7 @@ const MAX_BINDINGS: usize = 8;
 const MAX_THREADS: u32 = 256;
 const MAX_WORKGROUP_BYTES: u32 = 16 * 1024;
 
-/// What every adapter can do that this program runs on: pack two floats of 16 bits into a word.
+/// The least that this program asks of an adapter: to pack two floats of 16 bits into a word.
 const HALVES_IN_WORDS: Capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
 
 fn check(launch: &Launch) -> Result<(), String> {

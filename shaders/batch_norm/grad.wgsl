@@ -26,7 +26,7 @@ struct Place {
     end: u32,
 }
 
-fn place(index: u32, lid: u32) -> Place {
+fn place_of(index: u32, lid: u32) -> Place {
     var at: Place;
     at.member = index / TILES % MEMBERS;
     at.chunk = index / (TILES * MEMBERS);
@@ -74,7 +74,7 @@ fn linear(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index
     if index >= WORKGROUPS {
         return;
     }
-    let at = place(index, lid);
+    let at = place_of(index, lid);
     var sum = Elem();
     var product = Elem();
     if at.start < at.end {
@@ -95,7 +95,7 @@ fn relu(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     if index >= WORKGROUPS {
         return;
     }
-    let at = place(index, lid);
+    let at = place_of(index, lid);
     var sum = Elem();
     var product = Elem();
     if at.start < at.end {
@@ -122,7 +122,7 @@ fn relu_of_sum(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
     if index >= WORKGROUPS {
         return;
     }
-    let at = place(index, lid);
+    let at = place_of(index, lid);
     var sum = Elem();
     var product = Elem();
     if at.start < at.end {

@@ -13,9 +13,9 @@
 //      o  o  o  o  o  o  o  o  o  o   v                 <-------- TC -------->
 //      <-------- COLUMNS_X ------->                     dw[r,s] += window[t STRIDE_W + s] g[t]
 //
-// Workgroup: WORKGROUP threads, filters fastest, then channels, then kernel rows, then the SPLIT. Thread: the S taps of
-// one kernel row, a quad of channels by TK quads of filters, over every SPLIT-th block of TP pixels. The SPLIT sums are
-// added through workgroup memory, in order.
+// Thread: the S taps of one kernel row, a quad of channels by TK quads of filters, over every SPLIT-th block of TP
+// pixels. The SPLIT sums are added through workgroup memory, in order.
+// Workgroup: WORKGROUP threads, filters fastest, then channels, then kernel rows, then the SPLIT.
 // Grid, outermost first: part, member, group, tile of filters, tile of channels.
 //
 // The prelude (kernels/conv2d/tile.rs) defines:
@@ -29,10 +29,12 @@
 // This file defines:
 //   C4, K4, CG4, KG4     channels of x, filters of dy, and both of a group                  quads
 //   KT                   filters of a tile                                                  quads
-//   CHANNEL_TILES, FILTER_TILES  tiles over the channels and the filters of a group         tiles
+//   CHANNEL_TILES        tiles over the channels of a group                                 tiles
+//   FILTER_TILES         tiles over the filters of a group                                  tiles
 //   ROWS_X, COLUMNS_X    extents of the staged part of x                                    pixels
 //   SOURCE, GRADIENT     sizes of the staged parts of x and of dy                           quads
-//   SOURCE_STEPS, GRADIENT_STEPS  of these, those of a thread                               quads
+//   SOURCE_STEPS         quads of x that a thread stages at a time                          quads
+//   GRADIENT_STEPS       quads of dy that a thread stages at a time                         quads
 //   WINDOW               pixels of x that TP pixels of dy meet in one kernel row            pixels
 //   ROW_BLOCKS, BLOCKS   blocks of TP pixels in a staged row, and in all staged rows        blocks
 //   THREAD_SUMS          sums of a thread                                                   quads

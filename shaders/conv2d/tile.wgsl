@@ -36,26 +36,33 @@
 //   SHARES                     threads that divide the staged channels                          threads
 //   SUMS                       sums over the tile that a thread contributes to, or 0            quads
 //   WORKGROUP                  size of a workgroup                                              threads
+// This file defines:
+//   PITCH                      length of a staged row: odd, so that threads one row apart
+//                              meet different banks                                             pixels
+//   PATCH                      size of the staged patches of TI images                          quads
+//   PATCH_PIXELS, PATCH_STEPS  pixels of these patches, and those that a thread stages          pixels
+//   FT                         filters of a tile                                                quads
+//   LINES                      rows of a tile in all images                                     rows
+//   CHUNK_WEIGHTS              staged weights of one quad of channels                           quads
+//   PIXEL_THREADS              threads of the same filters                                      threads
+//   TILE_THREADS               threads of one share                                             threads
+//   OWN                        pixels that a thread keeps in the end                            pixels
+//   THREAD_SUMS, OWN_SUMS      sums of a thread, and those that it keeps in the end             quads
+//   EXCHANGED                  room for keep_own                                                quads
+//   NOWHERE                    index of a pixel outside the image
 
-// Length of a staged row, pixels: odd, so that threads one row apart meet different banks.
 const PITCH: u32 = PATCH_COLUMNS | 1u;
-// Size of the staged patches of TI images, quads, and without the padding of their rows.
 const PATCH: u32 = TI * PATCH_ROWS * PITCH;
 const PATCH_PIXELS: u32 = TI * PATCH_ROWS * PATCH_COLUMNS;
-// Pixels that a thread stages, and filters of a tile in quads.
 const PATCH_STEPS: u32 = (PATCH_PIXELS + WORKGROUP - 1u) / WORKGROUP;
 const FT: u32 = FILTER_THREADS * TK;
-// Rows of a tile in all images; staged weights of one quad of channels, quads.
 const LINES: u32 = TI * TR;
 const CHUNK_WEIGHTS: u32 = R * S * 4u * FT;
-// Threads of the same filters; threads of one share; pixels that a thread keeps in the end.
 const PIXEL_THREADS: u32 = WORKGROUP / FILTER_THREADS;
 const TILE_THREADS: u32 = WORKGROUP / SHARES;
 const OWN: u32 = TP / SHARES;
-// Sums of a thread, and those of them that it keeps in the end, quads.
 const THREAD_SUMS: u32 = TP * PIXEL_SUMS;
 const OWN_SUMS: u32 = OWN * PIXEL_SUMS;
-// Room for keep_own, quads; the index of a pixel outside.
 const EXCHANGED: u32 = select(0u, WORKGROUP, SHARES > 1u);
 const NOWHERE: u32 = 0xffffffffu;
 

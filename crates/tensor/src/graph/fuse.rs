@@ -218,7 +218,7 @@ fn spread_on_read(rewrite: &mut Rewrite, node: usize) -> Result<bool> {
 }
 
 /// ```text
-/// g, partials -> [sum_partials] -> ..              g -> [batch_norm_grad] -others-,
+/// g, partials -> [sum_partials] -> ..          g -> [batch_norm_grad] -others-,
 /// g -> [batch_norm_grad] -others-> [sum_partials]      =>      partials, others -> [sum_partials]
 /// ```
 ///

@@ -127,7 +127,7 @@ pub struct BatchNormFinalize {
     pub momentum: f32,
     /// With two more inputs, `gamma [M, C]` and `beta [M, C]`, and one more output, `affine [M, 3, C]` = (mean,
     /// `gamma * inv_std`, beta): the whole normalisation in one tensor, for a kernel that has no binding for more
-    /// ([`super::apply::Residual::Normalised`]).
+    /// ([`super::Residual::Normalised`]).
     pub affine: bool,
 }
 
