@@ -8,7 +8,7 @@
 //! tests hold a GPU, and one in WGSL. An operation records its gradient as more of the same graph.
 
 use tensor::autodiff::{Differentiable, Gradients};
-use tensor::{Binding, Cost, Device, Graph, Kernel, Launch, Result, Slice, SliceMut, Spec, Target, Var};
+use tensor::{Cost, Device, Graph, Kernel, Launch, Result, Slice, SliceMut, Spec, Target, Var};
 
 const SLOPE: f32 = 0.1;
 
@@ -20,26 +20,29 @@ struct LeakyRelu {
 }
 
 const SHADER: &str = "
-// leaky rectifier: out = b * (1 where a > 0, else SLOPE); forward b is a, backward b is dy.
+// forward: y = x where x > 0, else SLOPE x; backward: dx = dy where x > 0, else SLOPE dy.
 // Shapes: every operand is WORDS elements. Tiles: one per thread. Workgroup: 256. Grid: ceil(WORDS / 256).
-@group(0) @binding(0) var<storage, read_write> out: array<f32>;
-@group(0) @binding(1) var<storage, read> a: array<f32>;
-@group(0) @binding(2) var<storage, read> b: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read_write> y: array<f32>; // forward
+@group(0) @binding(1) var<storage, read> dy: array<f32>; // backward
+@group(0) @binding(2) var<storage, read_write> dx: array<f32>; // backward
 
 @compute @workgroup_size(256)
-fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-    let i = (group.x + group.y * GRID_ROW) * 256u + thread;
-    if i < WORDS {
-        out[i] = a[i] * select(SLOPE, 1.0, a[i] > 0.0);
+fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let i = workgroup_index(wid) * 256u + lid;
+    if i >= WORDS {
+        return;
     }
+    y[i] = x[i] * select(SLOPE, 1.0, x[i] > 0.0);
 }
 
 @compute @workgroup_size(256)
-fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-    let i = (group.x + group.y * GRID_ROW) * 256u + thread;
-    if i < WORDS {
-        out[i] = b[i] * select(SLOPE, 1.0, a[i] > 0.0);
+fn backward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let i = workgroup_index(wid) * 256u + lid;
+    if i >= WORDS {
+        return;
     }
+    dx[i] = dy[i] * select(SLOPE, 1.0, x[i] > 0.0);
 }
 ";
 
@@ -69,12 +72,10 @@ impl Kernel for LeakyRelu {
 
     fn launch(&self, _: &Target) -> Launch {
         let (inputs, entry) = if self.gradient { (2, "backward") } else { (1, "forward") };
-        let mut launch = Launch::new(SHADER, inputs, 1, self.words.div_ceil(256))
+        Launch::new(SHADER, inputs, 1, self.words.div_ceil(256))
             .entry(entry)
             .size("WORDS", self.words)
-            .float("SLOPE", SLOPE);
-        launch.bindings = std::iter::once(Binding::Output(0)).chain((0..inputs).map(Binding::Input)).collect();
-        launch
+            .float("SLOPE", SLOPE)
     }
 }
 

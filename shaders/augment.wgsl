@@ -1,10 +1,11 @@
 // A batch from the images on the device: pick, crop out of black padding, mirror, normalise.
-//   out[n, y, x] = (rgb(image[n][y + dy - PADDING][x' + dx - PADDING]) / 255 - MEAN) / STD, x' = flip ? SIZE - 1 - x :
-//   x
+//   out[n, y, x] = (rgb(image[n][y + dy - PADDING][x' + dx - PADDING]) / 255 - MEAN) / STD,
+//   where x' = SIZE - 1 - x if flipped, else x.
 // Shapes: shards of [images, IMAGE_WORDS] -> [1, N, SIZE, SIZE, 4]; labels [IMAGES] -> [N]. Images are packed, three
 // bytes a pixel.
-// No tiles: a pixel is read once. Consecutive threads read and write consecutive pixels of a row.
-// Workgroup: WORKGROUP threads, one pixel each. Grid: ceil(THREADS / WORKGROUP) with THREADS = N * SIZE * SIZE.
+// Tiles: none, since a pixel is read once. Neighbouring threads read and write neighbouring pixels of a row.
+// Workgroup: WORKGROUP threads, one pixel each.
+// Grid: ceil(THREADS / WORKGROUP) workgroups, where THREADS = N * SIZE * SIZE.
 
 // Images 0..FIRST: [FIRST, IMAGE_WORDS], bytes r, g, b of a pixel after those of the one before, from the lowest bits
 // of a word up.
@@ -34,12 +35,12 @@ fn image_word(image: u32, word: u32) -> u32 {
     return shard2[(image - SECOND) * IMAGE_WORDS + word];
 }
 
-// r | g << 8 | b << 16, and what comes after that.
+// r | g << 8 | b << 16, and the bits behind them.
 fn packed_pixel(image: u32, pixel: u32) -> u32 {
     let word = 3u * pixel / 4u;
     let bit = (3u * pixel) % 4u * 8u;
     var packed = image_word(image, word) >> bit;
-    // The rest of one that begins in the upper half of a word is in the next.
+    // The rest of a pixel that begins in the upper half of a word is in the next word.
     if bit > 8u {
         packed |= image_word(image, word + 1u) << (32u - bit);
     }
@@ -47,12 +48,8 @@ fn packed_pixel(image: u32, pixel: u32) -> u32 {
 }
 
 @compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let workgroup = wid.x + wid.y * GRID_ROW;
-    if workgroup >= WORKGROUPS {
-        return;
-    }
-    let thread = workgroup * WORKGROUP + lane;
+fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let thread = workgroup_index(wid) * WORKGROUP + lid;
     if thread >= THREADS {
         return;
     }

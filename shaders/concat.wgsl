@@ -8,8 +8,8 @@
 @group(0) @binding(2) var<storage, read_write> y: array<Stored>; // [ROWS, A + B]
 
 @compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-    let i = (group.x + group.y * GRID_ROW) * 256u + thread;
+fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let i = workgroup_index(wid) * 256u + lid;
     if i >= ELEMENTS {
         return;
     }

@@ -1,20 +1,18 @@
-// g = softmax(gate) or 1/M, z_e = sum_i g_i z_i; what is distilled, q = softmax(z/T) of a teacher or of peers, held
-// constant; per sample
-//   loss = c (sum_i CE(z_i, y) + CE(z_e, y) if ENSEMBLE) + w T^2 sum_i D_i, its terms, and d(loss)/dz, d(loss)/dgate
-//   over n, where
-//   D_i = KL(q_e || q_i), with z_e that of the ENSEMBLE or GIVEN from outside, or mean over j != i of KL(q_j || q_i)
-//   for PEERS.
+// g = softmax(gate) or 1/M, z_e = sum_i g_i z_i; q = softmax(z/T) of a teacher or of peers, held constant. Per sample,
+//   loss = c (sum_i CE(z_i, y) + CE(z_e, y) if ENSEMBLE) + w T^2 sum_i D_i,
+//   its terms, and d(loss)/dz, d(loss)/dgate over n, where D_i = KL(q_e || q_i) with z_e that of the ENSEMBLE or GIVEN
+//   from outside, or for PEERS the mean over j != i of KL(q_j || q_i).
 // Shapes: logits [M, N, K], labels [N], hyper [3] = (w, n, c), gate [N, M] or given [N, K]
 //   -> terms [N, M + 1, 4], dlogits [M, N, K], dgate [N, M].
-// Tile: the logit rows of one sample, read once into workgroup memory where they fit (STAGED). Three sweeps over the
+// Tiles: the logit rows of one sample, read once into workgroup memory where they fit (STAGED). Three sweeps over the
 //   classes, each followed by one tree for all its quantities: maxima and ranks; sums of exponentials; KL, dgate,
 //   dlogits.
-// Workgroup: 64 lanes across the K classes. Grid: N. Entry points: evaluate (terms), train (+ dlogits), train_gated (+
-// dgate).
+// Workgroup: 64 threads across the K classes.
+// Grid: N workgroups. Entry points: evaluate (terms), train (+ dlogits), train_gated (+ dgate).
 
-const LANES: u32 = 64u;
-// Eight words more than the lanes: the columns of neighbouring quantities then fall into different banks.
-const PITCH: u32 = LANES + 8u;
+const THREADS: u32 = 64u;
+// Eight words more than the threads: the columns of neighbouring quantities then fall into different banks.
+const PITCH: u32 = THREADS + 8u;
 // The ensemble or the given teacher among the networks, if there is one.
 const TEACHER: u32 = NETWORKS - 1u;
 const QUANTITIES: u32 = 2u * NETWORKS;
@@ -34,10 +32,9 @@ const PEER_SHARE: f32 = 1.0 / f32(max(BRANCHES, 2u) - 1u);
 var<workgroup> stage: array<f32, STAGE>; // [M, K] if STAGED, [M + 1, K] if GIVEN, too
 var<workgroup> tree: array<f32, QUANTITIES * PITCH>;
 
-// What follows is indexed by branch, or by network: the branches, then the ensemble or the given teacher if there is
-// one.
+// Indexed by branch, or by network: the branches, then the ensemble or the given teacher if there is one.
 var<private> share: array<f32, BRANCHES>; // g
-var<private> value: array<f32, NETWORKS>; // logits of the class at hand
+var<private> value: array<f32, NETWORKS>; // logits of the current class
 var<private> label_value: array<f32, NETWORKS>; // logits of the true class
 var<private> peak: array<f32, NETWORKS>; // largest logit
 var<private> rank: array<f32, NETWORKS>; // classes in front of the true one
@@ -45,10 +42,10 @@ var<private> log_sum: array<f32, NETWORKS>; // log sum exp(z - peak)
 var<private> scale: array<f32, NETWORKS>; // 1 / sum exp(z - peak)
 var<private> soft_log_sum: array<f32, NETWORKS>; // the same two of (z - peak) / T
 var<private> soft_scale: array<f32, NETWORKS>;
-var<private> soft: array<f32, BRANCHES>; // softmax(z/T) of the class at hand, and its logarithm
+var<private> soft: array<f32, BRANCHES>; // softmax(z/T) of the current class, and its logarithm
 var<private> soft_log: array<f32, BRANCHES>;
-var<private> slope: array<f32, BRANCHES>; // n times the gradient of the class at hand
-var<private> tally: array<f32, QUANTITIES>; // this lane's part of a reduction, then the whole of it
+var<private> slope: array<f32, BRANCHES>; // n times the gradient of the current class
+var<private> tally: array<f32, QUANTITIES>; // this thread's part of a reduction, then the whole of it
 
 // A bit test: compilers may assume that no comparison meets a NaN.
 fn is_nan(x: f32) -> bool {
@@ -61,14 +58,14 @@ fn clear_tally() {
     }
 }
 
-// Combines `tally` over the lanes in a fixed order, eight at a time: the first `maxima` quantities by max, the others
+// Combines `tally` over the threads in a fixed order, eight at a time: the first `maxima` quantities by max, the others
 // by sum.
-fn reduce(lane: u32, maxima: u32) {
+fn reduce(lid: u32, maxima: u32) {
     for (var q = 0u; q < QUANTITIES; q++) {
-        tree[q * PITCH + lane] = tally[q];
+        tree[q * PITCH + lid] = tally[q];
     }
     workgroupBarrier();
-    for (var index = lane; index < QUANTITIES * 8u; index += LANES) {
+    for (var index = lid; index < QUANTITIES * 8u; index += THREADS) {
         let q = index / 8u;
         let column = q * PITCH + index % 8u;
         var total = tree[column];
@@ -79,13 +76,13 @@ fn reduce(lane: u32, maxima: u32) {
         tree[column] = total;
     }
     workgroupBarrier();
-    if lane < QUANTITIES {
-        var total = tree[lane * PITCH];
+    if lid < QUANTITIES {
+        var total = tree[lid * PITCH];
         for (var step = 1u; step < 8u; step++) {
-            let next = tree[lane * PITCH + step];
-            total = select(total + next, max(total, next), lane < maxima);
+            let next = tree[lid * PITCH + step];
+            total = select(total + next, max(total, next), lid < maxima);
         }
-        tree[lane * PITCH] = total;
+        tree[lid * PITCH] = total;
     }
     workgroupBarrier();
     for (var q = 0u; q < QUANTITIES; q++) {
@@ -145,17 +142,17 @@ fn label_of(row: u32) -> u32 {
     return min(labels[row], CLASSES - 1u);
 }
 
-// The first two sweeps: all of each network's softmax at temperatures 1 and T that does not depend on the class.
-fn normalise(row: u32, lane: u32) {
+// The first two sweeps: the parts of each network's softmax at temperatures 1 and T that no class changes.
+fn normalise(row: u32, lid: u32) {
     load_shares(row);
     if STAGED {
         for (var i = 0u; i < BRANCHES; i++) {
-            for (var k = lane; k < CLASSES; k += LANES) {
+            for (var k = lid; k < CLASSES; k += THREADS) {
                 stage[i * CLASSES + k] = logits[(i * BATCH + row) * CLASSES + k];
             }
         }
         if GIVEN {
-            for (var k = lane; k < CLASSES; k += LANES) {
+            for (var k = lid; k < CLASSES; k += THREADS) {
                 stage[BRANCHES * CLASSES + k] = guide[row * CLASSES + k];
             }
         }
@@ -169,7 +166,7 @@ fn normalise(row: u32, lane: u32) {
         tally[net] = -3.4028234e38;
         tally[NETWORKS + net] = 0.0;
     }
-    for (var k = lane; k < CLASSES; k += LANES) {
+    for (var k = lid; k < CLASSES; k += THREADS) {
         gather(row, k);
         for (var net = 0u; net < NETWORKS; net++) {
             let z = value[net];
@@ -179,14 +176,14 @@ fn normalise(row: u32, lane: u32) {
             tally[NETWORKS + net] += select(0.0, 1.0, in_front && k != label);
         }
     }
-    reduce(lane, NETWORKS);
+    reduce(lid, NETWORKS);
     for (var net = 0u; net < NETWORKS; net++) {
         peak[net] = tally[net];
         rank[net] = tally[NETWORKS + net];
     }
 
     clear_tally();
-    for (var k = lane; k < CLASSES; k += LANES) {
+    for (var k = lid; k < CLASSES; k += THREADS) {
         gather(row, k);
         for (var net = 0u; net < NETWORKS; net++) {
             let x = value[net] - peak[net];
@@ -196,7 +193,7 @@ fn normalise(row: u32, lane: u32) {
             }
         }
     }
-    reduce(lane, 0u);
+    reduce(lid, 0u);
     for (var net = 0u; net < NETWORKS; net++) {
         log_sum[net] = log(tally[net]);
         scale[net] = 1.0 / tally[net];
@@ -235,7 +232,7 @@ fn visit(row: u32, k: u32) {
         }
     }
     for (var i = 0u; i < BRANCHES; i++) {
-        var push = 0.0; // q_i minus what it learns from
+        var push = 0.0; // q_i minus the q that it learns from
         if DISTILL && PEERS {
             var divergence = 0.0;
             for (var j = 0u; j < BRANCHES; j++) {
@@ -261,8 +258,8 @@ fn visit(row: u32, k: u32) {
     }
 }
 
-fn write_terms(row: u32, lane: u32) {
-    if lane != 0u {
+fn write_terms(row: u32, lid: u32) {
+    if lid != 0u {
         return;
     }
     let first = row * (BRANCHES + 1u) * 4u;
@@ -284,8 +281,8 @@ fn write_terms(row: u32, lane: u32) {
     }
 }
 
-fn write_blank_terms(row: u32, lane: u32) {
-    for (var index = lane; index < (BRANCHES + 1u) * 4u; index += LANES) {
+fn write_blank_terms(row: u32, lid: u32) {
+    for (var index = lid; index < (BRANCHES + 1u) * 4u; index += THREADS) {
         terms[row * (BRANCHES + 1u) * 4u + index] = 0.0;
     }
 }
@@ -296,79 +293,79 @@ fn is_padding(row: u32) -> bool {
 }
 
 // Everything but dgate; leaves <z_i, p_e - onehot> in the second half of `tally`.
-fn terms_and_dlogits(row: u32, lane: u32) {
-    normalise(row, lane);
+fn terms_and_dlogits(row: u32, lid: u32) {
+    normalise(row, lid);
     let mean = 1.0 / hyper[1];
-    for (var k = lane; k < CLASSES; k += LANES) {
+    for (var k = lid; k < CLASSES; k += THREADS) {
         visit(row, k);
         for (var i = 0u; i < BRANCHES; i++) {
             dlogits[(i * BATCH + row) * CLASSES + k] = slope[i] * mean;
         }
     }
     if ENSEMBLE || DISTILL {
-        reduce(lane, 0u);
+        reduce(lid, 0u);
     }
-    write_terms(row, lane);
+    write_terms(row, lid);
 }
 
-fn write_blank_dlogits(row: u32, lane: u32) {
+fn write_blank_dlogits(row: u32, lid: u32) {
     for (var i = 0u; i < BRANCHES; i++) {
-        for (var k = lane; k < CLASSES; k += LANES) {
+        for (var k = lid; k < CLASSES; k += THREADS) {
             dlogits[(i * BATCH + row) * CLASSES + k] = 0.0;
         }
     }
 }
 
 @compute @workgroup_size(64)
-fn evaluate(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let row = wid.x + wid.y * GRID_ROW;
+fn evaluate(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let row = workgroup_index(wid);
     if row >= WORKGROUPS {
         return;
     }
     if is_padding(row) {
-        write_blank_terms(row, lane);
+        write_blank_terms(row, lid);
         return;
     }
-    normalise(row, lane);
+    normalise(row, lid);
     if DISTILL {
-        for (var k = lane; k < CLASSES; k += LANES) {
+        for (var k = lid; k < CLASSES; k += THREADS) {
             visit(row, k);
         }
-        reduce(lane, 0u);
+        reduce(lid, 0u);
     }
-    write_terms(row, lane);
+    write_terms(row, lid);
 }
 
 @compute @workgroup_size(64)
-fn train(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let row = wid.x + wid.y * GRID_ROW;
+fn train(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let row = workgroup_index(wid);
     if row >= WORKGROUPS {
         return;
     }
     if is_padding(row) {
-        write_blank_terms(row, lane);
-        write_blank_dlogits(row, lane);
+        write_blank_terms(row, lid);
+        write_blank_dlogits(row, lid);
         return;
     }
-    terms_and_dlogits(row, lane);
+    terms_and_dlogits(row, lid);
 }
 
 @compute @workgroup_size(64)
-fn train_gated(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let row = wid.x + wid.y * GRID_ROW;
+fn train_gated(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let row = workgroup_index(wid);
     if row >= WORKGROUPS {
         return;
     }
     if is_padding(row) {
-        write_blank_terms(row, lane);
-        write_blank_dlogits(row, lane);
-        if lane < BRANCHES {
-            dgate[row * BRANCHES + lane] = 0.0;
+        write_blank_terms(row, lid);
+        write_blank_dlogits(row, lid);
+        if lid < BRANCHES {
+            dgate[row * BRANCHES + lid] = 0.0;
         }
         return;
     }
-    terms_and_dlogits(row, lane);
-    if lane == 0u {
+    terms_and_dlogits(row, lid);
+    if lid == 0u {
         for (var i = 0u; i < BRANCHES; i++) {
             // g_i (s_i - sum_j g_j s_j), as differences: equal branches give exactly 0.
             var advantage = 0.0;

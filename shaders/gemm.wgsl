@@ -1,14 +1,14 @@
 // y[m] = op(a[m]) op(b[m]) + bias[m] for every member m, or the sum of that over SUMMED members.
-// op(a) [ROWS,INNER], op(b) [INNER,COLUMNS], y [M / SUMMED,ROWS,COLUMNS]; op transposes if TRANSPOSE_A or _B.
-// Thread: 4 rows times 4 columns. With the rows of a and b as columns of 4x4 matrices, 4 steps of the reduction are B
-// A.
-// Workgroup: WORKGROUP such tiles of one output member. A and B are vec4 where lines come in fours, else f32.
+// Shapes: op(a) [ROWS,INNER], op(b) [INNER,COLUMNS], y [M / SUMMED,ROWS,COLUMNS]; op transposes if TRANSPOSE_A or _B.
+// A and B are vec4 where lines come in fours, else f32.
+// Tiles: 4 rows times 4 columns per thread. With the rows of a and of b as the columns of two 4x4 matrices, four steps
+// of the reduction are the product of b's matrix and a's.
+// Workgroup: WORKGROUP such tiles of one output member.
 // Grid, outermost first: output member, run of WORKGROUP tiles.
-
 @group(0) @binding(0) var<storage, read> a: array<A>;           // [A_MEMBERS,A_LINES,A_LENGTH]
 @group(0) @binding(1) var<storage, read> b: array<B>;           // [M,B_LINES,B_LENGTH]
-@group(0) @binding(2) var<storage, read_write> y: array<f32>;   // [M / SUMMED,ROWS,COLUMNS]
-@group(0) @binding(3) var<storage, read> bias: array<f32>;      // [M,COLUMNS], read only if BIAS
+@group(0) @binding(2) var<storage, read> bias: array<f32>;      // [M,COLUMNS] if BIAS, else b again
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;   // [M / SUMMED,ROWS,COLUMNS]
 
 const A_LINES: u32 = select(ROWS, INNER, TRANSPOSE_A);
 const A_LENGTH: u32 = select(INNER, ROWS, TRANSPOSE_A);
@@ -80,10 +80,13 @@ fn tile_b(m: u32, k: u32, column: u32) -> mat4x4<f32> {
 }
 
 @compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let index = wid.x + wid.y * GRID_ROW;
-    let tile = index % RUNS * WORKGROUP + lane;
-    if index >= WORKGROUPS || tile >= TILES {
+fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let index = workgroup_index(wid);
+    if index >= WORKGROUPS {
+        return;
+    }
+    let tile = index % RUNS * WORKGROUP + lid;
+    if tile >= TILES {
         return;
     }
     let output = index / RUNS;

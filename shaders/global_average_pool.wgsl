@@ -7,14 +7,15 @@
 @group(0) @binding(1) var<storage, read_write> y: array<Elem>; // [M, N, C]
 
 @compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-    let i = (group.x + group.y * GRID_ROW) * 64u + thread;
-    if i < OUTPUTS {
-        let base = i / VECTORS * AREA * VECTORS + i % VECTORS;
-        var sum = unpack(x[base]);
-        for (var position = 1u; position < AREA; position += 1u) {
-            sum += unpack(x[base + position * VECTORS]);
-        }
-        y[i] = sum / Elem(f32(AREA));
+fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let i = workgroup_index(wid) * 64u + lid;
+    if i >= OUTPUTS {
+        return;
     }
+    let base = i / VECTORS * AREA * VECTORS + i % VECTORS;
+    var sum = unpack(x[base]);
+    for (var position = 1u; position < AREA; position++) {
+        sum += unpack(x[base + position * VECTORS]);
+    }
+    y[i] = sum / Elem(f32(AREA));
 }

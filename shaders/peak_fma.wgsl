@@ -1,7 +1,8 @@
 // y = x after STEPS times x <- f[0] x + f[1]: how fast multiply-adds can be, with nothing else to do.
 // Shapes: x [8, THREADS, 4], f [2], y [8, THREADS, 4].
 // Tiles: eight independent vectors per thread, in registers from the first step to the last.
-// Workgroup: 256 threads, neighbours in memory. Grid: ceil(THREADS / 256) workgroups.
+// Workgroup: 256 threads, neighbours in memory.
+// Grid: ceil(THREADS / 256) workgroups.
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>; // [8, THREADS]
 @group(0) @binding(1) var<storage, read> f: array<f32>; // [2]
 @group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>; // [8, THREADS]
@@ -15,8 +16,8 @@ fn four(a: vec4<f32>, factor: vec4<f32>, addend: vec4<f32>) -> vec4<f32> {
 }
 
 @compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let thread = (group.x + group.y * GRID_ROW) * 256u + local;
+fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let thread = workgroup_index(wid) * 256u + lid;
     if thread >= THREADS {
         return;
     }

@@ -1,12 +1,12 @@
 // Row `first + n` of the table, for each valid sample n: of every network its cross-entropy, its largest probability,
-// the class that
-//   has it, and the number of classes in front of the true one; then g = softmax(gate) if GATED. Networks: the M
-//   members; if there are
-//   several, softmax(mean_i z_i) and mean_i softmax(z_i); if GATED, softmax(sum_i g_i z_i).
-// Shapes: logits [M, N, K], labels [N], position [2] = (first, valid), gate [N, M] -> table [ROWS, NETWORKS * 4 + M if
-// GATED].
-// Tile: one network and one sample per thread. Workgroup: 64 threads. Grid: N * NETWORKS threads, the networks of a
-// sample fastest.
+// the class that has it, and the number of classes in front of the true one; then g = softmax(gate) if GATED.
+// Networks: the M members; if there are several, softmax(mean_i z_i) and mean_i softmax(z_i); if GATED,
+// softmax(sum_i g_i z_i).
+// Shapes: logits [M, N, K], labels [N], position [2] = (first, valid), gate [N, M]
+//   -> table [ROWS, NETWORKS * 4 + M if GATED].
+// Tiles: one network and one sample per thread, the networks of a sample fastest.
+// Workgroup: 64 threads.
+// Grid: ceil(N * NETWORKS / 64) workgroups.
 
 const MEAN_LOGITS: u32 = MEMBERS;
 const MEAN_PROBABILITIES: u32 = MEMBERS + 1u;
@@ -17,7 +17,7 @@ const MEAN_PROBABILITIES: u32 = MEMBERS + 1u;
 @group(0) @binding(3) var<storage, read> gate: array<f32>; // [N, M]; the logits once more, unread, unless GATED
 @group(0) @binding(4) var<storage, read_write> table: array<f32>; // [ROWS, COLUMNS]
 
-// Shares of the members in the network at hand, and log sum exp(z_i), which makes their probabilities.
+// Shares of the members in the thread's network, and log sum exp(z_i), which makes their probabilities.
 var<private> share: array<f32, MEMBERS>;
 var<private> log_sum: array<f32, MEMBERS>;
 
@@ -30,7 +30,7 @@ fn logit(member: u32, sample: u32, k: u32) -> f32 {
     return logits[(member * BATCH + sample) * CLASSES + k];
 }
 
-// What the network ranks the classes by: its logits, or its probabilities if it is the mean of the members'.
+// The value that the network ranks classes by: its logit, or its probability if it is the mean of the members'.
 fn score(network: u32, sample: u32, k: u32) -> f32 {
     if network < MEMBERS {
         return logit(network, sample, k);
@@ -91,8 +91,8 @@ fn cross_entropy_of_mean(sample: u32, label: u32) -> f32 {
 }
 
 @compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let index = (group.x + group.y * GRID_ROW) * 64u + lane;
+fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let index = workgroup_index(wid) * 64u + lid;
     let network = index % NETWORKS;
     let sample = index / NETWORKS;
     let row = position[0] + sample;

@@ -1,24 +1,24 @@
 // Helper: reduce_lanes with the last steps of its tree in registers of one subgroup, without barriers between them. The
 // additions and their order are those of the plain helper, so the bits are, too, whatever the subgroup's size.
-// TAIL is the stride from which on the 2 * TAIL * COLUMNS values that are left fit every subgroup of the adapter.
+// TAIL is the stride from which on the 2 * TAIL * COLUMNS remaining values fit every subgroup of the adapter.
 // Every thread of the workgroup must call it. Afterwards lane 0 of a column finds the sums at its own index.
 var<workgroup> first: array<Elem, 256>;
 var<workgroup> second: array<Elem, 256>;
 
-fn reduce_lanes(thread: u32, lane: u32, a: Elem, b: Elem) {
-    first[thread] = a;
-    second[thread] = b;
+fn reduce_lanes(lid: u32, lane: u32, a: Elem, b: Elem) {
+    first[lid] = a;
+    second[lid] = b;
     workgroupBarrier();
     for (var stride = HALF; stride > TAIL; stride = stride / 2u) {
         if lane < stride && lane + stride < LANES {
-            first[thread] += first[thread + stride * COLUMNS];
-            second[thread] += second[thread + stride * COLUMNS];
+            first[lid] += first[lid + stride * COLUMNS];
+            second[lid] += second[lid + stride * COLUMNS];
         }
         workgroupBarrier();
     }
-    // Which thread of the workgroup has which place in its subgroup is the driver's business: values go by the place.
+    // The driver chooses the place that a thread has in its subgroup: values go by the place, not by the thread.
     let place = subgroupExclusiveAdd(1u);
-    let chosen = subgroupAny(thread == 0u);
+    let chosen = subgroupAny(lid == 0u);
     var x = Elem();
     var y = Elem();
     if chosen && place < 2u * TAIL * COLUMNS {

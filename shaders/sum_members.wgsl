@@ -7,13 +7,14 @@
 @group(0) @binding(1) var<storage, read_write> y: array<Stored>; // [1, ELEMENTS]
 
 @compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-    let i = (group.x + group.y * GRID_ROW) * 256u + thread;
-    if i < ELEMENTS {
-        var sum = unpack(x[i]);
-        for (var m = 1u; m < MEMBERS; m += 1u) {
-            sum += unpack(x[m * ELEMENTS + i]);
-        }
-        y[i] = pack(sum);
+fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let i = workgroup_index(wid) * 256u + lid;
+    if i >= ELEMENTS {
+        return;
     }
+    var sum = unpack(x[i]);
+    for (var m = 1u; m < MEMBERS; m++) {
+        sum += unpack(x[m * ELEMENTS + i]);
+    }
+    y[i] = pack(sum);
 }

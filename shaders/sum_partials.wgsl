@@ -1,12 +1,10 @@
-// y[o,i] = sum over p of x[o,p,i], for up to three sums of their own sizes; those of the sum at hand are in `Sum`.
-// x [O,PARTIALS,INNER], y [O,INNER], in elements of type Elem: vec4 or f32. Where COLUMNS is not 0, i runs over
-// [M,2,COLUMNS], and pairs are taken apart: what is [.,0,.] and [.,1,.] goes to one output and the next, [M,COLUMNS].
-// Thread: every slices-th part of one element; then the first slice adds up the slices, in order.
+// y[o,i] = sum over p of x[o,p,i], for up to three sums of their own sizes; those of a workgroup's sum are in `Sum`.
+// Shapes: x [O,PARTIALS,INNER], y [O,INNER], in elements of type Elem: vec4 or f32. Where COLUMNS is not 0, i runs over
+// [M,2,COLUMNS], and pairs are taken apart: [.,0,.] goes to one output [M,COLUMNS], and [.,1,.] to the next.
+// Tiles: every slices-th part of one element per thread; then the first slice adds up the slices, in order.
 // Workgroup: 256 threads, slices of consecutive elements.
-// Grid: runs of elements of the first sum up to END0, of the second up to END1, of the third up to END2. Entry points:
-// by
-// the number of outputs.
-
+// Grid: workgroups up to END0 for the first sum, up to END1 for the second, up to END2 for the third.
+// Entry points: by the number of outputs.
 @group(0) @binding(0) var<storage, read> x0: array<Elem>;  // [O,PARTIALS,INNER]
 @group(0) @binding(1) var<storage, read> x1: array<Elem>;  // likewise of the second sum, or x0 again
 @group(0) @binding(2) var<storage, read> x2: array<Elem>;  // likewise of the third
@@ -30,7 +28,7 @@ struct Sum {
     output: u32,
 }
 
-// What a thread has to write: `output` is that of none if it has nothing.
+// The element that a thread writes; `output` is NO_OUTPUT for a thread without one.
 struct Result {
     value: Elem,
     output: u32,
@@ -59,23 +57,26 @@ fn sum_of(index: u32) -> Sum {
     return Sum(2u, index - END1, PARTIALS2, INNER2, ELEMENTS2, SLICES2, COLUMNS2, OUTPUT2);
 }
 
-fn compute(index: u32, lane: u32) -> Result {
-    let sum = sum_of(min(index, WORKGROUPS - 1u));
+fn compute(index: u32, lid: u32) -> Result {
+    if index >= WORKGROUPS {
+        return Result(Elem(), NO_OUTPUT, 0u);
+    }
+    let sum = sum_of(index);
     let run = THREADS / sum.slices;
-    let element = sum.index * run + lane % run;
+    let element = sum.index * run + lid % run;
     let source = min(element, sum.elements - 1u);
     let first = source / sum.inner * sum.partials * sum.inner + source % sum.inner;
     var total = Elem();
-    for (var p = lane / run; p < sum.partials; p += sum.slices) {
+    for (var p = lid / run; p < sum.partials; p += sum.slices) {
         total += part(sum.which, first + p * sum.inner);
     }
-    slices[lane] = total;
+    slices[lid] = total;
     workgroupBarrier();
-    if lane >= run || element >= sum.elements || index >= WORKGROUPS {
+    if lid >= run || element >= sum.elements {
         return Result(total, NO_OUTPUT, 0u);
     }
     for (var slice = 1u; slice < sum.slices; slice++) {
-        total += slices[slice * run + lane];
+        total += slices[slice * run + lid];
     }
     if sum.columns == 0u {
         return Result(total, sum.output, element);
@@ -85,14 +86,14 @@ fn compute(index: u32, lane: u32) -> Result {
 }
 
 @compute @workgroup_size(THREADS)
-fn outputs_1(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let result = compute(wid.x + wid.y * GRID_ROW, lane);
+fn outputs_1(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let result = compute(workgroup_index(wid), lid);
     if result.output == 0u { y0[result.at] = result.value; }
 }
 
 @compute @workgroup_size(THREADS)
-fn outputs_2(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let result = compute(wid.x + wid.y * GRID_ROW, lane);
+fn outputs_2(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let result = compute(workgroup_index(wid), lid);
     switch result.output {
         case 0u: { y0[result.at] = result.value; }
         case 1u: { y1[result.at] = result.value; }
@@ -101,8 +102,8 @@ fn outputs_2(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_in
 }
 
 @compute @workgroup_size(THREADS)
-fn outputs_3(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let result = compute(wid.x + wid.y * GRID_ROW, lane);
+fn outputs_3(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let result = compute(workgroup_index(wid), lid);
     switch result.output {
         case 0u: { y0[result.at] = result.value; }
         case 1u: { y1[result.at] = result.value; }
@@ -112,8 +113,8 @@ fn outputs_3(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_in
 }
 
 @compute @workgroup_size(THREADS)
-fn outputs_4(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let result = compute(wid.x + wid.y * GRID_ROW, lane);
+fn outputs_4(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let result = compute(workgroup_index(wid), lid);
     switch result.output {
         case 0u: { y0[result.at] = result.value; }
         case 1u: { y1[result.at] = result.value; }
@@ -124,8 +125,8 @@ fn outputs_4(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_in
 }
 
 @compute @workgroup_size(THREADS)
-fn outputs_5(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let result = compute(wid.x + wid.y * GRID_ROW, lane);
+fn outputs_5(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let result = compute(workgroup_index(wid), lid);
     switch result.output {
         case 0u: { y0[result.at] = result.value; }
         case 1u: { y1[result.at] = result.value; }

@@ -2,10 +2,7 @@
 
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
-use tensor::kernels::conv2d::ConvGeometry;
-use tensor::kernels::conv2d_forward::Conv2dForward;
-use tensor::kernels::conv2d_grad_input::Conv2dGradInput;
-use tensor::kernels::conv2d_grad_weight::Conv2dGradWeight;
+use tensor::kernels::conv2d::{Conv2dForward, Conv2dGradInput, Conv2dGradWeight, ConvGeometry};
 use tensor::kernels::gemm::Gemm;
 use tensor::kernels::global_average_pool::{GlobalAveragePool, GlobalAveragePoolGrad};
 use tensor::kernels::shortcut_a::{ShortcutA, ShortcutAGrad};

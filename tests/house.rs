@@ -280,7 +280,8 @@ fn every_unsafe_block_stands_in_the_table() {
     }
     let page = fs::read_to_string(root().join("docs/architecture.md")).expect("readable");
     let mut told: BTreeMap<String, usize> = BTreeMap::new();
-    for row in page.lines().filter(|line| line.starts_with("| `") && line.contains(".rs` |")) {
+    let section = page.split("\n## ").find(|section| section.starts_with("Unsafe code")).expect("the section is there");
+    for row in section.lines().filter(|line| line.starts_with("| `")) {
         let name = row.split('`').nth(1).expect("a name");
         *told.entry(name.to_owned()).or_default() += 1;
     }

@@ -223,9 +223,9 @@ fn a_batch_norm_that_only_convolutions_read_has_no_tensor() {
     // Nine convolutions with a batch-norm each, whose sums they take; three batch-norms are the first ones of a block,
     // and two are on its shortcut, and are computed as the sum is.
     assert_eq!((count("conv2d_forward"), count("batch_norm_stats"), count("batch_norm_apply")), (9, 0, 4));
-    assert_eq!((count("batch_norm_stats_finalize"), count("batch_norm_backward_input")), (9, 9));
+    assert_eq!((count("batch_norm_stats_finalize"), count("batch_norm_grad_input")), (9, 9));
     // The gradients of those on shortcuts and of the last one, before the pooling, are no convolution's.
-    assert_eq!(count("batch_norm_backward"), 3);
+    assert_eq!(count("batch_norm_grad"), 3);
 }
 
 /// Nobody has to remember a call: an update knows from the beginning which weights decay, and the loss its scale.

@@ -1,12 +1,8 @@
 //! The convolutions as the CPU device computes them, against the formula in double precision, and the adjoint
 //! identities that tie the three kernels together.
 
-use tensor::kernels::batch_norm_backward::{Activation, BatchNormGradPartials};
-use tensor::kernels::batch_norm_stats::BatchNormPartials;
-use tensor::kernels::conv2d::ConvGeometry;
-use tensor::kernels::conv2d_forward::Conv2dForward;
-use tensor::kernels::conv2d_grad_input::Conv2dGradInput;
-use tensor::kernels::conv2d_grad_weight::Conv2dGradWeight;
+use tensor::kernels::batch_norm::{Activation, BatchNormGradPartials, BatchNormPartials};
+use tensor::kernels::conv2d::{Conv2dForward, Conv2dGradInput, Conv2dGradWeight, ConvGeometry};
 use tensor::kernels::sum_partials::{Sum, SumPartials};
 use tensor::{Kernel, Rng, Slice, SliceMut};
 

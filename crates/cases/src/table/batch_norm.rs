@@ -1,9 +1,9 @@
 //! Batch normalisation, forward and backward.
 
-use tensor::kernels::batch_norm_apply::{BatchNormApply, BatchNormInference, Residual};
-use tensor::kernels::batch_norm_backward::{Activation, BatchNormGradInput, BatchNormGradPartials, Upstream};
-use tensor::kernels::batch_norm_small::{BatchNormSmall, BatchNormSmallGrad};
-use tensor::kernels::batch_norm_stats::{BatchNormFinalize, BatchNormPartials, Chunks};
+use tensor::kernels::batch_norm::{
+    Activation, BatchNormApply, BatchNormFinalize, BatchNormGradInput, BatchNormGradPartials, BatchNormInference,
+    BatchNormPartials, BatchNormSmall, BatchNormSmallGrad, Chunks, Residual, Upstream,
+};
 
 use super::{Case, Fill};
 
@@ -89,7 +89,7 @@ pub fn cases() -> Vec<Case> {
         ([3, 37, 38], false),
     ] {
         let [members, rows, channels] = shape;
-        let name = format!("batch_norm_backward_input/{} addend={addend}", named(shape));
+        let name = format!("batch_norm_grad_input/{} addend={addend}", named(shape));
         let input = BatchNormGradInput { members, rows, channels, addend };
         cases.push(Case::new(name, input, 1).quick(QUICK.contains(&shape)));
     }
@@ -110,7 +110,7 @@ pub fn cases() -> Vec<Case> {
         let chunks = Chunks::new(rows, channels);
         let upstream = Upstream::Whole;
         let first = BatchNormGradPartials { members, channels, chunks, activation, upstream };
-        let name = format!("batch_norm_backward/{} {activation:?}", named(shape));
+        let name = format!("batch_norm_grad/{} {activation:?}", named(shape));
         cases.push(Case::new(name, first, rows).input(2, positive()).quick(quick));
     }
     // In one kernel: a gate, and what leaves threads idle.
@@ -134,7 +134,7 @@ pub fn cases() -> Vec<Case> {
         for upstream in [Upstream::Pooled { area }, Upstream::Both { area }] {
             let chunks = Chunks::new(7 * area, channels);
             let first = BatchNormGradPartials { members: 2, channels, chunks, activation, upstream };
-            let name = format!("batch_norm_backward/2x7x{area}x{channels} {activation:?} {upstream:?}");
+            let name = format!("batch_norm_grad/2x7x{area}x{channels} {activation:?} {upstream:?}");
             cases.push(Case::new(name, first, 7 * area).input(2, positive()));
         }
     }

@@ -1,10 +1,7 @@
 //! Convolutions and their gradients.
 
-use tensor::kernels::batch_norm_backward::Activation::{self, Linear, Relu, ReluOfSum};
-use tensor::kernels::conv2d::ConvGeometry;
-use tensor::kernels::conv2d_forward::Conv2dForward;
-use tensor::kernels::conv2d_grad_input::Conv2dGradInput;
-use tensor::kernels::conv2d_grad_weight::Conv2dGradWeight;
+use tensor::kernels::batch_norm::Activation::{self, Linear, Relu, ReluOfSum};
+use tensor::kernels::conv2d::{Conv2dForward, Conv2dGradInput, Conv2dGradWeight, ConvGeometry};
 
 use super::{Case, Fill};
 

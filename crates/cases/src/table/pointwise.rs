@@ -1,7 +1,6 @@
-//! Kernels without a reduction: elementwise ones, the rectifier, the parameter-free shortcut.
+//! Kernels without a reduction: elementwise ones, the parameter-free shortcut.
 
 use tensor::kernels::elementwise::{Add, Copy, Fill as FillWith, Scale};
-use tensor::kernels::relu::{Relu, ReluGrad};
 use tensor::kernels::shortcut_a::{ShortcutA, ShortcutAGrad};
 
 use super::Case;
@@ -16,10 +15,6 @@ pub fn cases() -> Vec<Case> {
         Case::new("elementwise/copy 515", Copy { words: 515 }, 1),
         Case::new("elementwise/fill 1028", FillWith { words: 1028, value: 2.5 }, 1),
         Case::new("elementwise/fill 3", FillWith { words: 3, value: -1.0 }, 1),
-        Case::new("relu/relu 1028", Relu { words: 1028 }, 1),
-        Case::new("relu/relu 5", Relu { words: 5 }, 1),
-        Case::new("relu/gradient 1028", ReluGrad { words: 1028 }, 1),
-        Case::new("relu/gradient 257", ReluGrad { words: 257 }, 1),
     ];
     let mut cases: Vec<Case> = cases.map(|case| case.quick(true)).into();
     // Vectors of four; no channel added; odd sizes, an odd number of added channels; more stride than width.

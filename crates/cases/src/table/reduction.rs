@@ -1,12 +1,11 @@
-//! Sums over members, rows and areas, and counts of errors.
+//! Sums over members, rows and areas.
 
 use tensor::kernels::global_average_pool::{GlobalAveragePool, GlobalAveragePoolGrad};
 use tensor::kernels::sum_columns::AccumulateColumns;
 use tensor::kernels::sum_members::SumMembers;
 use tensor::kernels::sum_partials::{Sum, SumPartials};
-use tensor::kernels::top_k_errors::TopKErrors;
 
-use super::{Case, Fill};
+use super::Case;
 
 /// All cases.
 pub fn cases() -> Vec<Case> {
@@ -59,29 +58,5 @@ pub fn cases() -> Vec<Case> {
         assert!(sums.all(|other| kernel.join(&other)), "{name}: there is room");
         cases.push(Case::new(format!("sum_partials/{name}"), kernel, longest).quick(quick));
     }
-    // The last batch is ragged in the second, more samples than threads in the third, more k than classes in the last.
-    for (members, batch, classes, k, count) in
-        [(3, 16, 100, 5, 16), (2, 17, 10, 5, 11), (1, 300, 3, 2, 299), (1, 2, 1, 5, 1)]
-    {
-        let errors = TopKErrors { members, batch, classes, k };
-        cases.push(
-            Case::new(format!("top_k_errors/{members}x{batch}x{classes} k={k} count={count}"), errors, 1)
-                .input(1, Fill::Below(classes as u32))
-                .input(2, Fill::Words(vec![count]))
-                .update(0, Fill::Below(1000))
-                .quick(members == 3),
-        );
-    }
-    // Ties, both zeros, infinities and NaN, for which there are no literals in WGSL.
-    let nan = f32::NAN;
-    let logits = [[0.9, 0.9, 0.9], [-0.0, 0.0, -1.0], [nan, 0.0, 1.0], [nan, 0.0, 1.0], [f32::INFINITY, 1.0, -1e38]];
-    cases.push(
-        Case::new("top_k_errors/ties and NaN", TopKErrors { members: 1, batch: 5, classes: 3, k: 2 }, 1)
-            .input(0, Fill::Words(logits.as_flattened().iter().map(|logit: &f32| logit.to_bits()).collect()))
-            .input(1, Fill::Words(vec![1, 1, 0, 2, 0]))
-            .input(2, Fill::Words(vec![5]))
-            .update(0, Fill::Words(vec![7, 70]))
-            .quick(true),
-    );
     cases
 }

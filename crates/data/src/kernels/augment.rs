@@ -62,7 +62,7 @@ pub fn pack_image(pixels: &[u32], packed: &mut [u32]) {
 /// Pixel `pixel` of a packed image: `r | g << 8 | b << 16`.
 fn packed_pixel(image: &[u32], pixel: usize) -> u32 {
     let (word, bit) = (3 * pixel / 4, 3 * pixel % 4 * 8);
-    // The rest of one that begins in the upper half of a word is in the next.
+    // The rest of a pixel that begins in the upper half of a word is in the next word.
     let rest = if bit > 8 { image[word + 1] << (32 - bit) } else { 0 };
     image[word] >> bit | rest
 }
@@ -110,12 +110,12 @@ impl Kernel for Augment {
         vec![Spec::f32([1, self.batch, self.size, self.size, 4]), Spec::u32([self.batch])]
     }
 
-    /// Two operations per channel. Only the picked images are read, not the whole shards: three bytes per pixel in,
-    /// four words out, and per sample two words of pick and a label in and out.
     fn activations(&self) -> Activations {
         Activations::new([], [0])
     }
 
+    /// Three operations per channel. Only the picked images are read, not the whole shards: three bytes per pixel in,
+    /// four words out, and per sample two words of pick and a label in and out.
     fn cost(&self) -> Cost {
         let pixels = self.batch * self.pixels();
         Cost { flops: (pixels * 3 * 3) as u64, bytes: (19 * pixels + 16 * self.batch) as u64 }
@@ -162,7 +162,7 @@ impl Kernel for Augment {
         // An absent shard's binding sees shard 0 and is never read.
         let shard = |index: usize| Binding::Input(if index < inputs { index } else { 0 });
         let threads = self.batch * self.pixels();
-        Launch::new(include_str!("../../../../shaders/augment.wgsl"), 0, 0, threads.div_ceil(WORKGROUP))
+        Launch::new(tensor::shader!("augment"), 0, 0, threads.div_ceil(WORKGROUP))
             .bindings([
                 shard(0),
                 shard(1),

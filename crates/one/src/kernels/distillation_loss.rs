@@ -25,10 +25,10 @@
 //!   ```
 //! * **Cross-entropy alone** without a teacher: `c sum_i CE(z_i, y)`.
 //!
-//! What is distilled is held constant: no gradient flows into it. The gradients are those of the mean of `loss` over
-//! the valid rows.
+//! The distilled distribution is held constant: no gradient flows into it. The gradients are those of the mean of
+//! `loss` over the valid rows.
 //!
-//! On a GPU one workgroup of 64 lanes takes one sample. It reads the sample's logits once into workgroup memory and
+//! On a GPU one workgroup of 64 threads takes one sample. It reads the sample's logits once into workgroup memory and
 //! sweeps the classes three times, each sweep with one reduction for all its quantities: maxima and ranks, sums of
 //! exponentials, then KL and the gradients. Where the rows do not fit into workgroup memory beside the reduction's
 //! scratch, the sweeps read them again from the cache.
@@ -47,7 +47,7 @@ const WORKGROUP_WORDS: usize = 16_384 / 4;
 /// Words of reduction scratch per quantity: `PITCH` in the shader.
 const REDUCTION_PITCH: usize = 72;
 
-/// What the branches learn from, beside the labels.
+/// The source that the branches learn from, beside the labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Teacher {
     /// Nothing: a single network or independent members. Only the cross-entropies of the branches remain.
@@ -96,7 +96,7 @@ pub struct DistillationLoss {
     pub classes: usize,
     /// T, greater than 0.
     pub temperature: f32,
-    /// What the branches learn from.
+    /// The source that the branches learn from.
     pub teacher: Teacher,
     /// True if the KL terms exist; without a teacher they never do.
     pub distill: bool,
@@ -344,7 +344,7 @@ impl Kernel for DistillationLoss {
         let guide = if self.is_gated() || self.is_given() { Binding::Input(3) } else { Binding::Input(0) };
         let mut bindings = vec![Binding::Input(0), Binding::Input(1), Binding::Input(2), guide];
         bindings.extend((0..self.outputs().len()).map(Binding::Output));
-        Launch::new(include_str!("../../../../shaders/distillation_loss.wgsl"), 0, 0, self.batch)
+        Launch::new(tensor::shader!("distillation_loss"), 0, 0, self.batch)
             .size("BRANCHES", self.branches)
             .size("BATCH", self.batch)
             .size("CLASSES", self.classes)

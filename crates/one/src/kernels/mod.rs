@@ -1,5 +1,5 @@
 //! The methods' own kernels, through the same public trait as the engine's. One file here is the Rust half of one
-//! file in `shaders/`; `softmax` is what their references share.
+//! file in `shaders/`; their references share `softmax`.
 
 pub mod distillation_loss;
 pub mod predictions;

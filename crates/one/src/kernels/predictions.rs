@@ -1,5 +1,5 @@
-//! What every network of an ensemble, and every way to fuse it, says of each image: the rows from which errors,
-//! cross-entropies and calibration are counted.
+//! Predictions of every network of an ensemble, and of every way to fuse it, for each image: the rows from which
+//! errors, cross-entropies and calibration are counted.
 
 use tensor::{Binding, Cost, Kernel, Launch, Slice, SliceMut, Spec, Target};
 
@@ -145,7 +145,7 @@ impl Kernel for Predict {
         let gate = if self.gated { Binding::Input(3) } else { Binding::Input(0) };
         let bindings = [Binding::Input(0), Binding::Input(1), Binding::Input(2), gate, Binding::Output(0)];
         let workgroups = (self.batch * self.networks()).div_ceil(64);
-        Launch::new(include_str!("../../../../shaders/predictions.wgsl"), 0, 0, workgroups)
+        Launch::new(tensor::shader!("predictions"), 0, 0, workgroups)
             .size("MEMBERS", self.members)
             .size("BATCH", self.batch)
             .size("CLASSES", self.classes)

@@ -1,4 +1,4 @@
-//! What the references share: softmax in double precision, and ranks.
+//! Softmax in double precision, and ranks, for the references.
 
 /// Single-precision values in double precision.
 pub(crate) fn widen(values: &[f32]) -> Vec<f64> {

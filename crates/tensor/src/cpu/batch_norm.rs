@@ -3,14 +3,15 @@
 use pulp::Simd;
 use rayon::prelude::*;
 
-use super::column_sums::{Terms, add_up, repeat as repeat_rows, vector};
+use super::column_sums::{Terms, add_up, repeat_over_sums, vector};
 use super::masked_sums::{Norm, Rows};
-use super::tiles::{repeat, task_words};
+use super::tiles::{repeat_over_tile, task_words};
 use super::vectors::{Loops, wide};
 use crate::kernel::{Slice, SliceMut};
-use crate::kernels::batch_norm_apply::{BatchNormApply, BatchNormInference, Residual};
-use crate::kernels::batch_norm_backward::{Activation, BatchNormGradInput, BatchNormGradPartials, Upstream};
-use crate::kernels::batch_norm_stats::{BatchNormPartials, Chunks};
+use crate::kernels::batch_norm::{
+    Activation, BatchNormApply, BatchNormGradInput, BatchNormGradPartials, BatchNormInference, BatchNormPartials,
+    Chunks, Residual, Upstream,
+};
 
 /// The values of `x`.
 struct Values<'a> {
@@ -63,7 +64,7 @@ pub(super) fn chunk_statistics(x: &[f32], partial: &mut [f32]) {
     let rows = (x.len() / sum.len()) as f32;
     add_up(x.len(), Values { x }, [&mut *sum]);
     let mean: Vec<f32> = sum.iter().map(|sum| sum / rows).collect();
-    add_up(x.len(), Squares { x, mean: &repeat_rows(&mean) }, [square]);
+    add_up(x.len(), Squares { x, mean: &repeat_over_sums(&mean) }, [square]);
 }
 
 /// Computes the first pass of the statistics.
@@ -146,8 +147,8 @@ impl BatchNormApply {
             let (mean, inv_std) = statistics(member);
             let gamma = &operands.gamma[member * channels..][..channels];
             let scale: Vec<f32> = gamma.iter().zip(&inv_std).map(|(gamma, inv_std)| gamma * inv_std).collect();
-            let shift = repeat(&operands.beta[member * channels..][..channels]);
-            let (mean, scale) = (repeat(mean), repeat(&scale));
+            let shift = repeat_over_tile(&operands.beta[member * channels..][..channels]);
+            let (mean, scale) = (repeat_over_tile(mean), repeat_over_tile(&scale));
             let x = &operands.x[member * rows * channels..][..rows * channels];
             let residual = match self.residual {
                 Residual::None => None,
@@ -156,9 +157,9 @@ impl BatchNormApply {
                     operands.residual.map(|all| &all[member * rows * channels..][..rows * channels])
                 }
             };
-            let affine = operands
-                .affine
-                .map(|affine| [0, 1, 2].map(|row| repeat(&affine[(3 * member + row) * channels..][..channels])));
+            let affine = operands.affine.map(|affine| {
+                [0, 1, 2].map(|row| repeat_over_tile(&affine[(3 * member + row) * channels..][..channels]))
+            });
             let affine = affine.as_ref().map(|affine| affine.each_ref().map(Vec::as_slice));
             y.par_chunks_mut(task).enumerate().for_each(|(index, y)| {
                 let x = &x[index * task..][..y.len()];
@@ -273,7 +274,7 @@ pub(crate) fn grad_partials(kernel: &BatchNormGradPartials, inputs: &[Slice<'_>]
         }
         kernel.gather(&inputs, words.start, g);
         let y = (activation == Activation::ReluOfSum).then(|| &inputs[5][words]);
-        norm.begin(activation, Rows { x, y }, g, partial);
+        norm.mask_and_sum(activation, Rows { x, y }, g, partial);
     });
 }
 
@@ -318,7 +319,7 @@ pub(crate) fn grad_input(kernel: &BatchNormGradInput, inputs: &[Slice<'_>], outp
         let scaled = |c: usize, sum: &[f32]| scale[c] * (sum[c] / rows as f32);
         let slope: Vec<f32> = (0..channels).map(|c| inv_std[c] * scaled(c, dgamma)).collect();
         let offset: Vec<f32> = (0..channels).map(|c| scaled(c, dbeta)).collect();
-        let parameters = [mean, &scale, &slope, &offset].map(repeat);
+        let parameters = [mean, &scale, &slope, &offset].map(repeat_over_tile);
         dx.par_chunks_mut(task).enumerate().for_each(|(index, dx)| {
             let start = member * rows * channels + index * task;
             let (x, g) = (&inputs[0][start..][..dx.len()], &inputs[1][start..][..dx.len()]);

@@ -14,18 +14,18 @@ const VECTORS: usize = 8;
 const BLOCK: usize = 16 * VECTORS;
 
 /// `values` repeated to the length of a tile of sums: rows that fill blocks, where few of them do.
-pub(super) fn repeat(values: &[f32]) -> Vec<f32> {
-    values.repeat(rows(values.len()))
+pub(super) fn repeat_over_sums(values: &[f32]) -> Vec<f32> {
+    values.repeat(rows_of_sums(values.len()))
 }
 
 /// Rows of a tile of sums.
-fn rows(channels: usize) -> usize {
+fn rows_of_sums(channels: usize) -> usize {
     let rows = BLOCK >> channels.trailing_zeros().min(BLOCK.trailing_zeros());
     if rows * channels <= 8 * BLOCK { rows } else { tile_rows(channels) }
 }
 
 /// N terms of each element of a chunk, which are added up by the column. Implementations are `#[inline(always)]`: see
-/// [`super::vector::Loops`].
+/// [`super::vectors::Loops`].
 pub(super) trait Terms<const N: usize> {
     /// Those of a vector of elements, the first of which is element `at` of the chunk and `column` of a tile.
     fn vector<S: Simd>(&mut self, simd: S, at: usize, column: usize) -> [S::f32s; N];
@@ -36,7 +36,7 @@ pub(super) trait Terms<const N: usize> {
 
 /// The sums of the terms of `words` elements, whole rows, over the rows of each column.
 pub(super) fn add_up<const N: usize>(words: usize, terms: impl Terms<N>, sums: [&mut [f32]; N]) {
-    let tile = rows(sums[0].len()) * sums[0].len();
+    let tile = rows_of_sums(sums[0].len()) * sums[0].len();
     with_scratch(N * tile, |scratch| {
         scratch.fill(0.0);
         let mut tiles = scratch.chunks_exact_mut(tile);

@@ -8,9 +8,9 @@ use super::product::{Matrix, multiply};
 use super::strips::{Convolve, Pitch, Strip, gather, serves};
 use super::windows::{rows_per_block, runs_in_images, with_scratch};
 use crate::kernel::{Slice, SliceMut};
-use crate::kernels::conv2d_forward::Conv2dForward;
+use crate::kernels::conv2d::Conv2dForward;
 
-/// What a task writes: a block of rows of one member, and the chunks' sums that belong to it.
+/// The output of a task: a block of rows of one member, and the chunks' sums that belong to it.
 struct Block<'a> {
     member: usize,
     y: &'a mut [f32],
@@ -28,7 +28,7 @@ impl Conv2dForward {
         (rows / chunk).max(1) * chunk
     }
 
-    /// Convolves what the blocks of rows from `first_row` on read of an input, gathered once for all of them.
+    /// Convolves the blocks of rows from `first_row` on; the input that they read is gathered once for all of them.
     fn convolve(&self, inputs: &[Slice<'_>], input: usize, first_row: usize, members: &mut [Block<'_>]) {
         let g = &self.geometry;
         let (x, w) = (inputs[0].f32(), inputs[1].f32());
@@ -105,7 +105,7 @@ impl Conv2dForward {
     }
 }
 
-/// Computes the convolution; what a block reads is gathered once for all members that share the input.
+/// Computes the convolution; the input of a block is gathered once for all members that share it.
 pub(crate) fn compute(kernel: &Conv2dForward, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
     let (merged, count) = kernel.geometry.merged();
     if count > 1 {

@@ -8,9 +8,8 @@ use super::product::{Matrix, multiply};
 use super::strips::{Convolve, Pitch, Strip, serves};
 use super::windows::{rows_per_block, runs_in_images, with_scratch};
 use crate::kernel::{Slice, SliceMut};
-use crate::kernels::batch_norm_backward::Activation;
-use crate::kernels::conv2d_grad_input::Conv2dGradInput;
-use crate::kernels::conv2d_tiled::tile_chunk;
+use crate::kernels::batch_norm::Activation;
+use crate::kernels::conv2d::{Conv2dGradInput, tile_chunk};
 
 /// Transposes a matrix whose rows begin `stride` apart to `to`, in which rows have `rows` elements: in blocks, so that
 /// every cache line is used whole on both sides.
@@ -55,7 +54,7 @@ impl Conv2dGradInput {
     }
 
     /// Masks a block of `dx`, and takes its chunks' sums.
-    fn begin_norm(&self, activation: Activation, inputs: &[Slice<'_>], task: &mut Task<'_>) {
+    fn mask_and_sum(&self, activation: Activation, inputs: &[Slice<'_>], task: &mut Task<'_>) {
         let channels = self.geometry.channels;
         let inputs: Vec<&[f32]> = inputs[self.norm_input()..].iter().map(|slice| slice.f32()).collect();
         let chunks = self.partials(activation).chunks;
@@ -68,7 +67,7 @@ impl Conv2dGradInput {
         for (g, partial) in task.dx.chunks_mut(chunks.chunk * channels).zip(&mut task.partials) {
             let words = start..start + g.len();
             let rows = Rows { x: &inputs[0][words.clone()], y: y.map(|y| &y[words.clone()]) };
-            norm.begin(activation, rows, g, partial);
+            norm.mask_and_sum(activation, rows, g, partial);
             start = words.end;
         }
     }
@@ -115,7 +114,7 @@ impl Conv2dGradInput {
     }
 
     /// Writes to `dx`, which holds whole rows of input member `input` from row `first_row` (counted over the batch)
-    /// on, what the positions of one class receive, or adds it to what is there.
+    /// on, the gradient of the positions of one class, or adds it to the values there.
     fn add_class(
         &self,
         class: &ClassWeights,
@@ -217,7 +216,7 @@ pub(crate) fn compute(kernel: &Conv2dGradInput, inputs: &[Slice<'_>], outputs: &
     let (dx, partials) = outputs.split_at_mut(1);
     let partials = partials.first_mut().map_or(&mut [][..], |slice| slice.f32());
     kernel.tasks(dx[0].f32(), partials).into_par_iter().for_each(|mut task| {
-        // Where one class has all positions and sums in registers, what is there before may be anything.
+        // One class that has all positions and sums in registers overwrites `dx`, whatever it holds.
         let accumulate = addend.is_some() || g.stride != [1, 1] || !serves(g, g.group_channels());
         match addend {
             Some(addend) => {
@@ -231,7 +230,7 @@ pub(crate) fn compute(kernel: &Conv2dGradInput, inputs: &[Slice<'_>], outputs: &
             kernel.add_class(class, dy, task.input, task.first_row, accumulate, task.dx);
         }
         if let Some(activation) = kernel.norm {
-            kernel.begin_norm(activation, inputs, &mut task);
+            kernel.mask_and_sum(activation, inputs, &mut task);
         }
     });
 }

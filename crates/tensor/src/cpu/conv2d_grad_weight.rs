@@ -10,12 +10,11 @@ use super::strips::{AddWeightGradient, Pitch, Strip, gather, serves};
 use super::wide_layers::{grad_weight, is_wide};
 use super::windows::{rows_per_block, runs_in_images, with_scratch};
 use crate::kernel::{Slice, SliceMut};
-use crate::kernels::conv2d::ConvGeometry;
-use crate::kernels::conv2d_grad_weight::Conv2dGradWeight;
+use crate::kernels::conv2d::{Conv2dGradWeight, ConvGeometry};
 
 impl Conv2dGradWeight {
-    /// The partial sums of `g`, which is the own geometry or the merged one: parts in parallel, what they read gathered
-    /// once for all members that share the input.
+    /// The partial sums of `g`, which is the own geometry or the merged one: parts in parallel, and their input is
+    /// gathered once for all members that share it.
     fn sum_parts(&self, g: &ConvGeometry, inputs: &[Slice<'_>], partials: &mut [f32]) {
         if is_wide(g) {
             return grad_weight(g, self.rows_per_part(), inputs, partials);
@@ -84,7 +83,7 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// As products of matrices, of `x` as it is or of columns that are gathered.
+    /// The sums as products of matrices: of `x` itself, or of gathered columns.
     fn sum_products(&self, in_place: bool, partials: &mut [f32]) {
         let (g, window, filters) = (self.g, self.g.forward_window(), self.g.group_filters());
         let ([height, width], depth) = (g.output_extent(), window.depth());

@@ -2,10 +2,10 @@
 
 use pulp::Simd;
 
-use super::column_sums::{Terms, add_up, repeat, vector};
-use crate::kernels::batch_norm_backward::Activation;
+use super::column_sums::{Terms, add_up, repeat_over_sums, vector};
+use crate::kernels::batch_norm::Activation;
 
-/// What the gradients of a member's rows are computed from, besides the rows: per-channel values, repeated to tiles.
+/// The per-channel values of a member's batch-norm, repeated to tiles: with rows, all that the gradient takes.
 #[derive(Debug)]
 pub(super) struct Norm {
     mean: Vec<f32>,
@@ -29,15 +29,15 @@ impl Norm {
         if let &[_, gamma, beta] = inputs {
             let parameters = member * channels..(member + 1) * channels;
             scale = gamma[parameters.clone()].iter().zip(inv_std).map(|(gamma, inv_std)| gamma * inv_std).collect();
-            scale = repeat(&scale);
-            shift = repeat(&beta[parameters]);
+            scale = repeat_over_sums(&scale);
+            shift = repeat_over_sums(&beta[parameters]);
         }
-        Self { mean: repeat(mean), inv_std: inv_std.to_vec(), scale, shift }
+        Self { mean: repeat_over_sums(mean), inv_std: inv_std.to_vec(), scale, shift }
     }
 
     /// Sets `g` to 0 where the ReLU is closed, and takes the `partial [2, C]` of a chunk: the sums of `g` and of `g *
     /// xhat`.
-    pub fn begin(&self, activation: Activation, rows: Rows<'_>, g: &mut [f32], partial: &mut [f32]) {
+    pub fn mask_and_sum(&self, activation: Activation, rows: Rows<'_>, g: &mut [f32], partial: &mut [f32]) {
         let Rows { x, y } = rows;
         match (activation, y) {
             (Activation::Relu, _) => self.add_up(x, Masked { gate: Open { norm: self, x }, g }, partial),
@@ -61,14 +61,14 @@ impl Norm {
     }
 }
 
-/// Where `g` comes from.
+/// The source of `g`.
 trait Gradient {
     fn vector<S: Simd>(&mut self, simd: S, at: usize, column: usize) -> S::f32s;
-    /// All of it, in loops that need no whole vectors.
+    /// All values, in loops that need no whole vectors.
     fn values(&mut self) -> &[f32];
 }
 
-/// As it is.
+/// A gradient that needs no mask.
 struct Whole<'a> {
     g: &'a [f32],
 }
@@ -85,14 +85,14 @@ impl Gradient for Whole<'_> {
     }
 }
 
-/// Where a ReLU is open: where this is positive.
+/// A value that is positive where the ReLU is open.
 trait Gate {
     fn vector<S: Simd>(&self, simd: S, at: usize, column: usize) -> S::f32s;
     /// Masks all of `g`.
     fn mask(&self, g: &mut [f32]);
 }
 
-/// The normalised input.
+/// A gate by the normalised input.
 struct Open<'a> {
     norm: &'a Norm,
     x: &'a [f32],
@@ -118,7 +118,7 @@ impl Gate for Open<'_> {
     }
 }
 
-/// The output.
+/// A gate by the output.
 struct Positive<'a> {
     y: &'a [f32],
 }
@@ -137,7 +137,7 @@ impl Gate for Positive<'_> {
     }
 }
 
-/// Masked, which is written back.
+/// A gradient that is masked and written back.
 struct Masked<'a, G> {
     gate: G,
     g: &'a mut [f32],

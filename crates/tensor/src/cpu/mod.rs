@@ -1,4 +1,4 @@
-//! What the CPU device runs where a kernel's [reference](crate::Kernel::reference) would be too slow
+//! Kernels of the CPU device where the [reference](crate::Kernel::reference) would be too slow
 //! ([`crate::Kernel::compute`]). Only this room knows of vectors, registers and caches; the case table holds all of it
 //! to the references.
 

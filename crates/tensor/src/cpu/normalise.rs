@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use super::tiles::repeat;
+use super::tiles::repeat_over_tile;
 use super::vectors::{Loops, wide};
 use crate::kernel::Slice;
 use crate::kernels::conv2d::ConvGeometry;
 
-/// What a convolution with a normalised input makes of it as it reads it: `relu((x - mean) scale + shift)`, by the
-/// channel. The batch-norm and the ReLU in front of a convolution need no tensor of their own.
+/// The normalisation of a convolution's input, `relu((x - mean) scale + shift)` by the channel. The batch-norm and
+/// the ReLU in front of a convolution need no tensor of their own.
 #[derive(Debug, Clone)]
 pub(super) struct Normalisation {
     // Repeated over a few pixels, so that loops over them are long.
@@ -25,7 +25,11 @@ impl Normalisation {
         let (mean, inv_std) = stats.f32()[member * 2 * all..][..2 * all].split_at(all);
         let [gamma, beta] = [gamma, beta].map(|values| &values.f32()[member * all..][..all][channels.clone()]);
         let scale: Vec<f32> = gamma.iter().zip(&inv_std[channels.clone()]).map(|(gamma, s)| gamma * s).collect();
-        Some(Self { mean: repeat(&mean[channels]), scale: repeat(&scale), shift: repeat(beta) })
+        Some(Self {
+            mean: repeat_over_tile(&mean[channels]),
+            scale: repeat_over_tile(&scale),
+            shift: repeat_over_tile(beta),
+        })
     }
 
     /// That of each group's channels of an input member.
@@ -53,7 +57,7 @@ impl Loops for Normalise<'_> {
             let parameters = mean.iter().zip(scale).zip(shift);
             for (x, ((mean, scale), shift)) in pixels.iter_mut().zip(parameters) {
                 let value = (*x - mean) * scale + shift;
-                // A comparison that leaves NaN what it is.
+                // A comparison keeps NaN, which `max` would not.
                 *x = if value < 0.0 { 0.0 } else { value };
             }
         }

@@ -1,4 +1,4 @@
-//! Chains of multiply-adds in the registers of all cores: what the peak of the CPU is measured by.
+//! Chains of multiply-adds in the registers of all cores, by which the peak of the CPU is measured.
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;

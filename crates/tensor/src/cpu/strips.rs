@@ -1,10 +1,10 @@
 //! The CPU's inner loops of convolutions: sums over taps and channels in registers, without a matrix of columns.
 //!
-//! What consecutive output rows read is copied to a *strip*, padded with zeros, so that no loop looks at edges; within
-//! a row of the strip the taps and channels of a position are contiguous. The loops are written once over vectors of
-//! whatever width the machine has (crate `pulp`, chosen at run time), and are used where the filters fill such vectors,
-//! and the weights stay in the cache (`wide_layers`); elsewhere columns are gathered and multiplied (`gather` and
-//! `multiply`).
+//! The input of consecutive output rows is copied to a *strip*, padded with zeros, so that no loop looks at edges;
+//! within a row of the strip the taps and channels of a position are contiguous. The loops are written once over
+//! vectors of whatever width the machine has (crate `pulp`, chosen at run time), and are used where the filters fill
+//! such vectors, and the weights stay in the cache (`wide_layers`); elsewhere columns are gathered and multiplied
+//! (`gather` and `multiply`).
 
 use pulp::{Simd, WithSimd};
 
@@ -31,7 +31,7 @@ pub(super) fn serves(g: &ConvGeometry, filters: usize) -> bool {
     filters > 0 && filters.is_multiple_of(arch().dispatch(Lanes)) && !is_wide(g)
 }
 
-/// Where the parts of a strip lie: `rows` output rows of `width` positions each read it through `window`.
+/// The layout of a strip, which `rows` output rows of `width` positions each read through `window`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Strip {
     window: Window,
@@ -71,8 +71,8 @@ impl Strip {
         self.window.horizontal.taps * self.window.group_channels
     }
 
-    /// Copies what output rows from `first` on read of a group's channels of `image`, normalised if asked for; zeros
-    /// outside of it.
+    /// Copies the pixels of `image` that output rows from `first` on read, of a group's channels, normalised if asked
+    /// for; zeros outside of it.
     pub fn fill(
         &self,
         image: &[f32],
@@ -109,7 +109,7 @@ impl Strip {
         }
     }
 
-    /// Copies what each position reads to a row of `columns`, `[positions, depth]`.
+    /// Copies the window of each position to a row of `columns`, `[positions, depth]`.
     pub fn columns(&self, strip: &[f32], columns: &mut [f32]) {
         let Window { vertical, horizontal, group_channels, .. } = self.window;
         let (line, step) = (self.line(), horizontal.step * group_channels);
@@ -123,8 +123,9 @@ impl Strip {
     }
 }
 
-/// Fills `columns`, `[pixels, depth]`, with what output rows of `width` positions from `first_row` on, counted over
-/// images of `height` rows, read of a group's channels of `x`, normalised if asked for. `near` has room for a strip.
+/// Fills `columns`, `[pixels, depth]`, with the windows of output rows of `width` positions from `first_row` on,
+/// counted over images of `height` rows, into a group's channels of `x`, normalised if asked for. `near` has room for
+/// a strip.
 pub(super) fn gather(
     window: Window,
     [height, width]: [usize; 2],
@@ -158,7 +159,7 @@ pub(super) struct Pitch {
     pub position: usize,
 }
 
-/// `y[position, k] = sum over taps and channels of strip[position, tap, c] w[tap, c, k]`, or that added to `y`.
+/// `y[position, k] = sum over taps and channels of strip[position, tap, c] w[tap, c, k]`, or the sum added to `y`.
 pub(super) struct Convolve<'a> {
     pub strip: Strip,
     pub x: &'a [f32],
@@ -182,7 +183,7 @@ impl Convolve<'_> {
     fn filters<S: Simd, const V: usize>(&mut self, simd: S, row: usize, k: usize) {
         let width = self.strip.width;
         let mut q = 0;
-        // Sums of a tile and the operands at hand fill the registers.
+        // The sums of a tile and the operands in use fill the registers.
         if S::REGISTER_COUNT >= 32 && self.strip.has_three_taps() {
             while V == 1 && q + 16 <= width {
                 self.tile::<S, 16, 18, V, 3>(simd, row, q, k);

@@ -2,7 +2,7 @@
 
 use crate::kernels::tiling::TASK;
 
-/// Rows in one tile. Per-channel values are [repeated](repeat) to the length of a tile, so that the
+/// Rows in one tile. Per-channel values are [repeated](repeat_over_tile) to the length of a tile, so that the
 /// inner loops are long and vectorise whatever the number of channels.
 pub(super) fn tile_rows(channels: usize) -> usize {
     (512 / channels).max(1)
@@ -15,7 +15,7 @@ pub(super) fn task_words(channels: usize) -> usize {
 }
 
 /// `values` repeated to the length of a tile.
-pub(super) fn repeat(values: &[f32]) -> Vec<f32> {
+pub(super) fn repeat_over_tile(values: &[f32]) -> Vec<f32> {
     values.repeat(tile_rows(values.len()))
 }
 

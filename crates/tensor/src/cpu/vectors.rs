@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use pulp::{Arch, Simd, WithSimd};
 
-/// Takes narrower vectors than the machine has, so that one machine can test and time what others run. The crate
+/// Takes narrower vectors than the machine has, so that one machine can test and time the code of others. The crate
 /// `gemm`, which chooses by itself, is not concerned.
 const VARIABLE: &str = "ONFLY_VECTORS";
 
@@ -37,7 +37,7 @@ fn names() -> Vec<&'static str> {
     kinds().into_iter().map(|(name, _)| name).collect()
 }
 
-/// What this machine has, the narrowest first.
+/// The vectors that this machine has, the narrowest first.
 fn kinds() -> Vec<(&'static str, Arch)> {
     let mut kinds = vec![("none", Arch::Scalar)];
     #[cfg(target_arch = "x86_64")]
@@ -88,7 +88,7 @@ mod tests {
         assert!(named("mmx").is_none() && named("none").is_some());
     }
 
-    /// Where this machine runs the other tests with its widest vectors, other machines run the narrower ones.
+    /// This machine runs the other tests with its widest vectors; other machines would run narrower ones.
     #[test]
     fn narrower_vectors_pass_the_same_tests() {
         for name in names().into_iter().rev().skip(1) {

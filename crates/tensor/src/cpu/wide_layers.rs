@@ -1,6 +1,6 @@
 //! Wide layers on the CPU: those of more weights than stay in the second-level cache while the inner loops of `strips`
 //! go over them. They are products of matrices of the crate `gemm`, which cuts its operands to fit the caches, and
-//! copies them. Here are which layers these are, and the gradient of their weights: one tap of the kernel and some
+//! copies them. Here are the rule for such layers and the gradient of their weights: one tap of the kernel and some
 //! channels are a task, since such layers have few pixels, and so few parts to sum side by side.
 
 use rayon::prelude::*;
@@ -38,7 +38,7 @@ fn channels_per_task(channels: usize) -> usize {
 }
 
 /// The partial sums `[parts, M, R, S, C/G, K]` of the weights' gradient, each over `rows_per_part` rows (n, p) of the
-/// output; `inputs` are those of [`crate::kernels::conv2d_grad_weight::Conv2dGradWeight`].
+/// output; `inputs` are those of [`crate::kernels::conv2d::Conv2dGradWeight`].
 pub(super) fn grad_weight(g: &ConvGeometry, rows_per_part: usize, inputs: &[Slice<'_>], partials: &mut [f32]) {
     let (x, dy) = (inputs[0].f32(), inputs[1].f32());
     let [height, width] = g.output_extent();

@@ -1,11 +1,11 @@
-//! What positions of a convolution read, as windows over rows of pixels; small groups merged into larger ones; blocks
-//! of rows that fit the caches.
+//! Windows: the pixels that a position of a convolution reads. Small groups merged into larger ones, and blocks of rows
+//! that fit the caches.
 
 use crate::kernels::conv2d::ConvGeometry;
 
 impl ConvGeometry {
     /// The same convolution with its smallest groups merged into groups of up to [`MERGED_CHANNELS`] channels, and how
-    /// many became one. The merged weights are zero between what was not one group: more arithmetic, but matrix
+    /// many became one. The merged weights are zero between different groups: more arithmetic, but matrix
     /// products of fewer columns than these take longer.
     pub(super) fn merged(&self) -> (Self, usize) {
         let widest = self.group_channels().max(self.group_filters());
@@ -41,7 +41,7 @@ impl ConvGeometry {
         self.merged_weights(|at, own| w[own] = merged[at]);
     }
 
-    /// What output positions read of the input.
+    /// The window of output positions into the input.
     pub(super) fn forward_window(&self) -> Window {
         let axis = |axis: usize, source| Axis {
             step: self.stride[axis],
@@ -57,8 +57,9 @@ impl ConvGeometry {
         }
     }
 
-    /// What input positions read of the output's gradient. Position `i stride + class` of an axis meets only the taps
-    /// `t = first, first + stride, …` with `first = (class + pad) mod stride`, at `i + (class + pad - t) / stride`.
+    /// The window of input positions into the output's gradient. Position `i stride + class` of an axis meets only
+    /// the taps `t = first, first + stride, …` with `first = (class + pad) mod stride`, at `i + (class + pad - t) /
+    /// stride`.
     pub(super) fn backward_window(&self, class: [usize; 2]) -> Window {
         let output = self.output_extent();
         let axis = |axis: usize| {
@@ -124,7 +125,7 @@ impl Window {
         self.vertical.taps * self.horizontal.taps * self.group_channels
     }
 
-    /// What one tap of the window reads, of `group_channels` channels at a time.
+    /// The window of one tap, `group_channels` channels wide.
     pub fn of_tap(self, [vertical, horizontal]: [usize; 2], group_channels: usize) -> Self {
         let one = |axis: Axis, tap: usize| Axis { start: axis.start + tap as isize, taps: 1, ..axis };
         Self {
@@ -185,7 +186,7 @@ pub(super) fn rows_per_block(width: usize, depth: usize) -> usize {
 /// Consecutive rows of one image.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Run {
-    /// Which image.
+    /// Index of the image.
     pub image: usize,
     /// Its first row, and how many.
     pub first: usize,

@@ -16,12 +16,10 @@ use super::{Graph, Var};
 use crate::error::Result;
 use crate::graph::sharing::GatherMoments;
 use crate::kernel::Kernel;
-use crate::kernels::batch_norm_apply::{BatchNormApply, Residual};
-use crate::kernels::batch_norm_backward::{Activation, BatchNormGradPartials, Upstream};
-use crate::kernels::batch_norm_stats::{BatchNormFinalize, BatchNormPartials, Chunks};
-use crate::kernels::conv2d_forward::Conv2dForward;
-use crate::kernels::conv2d_grad_input::Conv2dGradInput;
-use crate::kernels::conv2d_grad_weight::Conv2dGradWeight;
+use crate::kernels::batch_norm::{
+    Activation, BatchNormApply, BatchNormFinalize, BatchNormGradPartials, BatchNormPartials, Chunks, Residual, Upstream,
+};
+use crate::kernels::conv2d::{Conv2dForward, Conv2dGradInput, Conv2dGradWeight};
 use crate::kernels::global_average_pool::GlobalAveragePoolGrad;
 use crate::kernels::sum_partials::SumPartials;
 
@@ -149,7 +147,7 @@ fn normalise_residual(rewrite: &mut Rewrite, node: usize) -> Result<bool> {
 }
 
 /// ```text
-/// [conv2d_grad_input] -dy-> [batch_norm_backward] -g, partials->      =>      [conv2d_grad_input, norm] -g, partials->
+/// [conv2d_grad_input] -dy-> [batch_norm_grad] -g, partials->      =>      [conv2d_grad_input, norm] -g, partials->
 /// ```
 ///
 /// `g` is `dy` where the ReLU was open, else 0, so nothing else may need `dy`; without a ReLU they are the same.
@@ -192,7 +190,7 @@ fn mask_on_write(rewrite: &mut Rewrite, node: usize) -> Result<bool> {
 }
 
 /// ```text
-/// d -> [global_average_pool_grad, + e] -dy-> [batch_norm_backward]      =>      d, e -> [batch_norm_backward, pooled]
+/// d -> [global_average_pool_grad, + e] -dy-> [batch_norm_grad]      =>      d, e -> [batch_norm_grad, pooled]
 /// ```
 ///
 /// With a ReLU: a kernel that writes `g` need not read the large `dy`. `e` is the gradient along another path, if any.
@@ -220,8 +218,8 @@ fn spread_on_read(rewrite: &mut Rewrite, node: usize) -> Result<bool> {
 }
 
 /// ```text
-/// g, partials -> [sum_partials] -> ..              g -> [batch_norm_backward] -others-,
-/// g -> [batch_norm_backward] -others-> [sum_partials]      =>      partials, others -> [sum_partials]
+/// g, partials -> [sum_partials] -> ..          g -> [batch_norm_grad] -others-,
+/// g -> [batch_norm_grad] -others-> [sum_partials]      =>      partials, others -> [sum_partials]
 /// ```
 ///
 /// A residual of a normalised tensor has the same gradient `g`. If it is a normalised tensor, too, its sums can be

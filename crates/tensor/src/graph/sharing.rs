@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::graph::host::HostWork;
 use crate::graph::{Graph, Home, Var};
-use crate::kernels::batch_norm_stats::{Chunks, merge_chunks};
+use crate::kernels::batch_norm::{Chunks, merge_chunks};
 use crate::shape::Spec;
 use crate::state::bank::Bank;
 use crate::state::params::{Kind, Params};

@@ -20,7 +20,7 @@ pub struct Form {
     kernel: Arc<dyn Kernel>,
     /// True if activations are stored in 16 bits.
     halves: bool,
-    /// The only variant, if it is not the target that chooses.
+    /// The variant, if it is fixed; else the target chooses one.
     launch: Option<Arc<Launch>>,
 }
 
@@ -32,10 +32,10 @@ impl<K: Kernel> From<K> for Form {
 }
 
 impl Form {
-    /// The same kernel with all its activations in 16 bits: what it reads is widened, what it writes rounded.
+    /// The same kernel with all its activations in 16 bits: inputs are widened, outputs rounded.
     ///
     /// # Errors
-    /// When it has no activations, or does not read and write them in fours.
+    /// The kernel has no activations, or does not read and write them in fours.
     pub fn in_halves(self) -> Result<Self> {
         if self.kernel.activations() == Activations::default() {
             return shape_error("mixed precision", format!("{} has no form in 16 bits", self.name()));
@@ -132,12 +132,12 @@ impl Form {
         specs
     }
 
-    /// Computes it as the CPU device does. What is stored in 16 bits is widened before, and rounded after.
+    /// Computes the outputs as the CPU device does. Operands in 16 bits are widened before, and rounded after.
     pub fn compute(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
         in_floats(inputs, outputs, |inputs, outputs| self.kernel.compute(inputs, outputs));
     }
 
-    /// Computes its reference. What is stored in 16 bits is widened before, and rounded after.
+    /// Computes the outputs by the reference. Operands in 16 bits are widened before, and rounded after.
     pub fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]) {
         in_floats(inputs, outputs, |inputs, outputs| self.kernel.reference(inputs, outputs));
     }

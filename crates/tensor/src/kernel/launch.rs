@@ -1,18 +1,28 @@
-//! How a kernel runs on a GPU: shader, prelude, bindings and grid.
+//! The launch of a kernel on a GPU: shader, prelude, bindings and grid.
 
 use std::fmt::{self, Write as _};
 
 use super::Target;
+use crate::shader;
 
 /// Helper of the shaders that sum pairs over the lanes of a workgroup, and the one that does so in subgroups.
-pub(crate) const REDUCE_LANES: &str = include_str!("../../../../shaders/reduce_lanes.wgsl");
-const REDUCE_LANES_SUBGROUP: &str = include_str!("../../../../shaders/reduce_lanes_subgroup.wgsl");
+pub(crate) const REDUCE_LANES: &str = shader!("reduce_lanes");
+const REDUCE_LANES_SUBGROUP: &str = shader!("reduce_lanes_subgroup");
 
-const STORED_F32: &str = include_str!("../../../../shaders/stored_f32.wgsl");
-const STORED_F16: &str = include_str!("../../../../shaders/stored_f16.wgsl");
-const STORED_PACKED: &str = include_str!("../../../../shaders/stored_packed.wgsl");
+const STORED_F32: &str = shader!("stored/f32");
+const STORED_F16: &str = shader!("stored/f16");
+const STORED_PACKED: &str = shader!("stored/packed");
 
-/// How a kernel runs on a GPU: plain WGSL, the constants that specialise it, the bindings and the grid.
+/// The text of a file in `shaders/`, named without its ending: `shader!("conv2d/tile")`. For the crates of this
+/// workspace, which lie two folders below its root.
+#[macro_export]
+macro_rules! shader {
+    ($name:literal) => {
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shaders/", $name, ".wgsl"))
+    };
+}
+
+/// The launch of a kernel on a GPU: plain WGSL, the constants that specialise it, the bindings and the grid.
 #[derive(Debug, Clone)]
 pub struct Launch {
     /// Text of the file in `shaders/`.
@@ -27,7 +37,7 @@ pub struct Launch {
     pub prelude: Vec<Prelude>,
     /// The entry point; a file may hold several variants.
     pub entry: &'static str,
-    /// What `@binding(0)`, `@binding(1)`, … are, in group 0.
+    /// The operands of `@binding(0)`, `@binding(1)`, … in group 0.
     pub bindings: Vec<Binding>,
     /// Number of workgroups. The device folds them into a grid whose rows hold [`GRID_ROW`] of them.
     pub workgroups: usize,
@@ -37,6 +47,9 @@ pub struct Launch {
 
 /// Workgroups in one row of a folded grid: WebGPU's limit per dimension.
 pub const GRID_ROW: usize = 65_535;
+
+/// The number of a workgroup in a grid that is folded into rows of [`GRID_ROW`].
+const WORKGROUP_INDEX: &str = "fn workgroup_index(wid: vec3<u32>) -> u32 { return wid.x + wid.y * GRID_ROW; }\n";
 
 /// One line of the generated prelude.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -148,9 +161,10 @@ impl Launch {
         self
     }
 
-    /// Adds what a shader needs to read and write tensors of activations, `width` elements at a time: the aliases
-    /// `Stored` of what memory holds and `Elem` of what is computed in (`f32`, or a vector of them), and `unpack` and
-    /// `pack` between them. Both are the same, unless the kernel is run [in halves](super::Form::in_halves).
+    /// Adds the helper by which a shader reads and writes tensors of activations, `width` elements at a time: the
+    /// aliases `Stored`, the type in memory, and `Elem`, the type of the arithmetic (`f32`, or a vector of them), and
+    /// `unpack` and `pack` between them. Both are the same, unless the
+    /// kernel is run in halves ([`super::Form::in_halves`]).
     #[must_use]
     pub fn stored(mut self, width: usize) -> Self {
         self.helpers.push(STORED_F32);
@@ -207,7 +221,7 @@ impl Launch {
         self
     }
 
-    /// Adds a pass over the kernel's operands that runs after this one: where there is no shader that does both.
+    /// Adds a pass over the kernel's operands that runs after this one, where no shader does both.
     #[must_use]
     pub fn then(mut self, mut pass: Self) -> Self {
         let later = std::mem::take(&mut pass.later);
@@ -221,7 +235,8 @@ impl Launch {
         std::iter::once(self).chain(&self.later)
     }
 
-    /// The whole shader: prelude, helpers, file.
+    /// The whole shader: prelude, helpers, file. The prelude has `WORKGROUPS`, their number, and the function
+    /// `workgroup_index`, which unfolds the grid.
     pub fn source(&self) -> String {
         let mut text = String::with_capacity(self.wgsl.len() + 1024);
         if let Some(extension) = self.enable {
@@ -229,6 +244,7 @@ impl Launch {
         }
         let _ = writeln!(text, "const WORKGROUPS: u32 = {}u;", self.workgroups);
         let _ = writeln!(text, "const GRID_ROW: u32 = {GRID_ROW}u;");
+        text.push_str(WORKGROUP_INDEX);
         for line in &self.prelude {
             let _ = write!(text, "{line}");
         }

@@ -1,4 +1,4 @@
-//! A kernel is one trait: everything that anyone needs to know of a computation, in one place.
+//! A kernel is one trait, which says everything about a computation in one place.
 //!
 //! A kernel declares its operands, counts its cost, computes itself on the CPU ([`Kernel::reference`], the
 //! specification that tests hold the GPU to) and says how it is launched on a GPU ([`Kernel::launch`]).
@@ -22,7 +22,8 @@ pub use target::Target;
 
 /// A computation with a CPU reference and a WGSL implementation.
 pub trait Kernel: Any + Debug + Send + Sync {
-    /// The family's name: the stem of its file in `shaders/`, and of its file in `kernels/`.
+    /// The name in profiles and cases: that of the files in `shaders/` and `kernels/`, with `_` for `/`
+    /// (`conv2d_forward`).
     fn name(&self) -> &'static str;
 
     /// Operands that are only read.
@@ -39,8 +40,8 @@ pub trait Kernel: Any + Debug + Send + Sync {
         false
     }
 
-    /// The operands that are activations or their gradients, which memory may hold in 16 bits: what the shader declares
-    /// as `Stored`. None for kernels that have no such form.
+    /// The operands that are activations or their gradients, which memory may hold in 16 bits: those that the shader
+    /// declares as `Stored`. None for kernels that have no such form.
     fn activations(&self) -> Activations {
         Activations::default()
     }
@@ -48,8 +49,7 @@ pub trait Kernel: Any + Debug + Send + Sync {
     /// Arithmetic and the traffic it cannot avoid. The default traffic is each operand once, updates twice.
     fn cost(&self) -> Cost;
 
-    /// What the kernel computes, as a specification: the formula in plain loops. Slices have exactly the declared
-    /// lengths.
+    /// Computes the outputs by the formula in plain loops: the specification. Slices have exactly the declared lengths.
     fn reference(&self, inputs: &[Slice<'_>], outputs: &mut [SliceMut<'_>]);
 
     /// The same, as the CPU device computes it: by the reference, unless that is too slow.

@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::tiling::{TASK, THREADS, width};
 use crate::kernel::{Activations, Cost, Kernel, Launch, Slice, SliceMut, Target};
+use crate::shader;
 use crate::shape::Spec;
 
 /// `a [rows, A]`, `b [rows, B]` -> `y [rows, A + B]`: each row of `a`, then that of `b`. Rows are pixels, `M N H W`.
@@ -71,7 +72,7 @@ impl Kernel for Concat {
         let [left, right] = self.channels;
         let width = width(left).min(width(right));
         let elements = self.rows * (left + right) / width;
-        Launch::new(include_str!("../../../../shaders/concat.wgsl"), 2, 1, elements.div_ceil(THREADS))
+        Launch::new(shader!("concat"), 2, 1, elements.div_ceil(THREADS))
             .stored(width)
             .size("ELEMENTS", elements)
             .size("A", left / width)
@@ -115,7 +116,7 @@ impl Kernel for SliceChannels {
     fn launch(&self, _: &Target) -> Launch {
         let width = width(self.channels).min(width(self.first)).min(width(self.count));
         let elements = self.rows * self.count / width;
-        Launch::new(include_str!("../../../../shaders/slice_channels.wgsl"), 1, 1, elements.div_ceil(THREADS))
+        Launch::new(shader!("slice_channels"), 1, 1, elements.div_ceil(THREADS))
             .stored(width)
             .size("ELEMENTS", elements)
             .size("C", self.channels / width)

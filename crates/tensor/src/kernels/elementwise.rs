@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::tiling::{TASK, THREADS, width};
 use crate::kernel::{Activations, Cost, Kernel, Launch, Slice, SliceMut, Target};
+use crate::shader;
 use crate::shape::Spec;
 
 /// `a [words]`, `b [words]` -> `a + b`.
@@ -42,7 +43,7 @@ pub struct Fill {
 fn launch(words: usize, inputs: usize, entry: &'static str, value: f32) -> Launch {
     let width = width(words);
     let elements = words / width;
-    Launch::new(include_str!("../../../../shaders/elementwise.wgsl"), inputs, 1, elements.div_ceil(THREADS))
+    Launch::new(shader!("elementwise"), inputs, 1, elements.div_ceil(THREADS))
         .entry(entry)
         .stored(width)
         .size("ELEMENTS", elements)
@@ -80,9 +81,7 @@ impl Kernel for Add {
     }
 
     fn launch(&self, _: &Target) -> Launch {
-        let mut launch = launch(self.words, 2, "add", 0.0);
-        launch.bindings.rotate_right(1);
-        launch
+        launch(self.words, 2, "add", 0.0)
     }
 }
 
@@ -112,9 +111,7 @@ impl Kernel for Scale {
     }
 
     fn launch(&self, _: &Target) -> Launch {
-        let mut launch = launch(self.words, 1, "scale", self.factor);
-        launch.bindings.rotate_right(1);
-        launch
+        launch(self.words, 1, "scale", self.factor)
     }
 }
 
@@ -142,9 +139,7 @@ impl Kernel for Copy {
     }
 
     fn launch(&self, _: &Target) -> Launch {
-        let mut launch = launch(self.words, 1, "copy", 0.0);
-        launch.bindings.rotate_right(1);
-        launch
+        launch(self.words, 1, "copy", 0.0)
     }
 }
 

@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::tiling::{THREADS, width};
 use crate::kernel::{Activations, Cost, Kernel, Launch, Slice, SliceMut, Target};
+use crate::shader;
 use crate::shape::Spec;
 
 /// `x [1, words]` -> `y [M, words]`, a copy for each member. Its gradient is [`super::sum_members`].
@@ -44,7 +45,7 @@ impl Kernel for ExpandMembers {
     fn launch(&self, _: &Target) -> Launch {
         let width = width(self.words);
         let elements = self.words / width;
-        Launch::new(include_str!("../../../../shaders/expand_members.wgsl"), 1, 1, elements.div_ceil(THREADS))
+        Launch::new(shader!("expand_members"), 1, 1, elements.div_ceil(THREADS))
             .stored(width)
             .size("MEMBERS", self.members)
             .size("ELEMENTS", elements)

@@ -4,6 +4,7 @@
 
 use crate::cpu;
 use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut, Target};
+use crate::shader;
 use crate::shape::Spec;
 
 /// A product of matrices for each member: inputs `a`, `b` and, with [`Self::bias`], `bias`; output `y`.
@@ -93,11 +94,11 @@ impl Kernel for Gemm {
         let (a_type, a_width) = width(if self.transpose_a { self.rows } else { self.inner });
         let (b_type, b_width) = width(if self.transpose_b { self.inner } else { self.columns });
         let workgroups_per_member = tiles.div_ceil(WORKGROUP);
-        let wgsl = include_str!("../../../../shaders/gemm.wgsl");
+        let wgsl = shader!("gemm");
         // Without a bias its binding sees the bytes of `b`, and the shader leaves it alone.
         let bias = Binding::Input(if self.bias { 2 } else { 1 });
         Launch::new(wgsl, 2, 1, self.output_members() * workgroups_per_member)
-            .bindings([Binding::Input(0), Binding::Input(1), Binding::Output(0), bias])
+            .bindings([Binding::Input(0), Binding::Input(1), bias, Binding::Output(0)])
             .alias("A", a_type)
             .alias("B", b_type)
             .size("A_WIDTH", a_width)

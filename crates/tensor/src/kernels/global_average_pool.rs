@@ -4,10 +4,11 @@ use rayon::prelude::*;
 
 use super::tiling::{Tiling, width};
 use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut, Target};
+use crate::shader;
 use crate::shape::Spec;
 
 /// Threads of a workgroup: outputs are few, so small groups spread them over more of a GPU.
-const THREADS: usize = 64;
+const POOL_THREADS: usize = 64;
 
 /// `x [M, N, H * W, C]` -> `y [M, N, C]`, the mean over the area.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,8 +79,8 @@ impl Kernel for GlobalAveragePool {
         let width = width(self.channels);
         let vectors = self.channels / width;
         let outputs = self.members * self.batch * vectors;
-        let wgsl = include_str!("../../../../shaders/global_average_pool.wgsl");
-        Launch::new(wgsl, 1, 1, outputs.div_ceil(THREADS))
+        let wgsl = shader!("global_average_pool");
+        Launch::new(wgsl, 1, 1, outputs.div_ceil(POOL_THREADS))
             .stored(width)
             .size("AREA", self.area)
             .size("VECTORS", vectors)
@@ -136,7 +137,7 @@ impl Kernel for GlobalAveragePoolGrad {
     fn launch(&self, _: &Target) -> Launch {
         let tiling = Tiling::new(self.channels);
         let images = self.members * self.batch;
-        let wgsl = include_str!("../../../../shaders/global_average_pool_grad.wgsl");
+        let wgsl = shader!("global_average_pool_grad");
         let mut launch = Launch::new(wgsl, self.inputs().len(), 1, images * tiling.tiles)
             .size("AREA", self.area)
             .switch("ADDEND", self.addend);

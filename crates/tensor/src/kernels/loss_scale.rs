@@ -5,7 +5,8 @@
 use rayon::prelude::*;
 
 use super::tiling::THREADS;
-use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut, Target};
+use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut, Target};
+use crate::shader;
 use crate::shape::Spec;
 
 /// Words of the state: scale, good steps since it changed, factor that the gradients are multiplied by (0: the step is
@@ -46,10 +47,9 @@ pub struct UpdateLossScale {
 }
 
 /// A launch of one entry point; every one of them has the same prelude.
-fn launch(entry: &'static str, bindings: [Binding; 4], elements: usize, flags: usize, workgroups: usize) -> Launch {
-    Launch::new(include_str!("../../../../shaders/loss_scale.wgsl"), 0, 0, workgroups)
+fn launch(entry: &'static str, inputs: usize, elements: usize, flags: usize, workgroups: usize) -> Launch {
+    Launch::new(shader!("loss_scale"), inputs, 1, workgroups)
         .entry(entry)
-        .bindings(bindings)
         .size("ELEMENTS", elements)
         .size("FLAGS", flags)
         .size("CHUNK", CHUNK / 4)
@@ -81,8 +81,7 @@ impl Kernel for ScaleGradient {
     }
 
     fn launch(&self, _: &Target) -> Launch {
-        let bindings = [Binding::Input(0), Binding::Input(1), Binding::Output(0), Binding::Input(0)];
-        launch("scale_gradient", bindings, self.words, 0, self.words.div_ceil(THREADS))
+        launch("scale_gradient", 2, self.words, 0, self.words.div_ceil(THREADS))
     }
 }
 
@@ -110,8 +109,7 @@ impl Kernel for CheckGradients {
     }
 
     fn launch(&self, _: &Target) -> Launch {
-        let bindings = [Binding::Input(0), Binding::Input(0), Binding::Output(0), Binding::Input(0)];
-        launch("check", bindings, self.words / 4, 0, self.words.div_ceil(CHUNK))
+        launch("check", 1, self.words / 4, 0, self.words.div_ceil(CHUNK))
     }
 }
 
@@ -152,8 +150,7 @@ impl Kernel for UpdateLossScale {
     }
 
     fn launch(&self, _: &Target) -> Launch {
-        let bindings = [Binding::Input(0), Binding::Input(0), Binding::Output(0), Binding::Input(0)];
-        launch("update", bindings, 0, self.flags, 1)
+        launch("update", 1, 0, self.flags, 1)
     }
 }
 

@@ -1,16 +1,9 @@
-//! One file per kernel family: the Rust half of `shaders/<same name>.wgsl`, with the reference: its
-//! specification.
+//! One file per kernel, or a folder for a family of them: the Rust half of `shaders/<same name>.wgsl`, with the
+//! reference, which is its specification.
 
-pub mod batch_norm_apply;
-pub mod batch_norm_backward;
-pub mod batch_norm_small;
-pub mod batch_norm_stats;
+pub mod batch_norm;
 pub mod concat;
 pub mod conv2d;
-pub mod conv2d_forward;
-pub mod conv2d_grad_input;
-pub mod conv2d_grad_weight;
-pub(crate) mod conv2d_tiled;
 pub mod elementwise;
 pub mod expand_members;
 pub mod gemm;
@@ -19,7 +12,6 @@ pub mod loss_scale;
 pub mod peak_fma;
 pub mod peak_workgroup;
 pub mod pool2d;
-pub mod relu;
 pub mod sgd;
 pub mod shortcut_a;
 pub mod sum_columns;
@@ -28,4 +20,4 @@ pub mod sum_partials;
 #[cfg(test)]
 mod testing;
 pub(crate) mod tiling;
-pub mod top_k_errors;
+mod windows;

@@ -3,6 +3,7 @@
 use super::tiling::THREADS;
 use crate::cpu;
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut, Target};
+use crate::shader;
 use crate::shape::Spec;
 
 /// `x [8, threads, 4]`, `f [2]` -> `y [8, threads, 4]`, x after `steps` times x <- f0 x + f1.
@@ -48,9 +49,7 @@ impl Kernel for PeakFma {
     fn launch(&self, _: &Target) -> Launch {
         debug_assert!(self.steps.is_multiple_of(4), "the shader takes four steps at a time");
         let workgroups = self.threads.div_ceil(THREADS);
-        Launch::new(include_str!("../../../../shaders/peak_fma.wgsl"), 2, 1, workgroups)
-            .size("THREADS", self.threads)
-            .size("STEPS", self.steps)
+        Launch::new(shader!("peak_fma"), 2, 1, workgroups).size("THREADS", self.threads).size("STEPS", self.steps)
     }
 }
 

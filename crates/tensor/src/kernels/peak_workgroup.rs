@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::tiling::THREADS;
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut, Target};
+use crate::shader;
 use crate::shape::Spec;
 
 /// `x [workgroups, 256, 4]` -> `y [workgroups, 256, 4]`, y[g, l] the sum over i < `steps` of x[g, (l + i) mod 256].
@@ -54,8 +55,7 @@ impl Kernel for PeakWorkgroup {
 
     fn launch(&self, _: &Target) -> Launch {
         debug_assert!(self.steps.is_multiple_of(8), "the shader takes eight steps at a time");
-        Launch::new(include_str!("../../../../shaders/peak_workgroup.wgsl"), 1, 1, self.workgroups)
-            .size("STEPS", self.steps)
+        Launch::new(shader!("peak_workgroup"), 1, 1, self.workgroups).size("STEPS", self.steps)
     }
 }
 

@@ -3,10 +3,12 @@
 use rayon::prelude::*;
 
 use super::tiling::{THREADS, width};
+use super::windows::Windows;
 use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut, Target};
+use crate::shader;
 use crate::shape::Spec;
 
-/// What is taken of a window.
+/// The value that a window gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Pooling {
     /// The largest value; positions outside the image are left out.
@@ -32,15 +34,19 @@ pub struct PoolGeometry {
     pub stride: [usize; 2],
     /// Rows and columns added on each side, at most half of the window: no window lies outside the image.
     pub padding: [usize; 2],
-    /// What is taken of a window.
+    /// The value that a window gives.
     pub pooling: Pooling,
 }
 
 impl PoolGeometry {
     /// P and Q: `(extent + 2 padding - kernel) / stride + 1` of each axis.
     pub fn output_extent(&self) -> [usize; 2] {
-        let input = [self.height, self.width];
-        [0, 1].map(|axis| (input[axis] + 2 * self.padding[axis] - self.kernel[axis]) / self.stride[axis] + 1)
+        self.windows().count()
+    }
+
+    fn windows(&self) -> Windows {
+        let Self { kernel, stride, padding, .. } = *self;
+        Windows { extent: [self.height, self.width], kernel, stride, padding }
     }
 
     fn x(&self) -> Spec {
@@ -63,22 +69,12 @@ impl PoolGeometry {
     }
 
     fn describe(&self, launch: Launch, words: usize) -> Launch {
-        let [rows, columns] = self.output_extent();
         let width = width(self.channels);
-        launch
+        self.windows()
+            .describe_to(launch)
             .stored(width)
             .size("ELEMENTS", words / width)
-            .size("H", self.height)
-            .size("W", self.width)
             .size("C", self.channels / width)
-            .size("P", rows)
-            .size("Q", columns)
-            .size("R", self.kernel[0])
-            .size("S", self.kernel[1])
-            .size("STRIDE_H", self.stride[0])
-            .size("STRIDE_W", self.stride[1])
-            .size("PAD_H", self.padding[0])
-            .size("PAD_W", self.padding[1])
             .switch("MAXIMUM", self.pooling == Pooling::Max)
     }
 
@@ -144,13 +140,13 @@ impl Kernel for Pool2d {
 
     fn launch(&self, _: &Target) -> Launch {
         let words = self.geometry.y().words();
-        let wgsl = include_str!("../../../../shaders/pool2d.wgsl");
+        let wgsl = shader!("pool2d");
         self.geometry.describe(Launch::new(wgsl, 1, 1, self.geometry.workgroups(words)), words)
     }
 }
 
 /// The gradient of a pooling: inputs `dy` `[M N, P, Q, C]` and, of a maximum, `x` `[M N, H, W, C]`; output `dx`
-/// `[M N, H, W, C]`. The gradient of a maximum goes to its first position, row by row, as in PyTorch; which that is is
+/// `[M N, H, W, C]`. The gradient of a maximum goes to its first position, row by row, as in PyTorch; it is
 /// found again from `x`, so that the forward stores nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct Pool2dGrad {
@@ -238,7 +234,7 @@ impl Kernel for Pool2dGrad {
 
     fn launch(&self, _: &Target) -> Launch {
         let words = self.geometry.x().words();
-        let wgsl = include_str!("../../../../shaders/pool2d_grad.wgsl");
+        let wgsl = shader!("pool2d_grad");
         let x = Binding::Input(self.inputs().len() - 1);
         let launch = Launch::new(wgsl, 0, 0, self.geometry.workgroups(words));
         self.geometry.describe(launch.bindings([Binding::Input(0), x, Binding::Output(0)]), words)

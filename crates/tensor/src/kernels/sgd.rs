@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::loss_scale::STATE;
 use super::tiling::{TASK, THREADS};
 use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut, Target};
+use crate::shader;
 use crate::shape::Spec;
 
 /// Words that share one factor of the weight decay.
@@ -86,9 +87,9 @@ impl Kernel for Sgd {
     fn launch(&self, _: &Target) -> Launch {
         let elements = self.words / 4;
         let state = Binding::Input(if self.loss_scaled { 3 } else { 2 });
-        let mut bindings: Vec<Binding> = (0..3).map(Binding::Input).chain([0, 1].map(Binding::Output)).collect();
-        bindings.push(state);
-        Launch::new(include_str!("../../../../shaders/sgd.wgsl"), 0, 0, elements.div_ceil(THREADS))
+        let inputs = [0, 1, 2].map(Binding::Input).into_iter().chain([state]);
+        let bindings: Vec<Binding> = inputs.chain([0, 1].map(Binding::Output)).collect();
+        Launch::new(shader!("sgd"), 0, 0, elements.div_ceil(THREADS))
             .bindings(bindings)
             .switch("LOSS_SCALED", self.loss_scaled)
             .size("ELEMENTS", elements)

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use super::tiling::{THREADS, width};
 use crate::kernel::{Activations, Binding, Cost, Kernel, Launch, Slice, SliceMut, Target};
+use crate::shader;
 use crate::shape::Spec;
 
 /// `x [M, N, H, W, C]` -> `y [M, N, P, Q, K]`, where `y[m, n, p, q, k] = x[m, n, p * stride, q * stride, k - before]`
@@ -130,7 +131,7 @@ impl Kernel for ShortcutA {
     fn launch(&self, _: &Target) -> Launch {
         let words = self.y().words();
         let workgroups = (words / self.element_width()).div_ceil(THREADS);
-        let launch = Launch::new(include_str!("../../../../shaders/shortcut_a.wgsl"), 1, 1, workgroups);
+        let launch = Launch::new(shader!("shortcut_a"), 1, 1, workgroups);
         self.describe(launch, words)
     }
 }
@@ -193,7 +194,7 @@ impl Kernel for ShortcutAGrad {
     fn launch(&self, _: &Target) -> Launch {
         let words = self.forward().x().words();
         let workgroups = (words / self.forward().element_width()).div_ceil(THREADS);
-        let wgsl = include_str!("../../../../shaders/shortcut_a_grad.wgsl");
+        let wgsl = shader!("shortcut_a_grad");
         let addend = if self.addend { 1 } else { 0 };
         let launch = Launch::new(wgsl, 0, 0, workgroups)
             .bindings([Binding::Input(0), Binding::Input(addend), Binding::Output(0)])

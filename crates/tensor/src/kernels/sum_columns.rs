@@ -4,10 +4,11 @@ use rayon::prelude::*;
 
 use super::tiling::Tiling;
 use crate::kernel::{Cost, Kernel, Launch, Slice, SliceMut, Target};
+use crate::shader;
 use crate::shape::Spec;
 
 /// Rows that one CPU task adds up in single precision, before the chunks are added in double precision.
-const CHUNK_ROWS: usize = 256;
+const TASK_ROWS: usize = 256;
 
 /// `values [rows, columns]`; updates `totals [columns]`: adds the sums over the rows, in a fixed order.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,7 +21,7 @@ pub struct AccumulateColumns {
 
 /// Sums over the rows of one matrix.
 fn sum_rows(values: &[f32], columns: usize) -> Vec<f64> {
-    let chunks: Vec<Vec<f32>> = (values.par_chunks(CHUNK_ROWS * columns))
+    let chunks: Vec<Vec<f32>> = (values.par_chunks(TASK_ROWS * columns))
         .map(|chunk| {
             let mut sums = vec![0.0; columns];
             for row in chunk.chunks_exact(columns) {
@@ -69,7 +70,7 @@ impl Kernel for AccumulateColumns {
 
     fn launch(&self, _: &Target) -> Launch {
         let tiling = Tiling::narrow(self.columns);
-        let launch = Launch::new(include_str!("../../../../shaders/sum_columns.wgsl"), 1, 1, tiling.tiles)
+        let launch = Launch::new(shader!("sum_columns"), 1, 1, tiling.tiles)
             .size("ROWS", self.rows)
             .size("HALF", tiling.lanes / 2);
         tiling.describe(launch)

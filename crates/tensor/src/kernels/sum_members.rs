@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::tiling::{TASK, THREADS, width};
 use crate::kernel::{Activations, Cost, Kernel, Launch, Slice, SliceMut, Target};
+use crate::shader;
 use crate::shape::Spec;
 
 /// `x [M, words]` -> `y [1, words]`, the sum over the members in their order.
@@ -51,7 +52,7 @@ impl Kernel for SumMembers {
     fn launch(&self, _: &Target) -> Launch {
         let width = width(self.words);
         let elements = self.words / width;
-        Launch::new(include_str!("../../../../shaders/sum_members.wgsl"), 1, 1, elements.div_ceil(THREADS))
+        Launch::new(shader!("sum_members"), 1, 1, elements.div_ceil(THREADS))
             .stored(width)
             .size("MEMBERS", self.members)
             .size("ELEMENTS", elements)

@@ -6,6 +6,7 @@
 use rayon::prelude::*;
 
 use crate::kernel::{Binding, Cost, Kernel, Launch, Slice, SliceMut, Target};
+use crate::shader;
 use crate::shape::Spec;
 
 /// One sum.
@@ -17,8 +18,8 @@ pub struct Sum {
     pub partials: usize,
     /// Shape of a part.
     pub shape: Vec<usize>,
-    /// True if a part is `[M, 2, C]`, and what belongs to the first and the second of the pairs goes to an output each,
-    /// `[M, C]`. They are summed in double precision on the CPU.
+    /// True if a part is `[M, 2, C]`, and the first and the second of the pairs go to an output each, `[M, C]`. They
+    /// are summed in double precision on the CPU.
     pub pairs: bool,
 }
 
@@ -58,7 +59,7 @@ impl Sum {
         vec![Spec::f32(shape)]
     }
 
-    /// Operands: what takes up a dispatch's bindings.
+    /// Operands: the bindings that the sum takes up.
     fn operands(&self) -> usize {
         if self.pairs { 3 } else { 2 }
     }
@@ -186,7 +187,7 @@ impl Kernel for SumPartials {
         }
         let input = |index: usize| Binding::Input(if index < self.sums.len() { index } else { 0 });
         let bindings: Vec<Binding> = (0..MAX_SUMS).map(input).chain((0..output).map(Binding::Output)).collect();
-        let launch = Launch::new(include_str!("../../../../shaders/sum_partials.wgsl"), 0, 0, end);
+        let launch = Launch::new(shader!("sum_partials"), 0, 0, end);
         let launch = launch.entry(ENTRIES[output - 1]).bindings(bindings).alias("Elem", element);
         sizes.into_iter().fold(launch, |launch, (name, value)| launch.size(name, value))
     }

@@ -1,4 +1,4 @@
-//! What the tests of kernels share.
+//! Helpers of the kernels' tests.
 
 use crate::kernel::{Kernel, Slice, SliceMut};
 use crate::rng::Rng;

@@ -1,4 +1,4 @@
-//! How the kernels over `[rows, channels]` matrices divide their work among a GPU's threads.
+//! Tilings: the division of the work on `[rows, channels]` matrices among a GPU's threads.
 
 use crate::kernel::{Launch, REDUCE_LANES};
 
@@ -46,7 +46,7 @@ impl Tiling {
         Self { width: 1, vectors: channels, columns, tiles: channels.div_ceil(columns), lanes: THREADS / columns }
     }
 
-    /// Adds what the shaders call these numbers.
+    /// Adds these numbers to a launch, under the names that shaders have for them.
     pub fn describe(&self, launch: Launch) -> Launch {
         launch
             .stored(self.width)
@@ -56,7 +56,7 @@ impl Tiling {
             .size("LANES", self.lanes)
     }
 
-    /// Adds [`REDUCE_LANES`] and what it needs.
+    /// Adds [`REDUCE_LANES`] and its constants.
     pub fn describe_reduction(&self, launch: Launch) -> Launch {
         self.describe(launch).size("HALF", self.lanes.next_power_of_two() / 2).helpers(&[REDUCE_LANES])
     }

@@ -4,10 +4,10 @@
 use crate::error::{Result, shape_error};
 use crate::graph::autodiff::{Differentiable, Gradients};
 use crate::graph::{Graph, Var};
-use crate::kernels::batch_norm_apply::{BatchNormApply, BatchNormInference, Residual};
-use crate::kernels::batch_norm_backward::{Activation, BatchNormGradInput, BatchNormGradPartials, Upstream};
-use crate::kernels::batch_norm_small::{BatchNormSmall, BatchNormSmallGrad, MAX_ROWS};
-use crate::kernels::batch_norm_stats::{BatchNormFinalize, BatchNormPartials, Chunks};
+use crate::kernels::batch_norm::{
+    Activation, BatchNormApply, BatchNormFinalize, BatchNormGradInput, BatchNormGradPartials, BatchNormInference,
+    BatchNormPartials, BatchNormSmall, BatchNormSmallGrad, Chunks, Residual, SMALL_ROWS, Upstream,
+};
 use crate::kernels::sum_members::SumMembers;
 use crate::kernels::sum_partials::{Sum, SumPartials};
 
@@ -97,7 +97,7 @@ impl Graph {
             let y = self.launch_one(kernel, &inputs)?;
             return self.set_shape(y, shape);
         }
-        if shape.len() == 3 && rows <= MAX_ROWS && residual == Residual::None && !self.shares_batch_norm() {
+        if shape.len() == 3 && rows <= SMALL_ROWS && residual == Residual::None && !self.shares_batch_norm() {
             return self.small_batch_norm(x, [members, rows, channels], spec);
         }
         let chunks = Chunks::new(rows, channels);

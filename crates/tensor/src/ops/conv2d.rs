@@ -6,10 +6,7 @@
 use crate::error::{Result, shape_error};
 use crate::graph::autodiff::{Differentiable, Gradients};
 use crate::graph::{Graph, Var};
-use crate::kernels::conv2d::ConvGeometry;
-use crate::kernels::conv2d_forward::Conv2dForward;
-use crate::kernels::conv2d_grad_input::Conv2dGradInput;
-use crate::kernels::conv2d_grad_weight::Conv2dGradWeight;
+use crate::kernels::conv2d::{Conv2dForward, Conv2dGradInput, Conv2dGradWeight, ConvGeometry};
 use crate::kernels::gemm::Gemm;
 use crate::kernels::sum_partials::{Sum, SumPartials};
 use crate::shape::DType;

@@ -438,7 +438,7 @@ pub struct ExportArgs {
     /// Fold batch-norms into the layers before them, where there are such
     #[arg(long)]
     pub fold: bool,
-    /// Have the ONNX model normalise: its images are then of pixels in 0 to 1
+    /// Build the normalisation into the ONNX model: its images are then of pixels in 0 to 1
     #[arg(long)]
     pub normalise: bool,
     /// State of the run
