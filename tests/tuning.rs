@@ -3,8 +3,8 @@
 mod common;
 
 use tensor::ops::Conv2d;
-use tensor::tuning::{Candidate, Choices, key, measure, tunable};
-use tensor::{Device, Form, Graph, Spec, Target, Var};
+use tensor::tuning::{Candidate, key, measure, tunable};
+use tensor::{Choices, Device, Form, Graph, Spec, Target, Var};
 
 /// A convolution with several variants.
 fn recorded() -> (Graph, Var, Var, Var) {

@@ -1,5 +1,7 @@
 //! The table of datasets: their names, and the reader of each.
 
+use std::path::PathBuf;
+
 use crate::dataset::{Dataset, LoadOptions};
 use crate::error::{DataError, Result};
 use crate::{cifar10, cifar100, fashion_mnist, folder, shapes, svhn};
@@ -20,11 +22,25 @@ pub fn load(name: &str, options: &LoadOptions) -> Result<Dataset> {
         svhn::NAME => svhn::load(options),
         fashion_mnist::NAME => fashion_mnist::load(options),
         shapes::NAME => shapes::load(options),
-        _ => match folder::find(name, options) {
+        _ => match find(name, options) {
             Some(folder) => folder::load(name, &folder, options),
             None => Err(DataError::Unknown { name: name.to_owned(), known: DATASETS.join(", ") }),
         },
     }
+}
+
+/// The folder of a dataset that is a folder: for ImageNet, `imagenet/` under the data directory or that directory
+/// itself; else the dataset's name, if it is the path of a folder.
+pub fn find(name: &str, options: &LoadOptions) -> Option<PathBuf> {
+    if name != folder::NAME {
+        if DATASETS.contains(&name) {
+            return None;
+        }
+        return Some(PathBuf::from(name)).filter(|folder| folder.is_dir());
+    }
+    let root = options.root();
+    let folder = root.join(folder::NAME);
+    Some(if !folder.is_dir() && root.join("train").is_dir() { root.to_owned() } else { folder })
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use indicatif::ProgressBar;
 
+use crate::bars::style;
 use crate::checksum::Sum;
-use crate::fetch::style;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest silence of a server.

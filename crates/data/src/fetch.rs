@@ -7,8 +7,6 @@
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use indicatif::ProgressStyle;
-
 use crate::archive::{self, Wanted};
 use crate::catalog::DATASETS;
 use crate::checksum::Sum;
@@ -285,11 +283,6 @@ fn flush_folder(folder: &Path) -> Result<()> {
     #[cfg(not(unix))]
     let _ = folder;
     Ok(())
-}
-
-/// A progress bar's style.
-pub(crate) fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).expect("the templates here are well-formed")
 }
 
 #[cfg(test)]

@@ -10,10 +10,9 @@ use std::time::Instant;
 use indicatif::ProgressBar;
 use rayon::prelude::*;
 
-use crate::catalog::DATASETS;
+use crate::bars::style;
 use crate::dataset::{Dataset, Images, LoadOptions};
 use crate::error::{DataError, Result};
-use crate::fetch::style;
 use crate::pictures::Files;
 use crate::sampler::Augmentation;
 use crate::stream;
@@ -40,20 +39,6 @@ const BLOCK: usize = 512;
 
 /// Number of failed images that are named.
 const NAMED: usize = 20;
-
-/// The folder of a dataset that is a folder: for ImageNet, `imagenet/` under the data directory or that directory
-/// itself; else the dataset's name, if it is the path of a folder.
-pub fn find(name: &str, options: &LoadOptions) -> Option<PathBuf> {
-    if name != NAME {
-        if DATASETS.contains(&name) {
-            return None;
-        }
-        return Some(PathBuf::from(name)).filter(|folder| folder.is_dir());
-    }
-    let root = options.root();
-    let folder = root.join(NAME);
-    Some(if !folder.is_dir() && root.join("train").is_dir() { root.to_owned() } else { folder })
-}
 
 /// Lists a folder's images, to be decoded at [`LoadOptions::image_size`]. Classes alternate, so that a limit takes
 /// equal numbers of each as long as they last.

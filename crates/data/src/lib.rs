@@ -6,6 +6,7 @@
 //! workers prepare batches ahead of the device ([`Loader`]), and the same kernel reads those.
 
 mod archive;
+mod bars;
 pub mod catalog;
 mod checksum;
 pub mod cifar10;

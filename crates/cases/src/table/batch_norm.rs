@@ -27,6 +27,11 @@ fn positive() -> Fill {
 
 /// All cases.
 pub fn cases() -> Vec<Case> {
+    [statistics(), apply(), gradient(), small()].concat()
+}
+
+/// Means and deviations.
+fn statistics() -> Vec<Case> {
     let mut cases = Vec::new();
     for shape in SHAPES {
         let ([members, rows, channels], quick, shape) = (shape, QUICK.contains(&shape), named(shape));
@@ -51,6 +56,12 @@ pub fn cases() -> Vec<Case> {
             );
         }
     }
+    cases
+}
+
+/// The normalisation, in training and in inference.
+fn apply() -> Vec<Case> {
+    let mut cases = Vec::new();
     for (shape, residual, relu) in [
         ([1, 512, 16], Residual::None, true),
         ([3, 128, 64], Residual::Same, false),
@@ -79,6 +90,12 @@ pub fn cases() -> Vec<Case> {
         let inference = BatchNormInference { members, rows, channels, residual, relu, eps: 1e-3 };
         cases.push(Case::new(name, inference, 1).input(2, positive()).quick(QUICK.contains(&shape)));
     }
+    cases
+}
+
+/// The gradient, in two kernels.
+fn gradient() -> Vec<Case> {
+    let mut cases = Vec::new();
     for (shape, addend) in [
         ([1, 512, 16], false),
         ([3, 128, 64], false),
@@ -113,7 +130,23 @@ pub fn cases() -> Vec<Case> {
         let name = format!("batch_norm_grad/{} {activation:?}", named(shape));
         cases.push(Case::new(name, first, rows).input(2, positive()).quick(quick));
     }
-    // In one kernel: a gate, and what leaves threads idle.
+    // Behind a pooling, alone and beside other readers.
+    for (activation, channels, area) in
+        [(Activation::Relu, 5, 9), (Activation::ReluOfSum, 16, 64), (Activation::Relu, 8, 1)]
+    {
+        for upstream in [Upstream::Pooled { area }, Upstream::Both { area }] {
+            let chunks = Chunks::new(7 * area, channels);
+            let first = BatchNormGradPartials { members: 2, channels, chunks, activation, upstream };
+            let name = format!("batch_norm_grad/2x7x{area}x{channels} {activation:?} {upstream:?}");
+            cases.push(Case::new(name, first, 7 * area).input(2, positive()));
+        }
+    }
+    cases
+}
+
+/// All in one kernel: a gate, and what leaves threads idle.
+fn small() -> Vec<Case> {
+    let mut cases = Vec::new();
     for (members, rows, channels) in [(1, 128, 3), (2, 1, 1), (3, 37, 38), (1, 1000, 16)] {
         let quick = [128, 37].contains(&rows);
         for relu in [false, true] {
@@ -125,17 +158,6 @@ pub fn cases() -> Vec<Case> {
             let backward = BatchNormSmallGrad { members, rows, channels, relu };
             let case = Case::new(format!("batch_norm_small_grad/{name}"), backward, rows);
             cases.push(case.input(2, positive()).quick(quick));
-        }
-    }
-    // Behind a pooling, alone and beside other readers.
-    for (activation, channels, area) in
-        [(Activation::Relu, 5, 9), (Activation::ReluOfSum, 16, 64), (Activation::Relu, 8, 1)]
-    {
-        for upstream in [Upstream::Pooled { area }, Upstream::Both { area }] {
-            let chunks = Chunks::new(7 * area, channels);
-            let first = BatchNormGradPartials { members: 2, channels, chunks, activation, upstream };
-            let name = format!("batch_norm_grad/2x7x{area}x{channels} {activation:?} {upstream:?}");
-            cases.push(Case::new(name, first, 7 * area).input(2, positive()));
         }
     }
     cases

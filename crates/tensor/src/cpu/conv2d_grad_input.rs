@@ -1,15 +1,17 @@
 //! The gradient of a convolution's input on the CPU: blocks of input rows in parallel, and in each one product per
 //! class of positions and member.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::masked_sums::{Norm, Rows};
 use super::product::{Matrix, multiply};
 use super::strips::{Convolve, Pitch, Strip, serves};
-use super::windows::{rows_per_block, runs_in_images, with_scratch};
+use super::windows::{Window, rows_per_block, runs_in_images, with_scratch};
 use crate::kernel::{Slice, SliceMut};
 use crate::kernels::batch_norm::Activation;
-use crate::kernels::conv2d::{Conv2dGradInput, tile_chunk};
+use crate::kernels::conv2d::{Conv2dGradInput, ConvGeometry, tile_chunk};
 
 /// Transposes a matrix whose rows begin `stride` apart to `to`, in which rows have `rows` elements: in blocks, so that
 /// every cache line is used whole on both sides.
@@ -125,64 +127,108 @@ impl Conv2dGradInput {
         dx: &mut [f32],
     ) {
         let g = &self.geometry;
-        let ClassWeights { class, weights } = class;
-        let [row_stride, column_stride] = g.stride;
-        let window = g.backward_window(*class);
-        let (depth, channels) = (window.depth(), g.group_channels());
-        let dx_row = g.width * g.channels;
-        let width = g.width.saturating_sub(class[1]).div_ceil(column_stride);
-        let rows: Vec<usize> =
-            (0..dx.len() / dx_row).filter(|i| (first_row + i) % g.height % row_stride == class[0]).collect();
-        let pixels = rows.len() * width;
-        if depth == 0 || pixels == 0 {
+        let members = if g.fans_out() { 0..g.members } else { input..input + 1 };
+        let width = g.width.saturating_sub(class.class[1]).div_ceil(g.stride[1]);
+        let window = g.backward_window(class.class);
+        if window.depth() == 0 || width == 0 {
             return;
         }
-        let dy_image = window.vertical.source * window.horizontal.source * g.filters;
-        let members = if g.fans_out() { 0..g.members } else { input..input + 1 };
-        if serves(g, channels) {
-            let pitch = Pitch { row: row_stride * dx_row, position: column_stride * g.channels };
-            let columns = class[1] * g.channels;
-            for run in runs_in_images(first_row, dx.len() / dx_row, g.height) {
-                // Rows of the class: the first of the run, and how many.
-                let skipped = (class[0] + row_stride - run.first % row_stride) % row_stride;
-                let rows = run.rows.saturating_sub(skipped).div_ceil(row_stride);
-                if rows == 0 {
-                    continue;
-                }
-                let strip = Strip::new(window, rows, width);
-                with_scratch(strip.words(), |x| {
-                    for group in 0..g.groups {
-                        let y = &mut dx[(run.offset + skipped) * dx_row + columns + group * channels..];
-                        for member in members.clone() {
-                            let dy = &dy[(member * g.batch + run.image) * dy_image..][..dy_image];
-                            strip.fill(dy, group, (run.first + skipped) / row_stride, None, x);
-                            let w = &weights[(member * g.groups + group) * depth * channels..][..depth * channels];
-                            let (stride, filters) = (channels, channels);
-                            let accumulate = accumulate || member > members.start;
-                            Convolve { strip, x, w, stride, filters, y: &mut *y, pitch, accumulate }.run();
-                        }
-                    }
-                });
+        let part = ClassPart { geometry: g, class, window, dy, members, first_row, width };
+        if serves(g, g.group_channels()) {
+            part.by_strips(accumulate, dx);
+        } else {
+            part.by_products(dx);
+        }
+    }
+}
+
+/// The positions of one class in some rows of an input member.
+struct ClassPart<'a> {
+    geometry: &'a ConvGeometry,
+    class: &'a ClassWeights,
+    window: Window,
+    dy: &'a [f32],
+    /// Members whose gradients meet in the input.
+    members: Range<usize>,
+    /// Counted over the batch.
+    first_row: usize,
+    /// Positions in a row.
+    width: usize,
+}
+
+impl ClassPart<'_> {
+    /// Words of an image of `dy`.
+    fn dy_image(&self) -> usize {
+        self.window.vertical.source * self.window.horizontal.source * self.geometry.filters
+    }
+
+    /// Weights of one group of a member, `[depth, channels]`.
+    fn weights(&self, member: usize, group: usize) -> &[f32] {
+        let words = self.window.depth() * self.geometry.group_channels();
+        &self.class.weights[(member * self.geometry.groups + group) * words..][..words]
+    }
+
+    /// Convolves strips of rows, for the widths that have tiles in registers.
+    fn by_strips(&self, accumulate: bool, dx: &mut [f32]) {
+        let g = self.geometry;
+        let (class, channels, dx_row, dy_image) =
+            (self.class.class, g.group_channels(), g.width * g.channels, self.dy_image());
+        let [row_stride, column_stride] = g.stride;
+        let pitch = Pitch { row: row_stride * dx_row, position: column_stride * g.channels };
+        for run in runs_in_images(self.first_row, dx.len() / dx_row, g.height) {
+            // Rows of the class: the first of the run, and how many.
+            let skipped = (class[0] + row_stride - run.first % row_stride) % row_stride;
+            let rows = run.rows.saturating_sub(skipped).div_ceil(row_stride);
+            if rows == 0 {
+                continue;
             }
+            let strip = Strip::new(self.window, rows, self.width);
+            with_scratch(strip.words(), |x| {
+                for group in 0..g.groups {
+                    let first = class[1] * g.channels + group * channels;
+                    let y = &mut dx[(run.offset + skipped) * dx_row + first..];
+                    for member in self.members.clone() {
+                        let dy = &self.dy[(member * g.batch + run.image) * dy_image..][..dy_image];
+                        strip.fill(dy, group, (run.first + skipped) / row_stride, None, x);
+                        let w = self.weights(member, group);
+                        let (stride, filters) = (channels, channels);
+                        let accumulate = accumulate || member > self.members.start;
+                        Convolve { strip, x, w, stride, filters, y: &mut *y, pitch, accumulate }.run();
+                    }
+                }
+            });
+        }
+    }
+
+    /// Multiplies matrices, for all other widths: the gradients of `dy` that each position meets, by the weights. Adds
+    /// to `dx`.
+    fn by_products(&self, dx: &mut [f32]) {
+        let g = self.geometry;
+        let (class, channels, dx_row, dy_image) =
+            (self.class.class, g.group_channels(), g.width * g.channels, self.dy_image());
+        let (depth, width, [row_stride, column_stride]) = (self.window.depth(), self.width, g.stride);
+        let rows: Vec<usize> =
+            (0..dx.len() / dx_row).filter(|i| (self.first_row + i) % g.height % row_stride == class[0]).collect();
+        let pixels = rows.len() * width;
+        if pixels == 0 {
             return;
         }
         with_scratch(pixels * (depth + channels), |scratch| {
             let (columns, sums) = scratch.split_at_mut(pixels * depth);
             for group in 0..g.groups {
-                for member in members.clone() {
-                    let dy = &dy[member * g.batch * dy_image..][..g.batch * dy_image];
+                for member in self.members.clone() {
+                    let dy = &self.dy[member * g.batch * dy_image..][..g.batch * dy_image];
                     for (columns, i) in columns.chunks_exact_mut(width * depth).zip(&rows) {
-                        let (image, row) = ((first_row + i) / g.height, (first_row + i) % g.height);
+                        let (image, row) = ((self.first_row + i) / g.height, (self.first_row + i) % g.height);
                         let dy = &dy[image * dy_image..][..dy_image];
-                        window.gather(dy, group, row / row_stride, columns);
+                        self.window.gather(dy, group, row / row_stride, columns);
                     }
-                    let w = &weights[(member * g.groups + group) * depth * channels..][..depth * channels];
                     let columns = Matrix::new(columns, pixels, depth, false);
-                    let w = Matrix::new(w, depth, channels, false);
+                    let w = Matrix::new(self.weights(member, group), depth, channels, false);
                     if g.stride == [1, 1] {
                         multiply(columns, w, &mut dx[group * channels..], g.channels, true);
                     } else {
-                        multiply(columns, w, sums, channels, member > members.start);
+                        multiply(columns, w, sums, channels, member > self.members.start);
                     }
                 }
                 if g.stride == [1, 1] {

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use super::select::{Adapter, identity};
 use super::{Buffer, Device, Dispatch, View};
 use crate::error::{Error, Result};
+use crate::kernel::choices::Choices;
 use crate::kernel::{Binding, Launch, Target};
-use crate::tuning::Choices;
 
 /// Options for opening a GPU device.
 #[derive(Debug, Clone, Copy, Default)]

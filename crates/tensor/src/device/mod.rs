@@ -11,8 +11,8 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::graph::work::Work;
 use crate::kernel::Target;
+use crate::kernel::choices::Choices;
 use crate::shape::DType;
-use crate::tuning::Choices;
 
 pub use cpu::{CpuBuffer, CpuDevice};
 pub use gpu::{GpuDevice, GpuOptions};

@@ -11,10 +11,10 @@ use crate::graph::fuse::Fired;
 use crate::graph::plan::{Plan, plan};
 use crate::graph::work::Work;
 use crate::graph::{Graph, Home, Var};
+use crate::kernel::choices::Choices;
 use crate::kernel::{Cost, Form};
 use crate::shape::{DType, Spec};
 use crate::state::bank::next_buffer_id;
-use crate::tuning::Choices;
 
 /// A graph compiled for a device. Shapes are fixed, so a run allocates nothing.
 #[derive(Debug)]

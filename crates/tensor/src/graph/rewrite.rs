@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use super::{Graph, Home, Node, Var};
 use crate::error::Result;
-use crate::graph::host::HostWork;
 use crate::graph::plan::live_nodes;
+use crate::graph::work::HostWork;
 use crate::graph::work::Work;
 use crate::kernel::Kernel;
 use crate::shape::Spec;

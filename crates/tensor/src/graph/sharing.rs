@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::graph::host::HostWork;
+use crate::graph::work::HostWork;
 use crate::graph::{Graph, Home, Var};
 use crate::kernels::batch_norm::{Chunks, merge_chunks};
 use crate::shape::Spec;

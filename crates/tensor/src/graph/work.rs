@@ -1,8 +1,10 @@
 //! The work of a node: a kernel for the device, or work of the host between kernels.
 
+use std::any::Any;
+use std::fmt::Debug;
 use std::sync::Arc;
 
-use crate::graph::host::HostWork;
+use crate::error::Result;
 use crate::kernel::{Cost, Form, describe};
 use crate::shape::Spec;
 
@@ -76,4 +78,27 @@ impl Work {
             Self::Host(work) => Some(&**work),
         }
     }
+}
+
+/// Work of the host between two parts of a program, on tensors of 32-bit floats.
+pub trait HostWork: Any + Debug + Send + Sync {
+    /// Its name, for profiles and errors.
+    fn name(&self) -> &'static str;
+
+    /// Operands that are only read.
+    fn inputs(&self) -> Vec<Spec>;
+
+    /// Operands that are written.
+    fn outputs(&self) -> Vec<Spec>;
+
+    /// Tells whether the outputs are read and modified. They must then be state.
+    fn updates(&self) -> bool {
+        false
+    }
+
+    /// Does it. Outputs have their length, and what they held before where they are updated.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being done.
+    fn run(&self, inputs: &[Vec<f32>], outputs: &mut [Vec<f32>]) -> Result<()>;
 }

@@ -4,6 +4,7 @@
 //! specification that tests hold the GPU to) and says how it is launched on a GPU ([`Kernel::launch`]).
 //! The engine has no privileged kernels: other crates implement the same trait.
 
+pub(crate) mod choices;
 mod form;
 mod launch;
 mod target;

@@ -106,7 +106,7 @@ fn dataset(name: &str, data_dir: Option<&Path>) -> String {
         limit_test: Some(1),
         ..LoadOptions::default()
     };
-    let found = match data::folder::find(name, &options) {
+    let found = match data::catalog::find(name, &options) {
         Some(folder) => data::folder::list(name, &folder, &options).map(|_| ()),
         None => data::load(name, &options).map(|_| ()),
     };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use data::{DataError, Dataset, LoadOptions, Pictures, folder};
+use data::{DataError, Dataset, LoadOptions, Pictures, catalog};
 use nets::Model;
 use one::{LossWeights, Network};
 use tensor::Device;
@@ -82,7 +82,7 @@ impl<'a> Loader<'a> {
         if let Some((_, dataset)) = self.loaded.as_ref().filter(|(other, _)| *other == key) {
             return Ok(Arc::clone(dataset));
         }
-        if folder::find(&config.data, &options).is_none() {
+        if catalog::find(&config.data, &options).is_none() {
             let first = data::load(&config.data, &LoadOptions { limit_test: Some(1), ..options.clone() });
             if let Err(DataError::Missing { file, .. }) = first {
                 bail!("the data are not here ({} is missing)", file.display());

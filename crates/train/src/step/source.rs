@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use data::{DataError, Dataset, Files, Images, LoadOptions, Pictures, View, folder};
+use data::{DataError, Dataset, Files, Images, LoadOptions, Pictures, View, catalog, folder};
 use tensor::Device;
 
 use crate::failure::usage;
@@ -46,7 +46,7 @@ pub fn load(name: &str, options: &LoadOptions, purpose: Purpose<'_>) -> Result<D
     let image_size = Some(purpose.asked.unwrap_or(purpose.usual));
     let options = LoadOptions { image_size, ..options.clone() };
     check_data_dir(name, &options)?;
-    let dataset = match folder::find(name, &options) {
+    let dataset = match catalog::find(name, &options) {
         Some(folder) => load_folder(name, &folder, &options, purpose)?,
         None => load_decoded(name, options, purpose)?,
     };
